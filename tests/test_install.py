@@ -1,0 +1,234 @@
+"""install.py as hosts and people run it: in processes, against small made-up Pythons, offline."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pytest
+
+import install
+
+# Stands in for pip: notes what it was asked for and "installs" a peft that can be imported or not.
+STUB_PIP = """
+import json, pathlib, sys
+here = pathlib.Path(__file__).parents[1]
+with (here / "asked.jsonl").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if (here / "pip_fails").exists():
+    sys.exit("ERROR: no network")
+wish = next(word for word in sys.argv if word.startswith("peft"))
+version = wish.partition("==")[2] or "0.21.2"
+for old in here.glob("peft-*"):
+    (old / "METADATA").unlink()
+    old.rmdir()
+folder = here / f"peft-{version}.dist-info"
+folder.mkdir()
+(folder / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: peft\\nVersion: {version}\\n")
+(here / "peft.py").write_text("import newer" if (here / f"breaks-{version}").exists() else "")
+"""
+
+
+class Host:
+    """An empty Python with a stub for pip and the packages of some host."""
+
+    def __init__(self, folder: Path, **packages: str) -> None:
+        venv.create(folder, symlinks=sys.platform != "win32")
+        windows = sys.platform == "win32"
+        self.python = folder / ("Scripts/python.exe" if windows else "bin/python")
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        found = subprocess.run([self.python, "-c", code], capture_output=True, text=True)
+        self.packages = Path(found.stdout.strip())
+        (self.packages / "pip").mkdir()
+        (self.packages / "pip/__main__.py").write_text(STUB_PIP)
+        for name, version in packages.items():
+            self.add(name, version)
+
+    def add(self, name: str, version: str) -> None:
+        folder = self.packages / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (folder / "METADATA").write_text(metadata)
+
+    def start(self) -> str:
+        """Run install.py as a host does when it starts; return its only line."""
+        command = [str(self.python), str(install.ROOT / "install.py")]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ""
+        lines = process.stdout.splitlines()
+        assert len(lines) == 1, lines
+        return lines[0].removeprefix("sd-unlearn: ")
+
+    def asked(self) -> list[list[str]]:
+        """What pip was asked to install, call by call, options aside."""
+        notes = self.packages / "asked.jsonl"
+        calls = (
+            [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+        )
+        assert all(call[:2] == ["install", "--no-deps"] for call in calls)
+        return [[word for word in call[1:] if not word.startswith("-")] for call in calls]
+
+
+A1111 = {"torch": "2.1.2", "transformers": "4.30.2", "accelerate": "0.21.0"}
+FORGE = {"torch": "2.3.1", "transformers": "4.46.1", "accelerate": "0.31.0"}
+COMFYUI = {"torch": "2.13.0+cpu", "transformers": "5.23.0", "accelerate": "1.15.0"}
+
+
+def test_a_python_without_torch_is_told_so_and_left_alone_twice(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    before = sorted(host.packages.rglob("*"))
+    for _ in range(2):
+        line = host.start()
+        assert "torch, transformers, accelerate" in line
+        assert "nothing installed" in line
+    assert host.asked() == []
+    assert sorted(host.packages.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("packages", "wish"),
+    [
+        pytest.param(A1111, "peft==0.13.2", id="A1111"),
+        pytest.param(FORGE, "peft==0.13.2", id="Forge"),
+        pytest.param({**COMFYUI, "accelerate": "0.31.0"}, "peft==0.13.2", id="old accelerate"),
+        pytest.param(COMFYUI, install.peft_requirement(), id="ComfyUI"),
+    ],
+)
+def test_a_host_gets_the_peft_that_fits_and_only_once(
+    packages: dict[str, str], wish: str, tmp_path: Path
+) -> None:
+    host = Host(tmp_path, **packages)
+    assert host.start().startswith("installed peft")
+    assert host.start().startswith("nothing to install")
+    assert host.asked() == [[wish]]
+
+
+@pytest.mark.parametrize("version", ["0.13.2", "0.14.0", "0.21.2"])
+def test_a_peft_that_works_is_kept(version: str, tmp_path: Path) -> None:
+    host = Host(tmp_path, **A1111, peft=version)
+    (host.packages / "peft.py").write_text("")
+    assert host.start() == f"nothing to install, peft {version} is here"
+    assert host.asked() == []
+
+
+@pytest.mark.parametrize(
+    ("packages", "version"),
+    [
+        pytest.param(COMFYUI, "0.12.0", id="too old"),
+        pytest.param(COMFYUI, "0.17.1", id="left out of the range"),
+        pytest.param(FORGE, "0.21.2", id="too new for this host"),
+    ],
+)
+def test_a_peft_that_cannot_work_is_replaced(
+    packages: dict[str, str], version: str, tmp_path: Path
+) -> None:
+    host = Host(tmp_path, **packages, peft=version)
+    assert f"(was: {version})" in host.start()
+    assert host.start().startswith("nothing to install")
+
+
+def test_a_newest_peft_that_breaks_gives_way_to_the_safe_one(tmp_path: Path) -> None:
+    host = Host(tmp_path, **COMFYUI)
+    (host.packages / "breaks-0.21.2").touch()
+    assert host.start().startswith("installed peft 0.13.2")
+    assert host.asked() == [[install.peft_requirement()], ["peft==0.13.2"]]
+
+
+def test_a_failing_pip_stops_no_host(tmp_path: Path) -> None:
+    host = Host(tmp_path, **COMFYUI)
+    (host.packages / "pip_fails").touch()
+    assert host.start().endswith("ERROR: no network")
+
+
+def test_a_python_without_pip_stops_no_host(tmp_path: Path) -> None:
+    host = Host(tmp_path, **COMFYUI)
+    shutil.rmtree(host.packages / "pip")
+    assert "No module named pip" in host.start()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout that needs no package; its demo prints its arguments and exits with 7."""
+    folder = tmp_path / "a checkout"
+    (folder / "unlearn_core").mkdir(parents=True)
+    shutil.copy(install.ROOT / "install.py", folder)
+    for name in install.TEST_FILES:
+        (folder / name).write_text("")
+    demo = "import sys, torch\nprint(torch.__version__, sys.argv[1:])\nsys.exit(7)\n"
+    (folder / "unlearn_core/__main__.py").write_text(demo)
+    return folder
+
+
+def test_demo_makes_an_environment_once_and_passes_arguments_and_status_on(
+    checkout: Path, tmp_path: Path
+) -> None:
+    host = Host(tmp_path / "host")
+    (host.packages / "torch").mkdir()
+    (host.packages / "torch/__init__.py").write_text("__version__ = '2.99.0'")
+    command = [str(host.python), str(checkout / "install.py"), "--demo", "--out", "pictures"]
+    said = []
+    for _ in range(2):
+        start = time.monotonic()
+        process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert process.returncode == 7, process.stderr
+        said.append(process.stdout.splitlines())
+    assert said[0][-1] == "2.99.0 ['demo', '--out', 'pictures']"
+    assert "using torch 2.99.0" in said[0][1]
+    assert said[1] == said[0][-1:], "the second start should find everything in place"
+    assert time.monotonic() - start < 10
+
+    (checkout / "requirements.txt").write_text("# changed\n")
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert "making .venv" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"), [("venv", "python.org"), ("ensurepip", "apt install python3.")]
+)
+def test_a_python_that_cannot_make_environments_says_what_to_do(
+    module: str, advice: str, checkout: Path
+) -> None:
+    code = (
+        "import runpy, sys; sys.modules[sys.argv[1]] = None; sys.argv[1:2] = []; "
+        "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    script = str(checkout / "install.py")
+    command = [sys.executable, "-c", code, module, script, "--demo"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert f"has no {module}" in process.stderr
+    assert advice in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--slow"], ["--demo", "--slow"], ["--out", "here"]])
+def test_arguments_without_their_command_are_refused(arguments: list[str]) -> None:
+    command = [sys.executable, str(install.ROOT / "install.py"), *arguments]
+    assert subprocess.run(command, capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("listed", "newest"),
+    [
+        ("torch (2.15.0)\nAvailable versions: 2.15.0, 2.9.1+cpu, 2.13.0+cpu, 2.13.0", "2.13.0+cpu"),
+        ("torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0+cu130", None),
+        ("ERROR: unknown command", None),
+    ],
+)
+def test_a_cpu_build_is_known_by_its_version(listed: str, newest: str | None) -> None:
+    assert install.newest_cpu_build(listed) == newest
+
+
+@pytest.mark.parametrize(
+    ("version", "allowed"),
+    [
+        *[("0.13.1", False), ("0.13.2", True), ("0.15.2", True), ("0.16.0", False)],
+        *[("0.17.1", False), ("0.18.0", True), ("0.21.2", True), ("1.0.0rc1", True)],
+    ],
+)
+def test_the_range_of_peft_is_read_as_pip_reads_it(version: str, allowed: bool) -> None:
+    assert install.allows(install.peft_requirement(), version) == allowed
