@@ -1,0 +1,192 @@
+"""Loading a checkpoint in one file: names, the guessed prediction, and refusals that say why."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.full_size_checkpoint import write_checkpoint
+from unlearn_core import single_file
+from unlearn_core.diffusers_model import load_model
+from unlearn_core.errors import BadFile, BadSettings, WrongModel
+
+TINY: dict[str, dict[str, Any]] = {
+    "unet": {"block_out_channels": [32] * 4, "cross_attention_dim": 64, "attention_head_dim": 1},
+    "vae": {"block_out_channels": [32] * 4},
+    "text_encoder": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+        "num_attention_heads": 1, "projection_dim": 64,
+    },
+    "scheduler": {},
+}  # fmt: skip
+UNET = "model.diffusion_model."
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def tiny_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """sd2_configs/ of the same structure in small, so that single files stay small."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for part, changes in TINY.items():
+        config = json.loads((single_file.CONFIGS_FOLDER / f"{part}.json").read_text())
+        (folder / f"{part}.json").write_text(json.dumps({**config, **changes}))
+    monkeypatch.setattr(single_file, "CONFIGS_FOLDER", folder)
+    return folder
+
+
+def test_the_prediction_can_be_overruled(tiny_configs: Path, tmp_path: Path) -> None:
+    model, line = load_model("demo", "epsilon")
+    assert model.prediction == "epsilon"
+    assert line.startswith("prediction: epsilon (as you asked; otherwise v")
+    tiny = tmp_path / "tiny.safetensors"
+    write_checkpoint(tiny, "epsilon")
+    overruled, line = load_model(tiny, "v")
+    assert (overruled.prediction, overruled.native_size) == ("v", 768)
+    assert "otherwise epsilon: guessed" in line
+    with pytest.raises(BadSettings):
+        load_model("demo", "sample")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_single_file_loads_and_its_prediction_is_guessed(
+    tiny_configs: Path, tmp_path: Path, prediction: Any
+) -> None:
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(file, prediction)
+    model, line = load_model(file)
+    assert model.prediction == prediction
+    assert line.startswith(f"prediction: {prediction} (guessed: the spread of")
+    assert model.native_size == {"epsilon": 512, "v": 768}[prediction]
+    assert model.last_used_layer == 2
+    output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.ones(1, 77, 64))
+    assert bool(output.isfinite().all())
+
+
+def test_a_sidecar_tells_the_prediction(tiny_configs: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "tiny.safetensors")
+    for text, prediction, ground in (
+        ('model:\n  params:\n    parameterization: "v"\n', "v", "says so"),
+        ("    parameterization: v  # as trained\n", "v", "says so"),
+        ("    parameterization: eps\n", "epsilon", "says so"),
+        ("model: {}\n", "epsilon", "guessed"),
+        ("# parameterization: v\n", "epsilon", "guessed"),
+    ):
+        (tmp_path / "tiny.yaml").write_text(text)
+        found, reason = single_file.SingleFile(tmp_path / "tiny.safetensors").guess_prediction()
+        assert (found, ground in reason) == (prediction, True), text
+
+
+def test_a_single_file_reads_as_diffusers_reads_it(tiny_configs: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(file)
+    model, _ = load_model(file)
+    model.pipeline.save_pretrained(str(tmp_path / "saved"))  # only its configs are used
+    try:
+        theirs = StableDiffusionPipeline.from_single_file(
+            str(file), config=str(tmp_path / "saved"), local_files_only=True
+        )
+    except (TypeError, ValueError, OSError) as error:
+        pytest.skip(f"this diffusers loads single files in another way: {error}")
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(theirs, part).state_dict()
+        own = getattr(model.pipeline, part).state_dict()
+        assert own.keys() == expected.keys()
+        for name, value in own.items():
+            assert torch.equal(value.cpu().float(), expected[name].float()), name
+
+
+def fake(path: Path, **shapes: tuple[int, ...]) -> Path:
+    save_file({name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}, path)
+    return path
+
+
+def complete(in_channels: int = 4, width: int = 1024, **more: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        f"{UNET}input_blocks.0.0.weight": (320, in_channels, 3, 3),
+        f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, width),
+        "first_stage_model.quant_conv.bias": (8,),
+        "cond_stage_model.model.ln_final.bias": (1024,),
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shapes", "error", "message"),
+    [
+        (complete(width=768), WrongModel, r"this is SD 1\.x: its text width is 768"),
+        (complete(width=512), WrongModel, "text width is 512"),
+        (complete(9), WrongModel, "an inpainting model: its UNet takes 9 channels"),
+        (complete(5), WrongModel, "a depth model"),
+        (complete(**{"conditioner.embedders.0.x": (1,)}), WrongModel, "this is SDXL"),
+        (complete(**{"cond_stage_model.transformer.x": (1,)}), WrongModel, r"SD 1\.x"),
+        (complete(**{f"{UNET}label_emb.0.0.weight": (1,)}), WrongModel, "extra conditions"),
+        ({"lora_te_x.lora_up.weight": (1,)}, BadFile, "no complete checkpoint.*UNet"),
+        ({f"{UNET}out.0.weight": (1,)}, BadFile, "no complete checkpoint.*VAE"),
+        (
+            {f"{UNET}out.0.weight": (1,), "first_stage_model.quant_conv.bias": (8,)},
+            BadFile,
+            "no OpenCLIP text encoder",
+        ),
+        (complete(), BadFile, r"lacks \d+ weights"),
+    ],
+)
+def test_another_kind_of_single_file_is_refused(
+    tmp_path: Path, shapes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_model(fake(tmp_path / "file.safetensors", **shapes))
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".pt", ".bin", ".safetensors"])
+def test_a_pickle_is_refused_unopened(tmp_path: Path, ending: str) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / f"model{ending}")
+    with pytest.raises(BadFile, match=r"pickle.*convert it"):
+        load_model(tmp_path / f"model{ending}")
+
+
+def test_missing_truncated_and_foreign_files_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match='There is no "nowhere"'):
+        load_model("nowhere")
+    file = fake(tmp_path / "file.safetensors", **complete())
+    file.write_bytes(file.read_bytes()[:-64])
+    with pytest.raises(BadFile, match="not a whole safetensors file"):
+        load_model(file)
+    file.write_bytes(b"")
+    with pytest.raises(BadFile, match="not a whole safetensors file"):
+        load_model(file)
+    file.write_bytes(b"hello, I am a text" * 10)
+    with pytest.raises(BadFile, match="not a whole safetensors file"):
+        load_model(file)
+
+
+@pytest.mark.slow
+def test_a_full_size_single_file_loads_offline(tmp_path: Path) -> None:
+    file = tmp_path / "sd2.safetensors"
+    write_checkpoint(file, "v")
+    model, line = load_model(file)
+    assert (model.prediction, model.native_size, model.last_used_layer) == ("v", 768, 22)
+    assert "guessed" in line
+    text = torch.randn(1, 77, 1024, requires_grad=True)
+    output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), text)
+    output.sum().backward()
+    assert bool(output.isfinite().all())
+    assert text.grad is not None
+    assert bool(text.grad.any())

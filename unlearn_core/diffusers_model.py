@@ -1,0 +1,198 @@
+"""A LentModel over a diffusers pipeline, and loading one from a name, a folder or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .demo_model import load_demo_pipeline
+from .devices import best_device, default_compute_dtype
+from .errors import BadFile, BadSettings, WrongModel
+from .lent_model import Prediction
+from .model_files import TEXT_PREFIX
+from .pipeline_folder import check_configs, load_pipeline_folder
+from .single_file import SingleFile
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+_KINDS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_PARTS = ("unet", "vae", "text_encoder")
+_FOLDER_GROUND = "its scheduler_config.json says so"
+
+
+class DiffusersModel:
+    """Lends a StableDiffusionPipeline; its weights and flags stay as they are."""
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, compute_dtype: torch.dtype | None = None
+    ) -> None:
+        """Check the pipeline; `compute_dtype` None means the fastest that is precise enough.
+
+        Raises WrongModel if it is not a Stable Diffusion 2 text-to-image pipeline, or if its
+        weights are of a half type where only float32 can be computed.
+        """
+        self._pipeline: Any = pipeline  # diffusers sets its parts by name; mypy can't see them
+        self.prediction, self.alphas_cumprod = _schedule_of(pipeline)
+        unet, vae, text_encoder = (getattr(self._pipeline, part) for part in _PARTS)
+        text_config = text_encoder.config.to_dict()
+        check_configs(unet.config, text_config, "the lent pipeline")
+        _refuse_adapters(text_encoder)
+        self.device: torch.device = next(unet.parameters()).device
+        self.compute_dtype = compute_dtype or default_compute_dtype(self.device)
+        stored = next(unet.parameters()).dtype
+        if stored != torch.float32 and (
+            self.compute_dtype == torch.float32 or self.device.type == "cpu"
+        ):
+            raise WrongModel(
+                f"The pipeline's weights are {stored} on {self.device}, which can't be computed "
+                f"in {self.compute_dtype}: load it with torch_dtype=torch.float32."
+            )
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.native_size = int(unet.config.sample_size) * factor
+        self.last_used_layer = int(text_config["num_hidden_layers"]) - 1
+
+    @property
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The pipeline that is lent."""
+        lent: StableDiffusionPipeline = self._pipeline
+        return lent
+
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """Copies of the text encoder's weights as CLIPTextModel of transformers 4 names them."""
+        return {
+            name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value.detach().clone()
+            for name, value in self._pipeline.text_encoder.state_dict().items()
+            if "position_ids" not in name
+        }
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The UNet's output, differentiable in `text` (and in `latents`).
+
+        latents (B, 4, h, w) float32, timesteps (B,) int64 in 0..999, text (B, 77 n, width)
+        float32 -> (B, 4, h, w) float32, on `device`. No gradient reaches the UNet's own weights.
+        """
+        unet = self._pipeline.unet
+        with _frozen(unet), self._autocast():
+            output: Tensor = unet(
+                latents.to(self.device),
+                timesteps.to(self.device),
+                encoder_hidden_states=text.to(self.device),
+                return_dict=False,
+            )[0]
+        return output.float()
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 8h, 8w) float32 in [-1, 1] -> (B, 4, h, w) float32: the mean, scaled."""
+        vae = self._pipeline.vae
+        with self._autocast():
+            mean: Tensor = vae.encode(pixels.to(self.device)).latent_dist.mean
+        return mean.float() * float(vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """(B, 4, h, w) float32 -> (B, 3, 8h, 8w) float32, clamped to [-1, 1]."""
+        vae = self._pipeline.vae
+        with self._autocast():
+            scaled = latents.to(self.device) / float(vae.config.scaling_factor)
+            pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
+        return pixels.float().clamp(-1, 1)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.compute_dtype)
+
+
+def load_model(
+    name: str | Path, prediction: Literal["auto", "epsilon", "v"] = "auto"
+) -> tuple[DiffusersModel, str]:
+    """Load "demo", a diffusers folder or a single .safetensors file, without the network.
+
+    Returns the model, frozen, on the best device, and one line that says what its UNet predicts
+    and on what ground. Raises BadFile if the file or folder can't be used, WrongModel if it holds
+    another family than Stable Diffusion 2, BadSettings for an unknown `prediction`.
+    """
+    if prediction not in ("auto", "epsilon", "v"):
+        raise BadSettings(f'prediction is "{prediction}"; it must be auto, epsilon or v.')
+    device = best_device()
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    path = Path(name)
+    found: Prediction | None = None
+    ground = _FOLDER_GROUND
+    pipeline: Any
+    if str(name) == "demo":
+        pipeline = load_demo_pipeline()
+    elif path.is_dir():
+        pipeline = load_pipeline_folder(path, dtype)
+    elif path.suffix.lower() in _PICKLES and path.is_file():
+        raise BadFile(
+            f"{path} is a pickle, which can run programs when it is opened, so it is refused: "
+            "convert it to .safetensors first."
+        )
+    elif not path.exists():
+        raise BadFile(
+            f'There is no "{name}": give "demo", a diffusers folder or a .safetensors file.'
+        )
+    else:
+        file = SingleFile(path)
+        found, ground = file.guess_prediction()
+        pipeline = file.load_pipeline(found if prediction == "auto" else prediction, dtype)
+    found = found or _schedule_of(pipeline)[0]
+    line = f"prediction: {found} ({ground})"
+    if prediction != "auto":
+        line = f"prediction: {prediction} (as you asked; otherwise {found}: {ground})"
+        _set_prediction(pipeline, prediction)
+    return DiffusersModel(pipeline.to(device)), line
+
+
+def _schedule_of(pipeline: Any) -> tuple[Prediction, Tensor]:
+    config = pipeline.scheduler.config
+    kind = _KINDS.get(str(config.get("prediction_type", "epsilon")))
+    if kind is None:
+        raise WrongModel(
+            f"The scheduler says that the UNet predicts {config.get('prediction_type')}; this pack "
+            "needs epsilon or v_prediction."
+        )
+    alphas = getattr(pipeline.scheduler, "alphas_cumprod", None)
+    if not isinstance(alphas, Tensor) or alphas.shape != (1000,):
+        raise WrongModel("The scheduler has no table of 1000 timesteps, as Stable Diffusion 2 has.")
+    return kind, alphas.detach().to("cpu", torch.float32, copy=True)
+
+
+def _set_prediction(pipeline: Any, prediction: Prediction) -> None:
+    kind = {kind: name for name, kind in _KINDS.items()}[prediction]
+    scheduler = pipeline.scheduler
+    pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=kind)
+
+
+def _refuse_adapters(module: nn.Module) -> None:
+    if any("lora_" in name or ".base_layer." in name for name in module.state_dict()):
+        raise WrongModel(
+            "The pipeline's text encoder carries a LoRA: unload it (unload_lora_weights) or fuse "
+            "and unload it first."
+        )
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient inside; each flag is put back after.
+
+    The graph that is built inside keeps no path to the parameters, so flags may go back before
+    the backward pass.
+    """
+    wanting = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanting:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)

@@ -1,0 +1,94 @@
+"""What a host lends to the engine: its model, and its progress bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import Cancelled
+
+Prediction = Literal["epsilon", "v"]
+
+
+class LentModel(Protocol):
+    """A Stable Diffusion v2 model as the host has it loaded.
+
+    The UNet and the VAE are frozen, so a call is enough and nothing is copied; the text encoder is
+    lent as copies of its weights, because each host holds another class of it.
+    """
+
+    device: torch.device
+    compute_dtype: torch.dtype
+    """Dtype of UNet activations; text encoder and LoRA weights stay float32."""
+    prediction: Prediction
+    alphas_cumprod: Tensor
+    """(1000,) float32, the product of 1 - beta up to each timestep, decreasing in (0, 1)."""
+    native_size: int
+    """Edge of a picture in pixels: 64 for the demo model, 512 for SD2-base, 768 for SD2."""
+    last_used_layer: int
+    """Index of the text encoder layer that conditions the UNet: 22 on SD2, the penultimate one."""
+
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """Copies of the text encoder's weights under Hugging Face CLIPTextModel names.
+
+        Names start with `text_model.`; any float dtype, on any device.
+        """
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The UNet's output (epsilon or v, see `prediction`), differentiable in `text`.
+
+        latents (B, 4, h, w) float32 and timesteps (B,) int64 in 0..999; text (B, 77, width)
+        float32, or longer by whole chunks of 77. Returns (B, 4, h, w) float32.
+        """
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 8h, 8w) float32 in [-1, 1] -> (B, 4, h, w) float32, scaled as the UNet wants."""
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """(B, 4, h, w) float32 -> (B, 3, 8h, 8w) float32 in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running job."""
+
+    stage: str
+    """What is being done, in words for the user: "learning the concept", "forgetting"."""
+    step: int
+    """Steps done in this stage, 1 to `total`."""
+    total: int
+    loss: float | None = None
+    seconds_left: float | None = None
+    """Estimated seconds to the end of this stage; None before it can be told."""
+    preview: Tensor | None = None
+    """(3, height, width) float32 in [0, 1], on the CPU."""
+
+
+class RunMonitor(Protocol):
+    """Where a host shows progress, and where its user asks to stop."""
+
+    def report(self, progress: Progress) -> None:
+        """Show the progress; called about once a step."""
+
+    def should_stop(self) -> bool:
+        """Whether the user wants to stop; asked once a step."""
+
+
+class SilentMonitor:
+    """A monitor that shows nothing and never stops."""
+
+    def report(self, progress: Progress) -> None:
+        """Show nothing."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+def stop_if_asked(monitor: RunMonitor) -> None:
+    """Raise Cancelled if the user asked to stop."""
+    if monitor.should_stop():
+        raise Cancelled("Stopped as you asked; nothing was changed or written.")
