@@ -1,0 +1,190 @@
+"""LoRA of a text encoder: its weights, and the safetensors file that all three hosts load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import BadFile
+from .lora_keys import ATTENTION, LAST_LAYER, ModuleKey, entry_of_tensor, kohya_name
+from .tensor_file import file_bytes, read_names, read_tensors, write_whole
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """The change of one Linear: `up @ down * alpha / rank` is added to its weight."""
+
+    down: Tensor
+    """(rank, in) float."""
+    up: Tensor
+    """(out, rank) float."""
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of `down` and columns of `up`."""
+        return self.down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """What `up @ down` is multiplied by: alpha / rank."""
+        return self.alpha / self.rank
+
+    def delta(self) -> Tensor:
+        """The whole change, (out, in) float32."""
+        return self.up.float() @ self.down.float() * self.scale
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """A LoRA of a text encoder."""
+
+    pairs: dict[ModuleKey, LoraPair]
+    metadata: dict[str, str] = field(default_factory=dict)
+    """The file's notes; ours are named `unlearn_*`, kohya's `ss_*`."""
+
+
+def complete(lora: LoraWeights) -> LoraWeights:
+    """The same LoRA with all of q, k, v and out wherever one of them is trained.
+
+    The WebUI leaves an SD2 layer's attention out, without a word, unless all four are there; the
+    new ones are zeros of the layer's rank. fc1 and fc2 stand alone. Sorted by layer.
+    """
+    pairs = dict(lora.pairs)
+    for key, pair in lora.pairs.items():
+        if key.module in ATTENTION:
+            nothing = LoraPair(torch.zeros_like(pair.down), torch.zeros_like(pair.up), pair.alpha)
+            for module in ATTENTION:
+                pairs.setdefault(ModuleKey(key.layer, module), nothing)
+    return LoraWeights(dict(sorted(pairs.items())), dict(lora.metadata))
+
+
+def round_to_half(lora: LoraWeights) -> LoraWeights:
+    """The LoRA as its file will hold it: float16 down and up (returned as float32), float32 alpha.
+
+    Numbers for a report are taken on this one. Raises BadFile if a number is not finite in float16.
+    """
+    pairs = {
+        key: LoraPair(_half(pair.down).float(), _half(pair.up).float(), float(_single(pair.alpha)))
+        for key, pair in lora.pairs.items()
+    }
+    return LoraWeights(pairs, dict(lora.metadata))
+
+
+def lora_bytes(lora: LoraWeights, name: str = "unlearn") -> bytes:
+    """The file of a LoRA, completed, the same bytes for the same LoRA in every process.
+
+    kohya names, float16 (alpha float32), and the metadata that hosts look for; `name` becomes the
+    alias that the WebUI shows. Raises BadFile for no pairs, numbers that are not finite in
+    float16, or a layer that SD2 never uses (above 22).
+    """
+    whole = complete(lora)
+    if not whole.pairs:
+        raise BadFile("This LoRA changes nothing: there is nothing to save.")
+    unused = sorted({key.layer for key in whole.pairs if not 0 <= key.layer <= LAST_LAYER})
+    if unused:
+        raise BadFile(
+            f"SD2 uses layers 0 to {LAST_LAYER} of the text encoder; this LoRA also changes "
+            f"{unused}, which no host can load. Leave these layers out."
+        )
+    tensors: dict[str, Tensor] = {}
+    for key, pair in whole.pairs.items():
+        tensors[kohya_name(key, "down")] = _half(pair.down)
+        tensors[kohya_name(key, "up")] = _half(pair.up)
+        tensors[kohya_name(key, "alpha")] = _single(pair.alpha)
+    return file_bytes(tensors, {**whole.metadata, **_host_metadata(whole, name)})
+
+
+def save_lora(lora: LoraWeights, path: Path) -> None:
+    """Write a LoRA as one safetensors file, all at once; see `lora_bytes` for what it holds.
+
+    An existing file is replaced; take `unused_path` for a new name, since hosts remember a file by
+    its name. Raises BadFile as `lora_bytes` and `write_whole` do.
+    """
+    path = Path(path)
+    write_whole(path, lora_bytes(lora, path.stem))
+
+
+def load_lora(path: Path) -> LoraWeights:
+    """Read a text encoder LoRA, float32 on the CPU.
+
+    Takes kohya's names and PEFT's, any float type; without alpha it is the rank. Raises BadFile for
+    a file that is missing, damaged, a pickle, no LoRA, or one that changes more than the text
+    encoder.
+    """
+    path = Path(path)
+    _refuse_other_tensors(path, read_names(path))
+    tensors, metadata = read_tensors(path)
+    parts: dict[ModuleKey, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        entry = entry_of_tensor(name)
+        assert entry is not None  # _refuse_other_tensors looked at every name
+        if parts.setdefault(entry.key, {}).setdefault(entry.part, tensor) is not tensor:
+            raise BadFile(f"{path} holds {entry.part} of {_describe(entry.key)} twice.")
+    return LoraWeights({key: _pair(path, key, parts[key]) for key in sorted(parts)}, metadata)
+
+
+def _pair(path: Path, key: ModuleKey, parts: Mapping[str, Tensor]) -> LoraPair:
+    down, up, alpha = parts.get("down"), parts.get("up"), parts.get("alpha")
+    if down is None or up is None:
+        missing = "down" if down is None else "up"
+        raise BadFile(f"{path} is not a whole LoRA: {_describe(key)} has no {missing} matrix.")
+    if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
+        raise BadFile(
+            f"{path}: the matrices of {_describe(key)} don't fit each other: down is "
+            f"{tuple(down.shape)}, up is {tuple(up.shape)}."
+        )
+    if alpha is not None and alpha.numel() != 1:
+        raise BadFile(f"{path}: alpha of {_describe(key)} is not one number.")
+    return LoraPair(down, up, float(down.shape[0]) if alpha is None else float(alpha))
+
+
+def _refuse_other_tensors(path: Path, names: list[str]) -> None:
+    others = [name for name in names if entry_of_tensor(name) is None]
+    if len(others) == len(names):
+        seen = f"; the first of its {len(names)} tensors is {names[0]}" if names else ""
+        raise BadFile(f"{path} is not a LoRA of an SD2 text encoder{seen}.")
+    if others:
+        raise BadFile(
+            f"{path} changes more than the text encoder: {len(others)} of its {len(names)} tensors "
+            f"are not of a text encoder LoRA, for example {others[0]}. Choose a LoRA that this "
+            "pack has made, or one that was trained on the text encoder alone."
+        )
+
+
+def _host_metadata(lora: LoraWeights, name: str) -> dict[str, str]:
+    ranks = {pair.rank for pair in lora.pairs.values()}
+    alphas = {pair.alpha for pair in lora.pairs.values()}
+    return {
+        "ss_v2": "True",
+        "ss_base_model_version": "sd_v2",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        "ss_output_name": name,
+    }
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return _finite(tensor.detach().to(torch.float16))
+
+
+def _single(alpha: float) -> Tensor:
+    return _finite(torch.tensor(alpha, dtype=torch.float32))
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    if not bool(tensor.isfinite().all()):
+        raise BadFile(
+            "This LoRA holds numbers that are not finite in the precision of its file, so training "
+            "has gone wrong: train again with a lower learning rate."
+        )
+    return tensor
+
+
+def _describe(key: ModuleKey) -> str:
+    return f"{key.module} of layer {key.layer}"

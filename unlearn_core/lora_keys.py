@@ -1,0 +1,118 @@
+"""The names of LoRA tensors: our module keys, PEFT's names and kohya's names, both ways.
+
+Strings only; no tensor is touched here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple, cast
+
+ModuleName = Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+LoraPart = Literal["down", "up", "alpha"]
+
+ATTENTION: tuple[ModuleName, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""Hosts apply these only if all four exist for a layer."""
+MLP: tuple[ModuleName, ...] = ("fc1", "fc2")
+MODULES: tuple[ModuleName, ...] = (*ATTENTION, *MLP)
+LAST_LAYER = 22
+"""The last text encoder layer that conditions SD2's UNet; a file that names a later one fails."""
+
+
+class ModuleKey(NamedTuple):
+    """One Linear of the text encoder: `ModuleKey(22, "q_proj")`."""
+
+    layer: int
+    module: ModuleName
+
+
+class LoraEntry(NamedTuple):
+    """What one tensor of a LoRA file is: which part, of which module."""
+
+    key: ModuleKey
+    part: LoraPart
+
+
+def module_path(key: ModuleKey) -> str:
+    """The module inside a CLIP encoder: "encoder.layers.3.self_attn.q_proj".
+
+    transformers 4 has "text_model." in front of it, transformers 5 has nothing.
+    """
+    parent = "self_attn" if key.module in ATTENTION else "mlp"
+    return f"encoder.layers.{key.layer}.{parent}.{key.module}"
+
+
+def weight_name(key: ModuleKey) -> str:
+    """Its weight as a host lends it: "text_model.encoder.layers.3.self_attn.q_proj.weight"."""
+    return f"text_model.{module_path(key)}.weight"
+
+
+def kohya_name(key: ModuleKey, part: LoraPart) -> str:
+    """Its tensor in a LoRA file, in the names that ComfyUI, the WebUI and diffusers all load.
+
+    "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight"; `.lora_up.weight`;
+    `.alpha`.
+    """
+    module = f"lora_te_text_model_{module_path(key).replace('.', '_')}"
+    return f"{module}.alpha" if part == "alpha" else f"{module}.lora_{part}.weight"
+
+
+def peft_name(key: ModuleKey, part: LoraPart, prefix: str = "", adapter: str = "default") -> str:
+    """Its parameter in a model that PEFT has injected a LoRA into.
+
+    "encoder.layers.3.self_attn.q_proj.lora_A.default.weight" with `prefix` in front ("text_model."
+    for transformers 4). Raises ValueError for "alpha", which is no parameter there.
+    """
+    if part == "alpha":
+        raise ValueError("PEFT keeps alpha in its configuration, not in a parameter")
+    letter = "A" if part == "down" else "B"
+    return f"{prefix}{module_path(key)}.lora_{letter}.{adapter}.weight"
+
+
+_MODULE = (
+    r"encoder\.layers\.(?P<layer>[0-9]{1,4})\."
+    r"(?:self_attn\.(?P<attention>[qkv]_proj|out_proj)|mlp\.(?P<mlp>fc[12]))"
+)
+_PLAIN_MODULE = re.compile(rf"(?:.*\.)?{_MODULE}(?:\.base_layer)?(?:\.weight)?")
+_KOHYA = re.compile(
+    r"lora_te1?_text_model_"
+    + _MODULE.replace(r"\.", "_")
+    + r"\.(?P<part>lora_down\.weight|lora_up\.weight|alpha)"
+)
+_PEFT = re.compile(
+    r"(?:base_model\.model\.)?(?:text_encoder\.|text_encoders\.clip_h\.transformer\.)?"
+    rf"(?:text_model\.)?{_MODULE}\."
+    r"(?P<part>lora_A(?:\.\w+)?\.weight|lora_B(?:\.\w+)?\.weight|lora_down\.weight|lora_up\.weight"
+    r"|lora_linear_layer\.down\.weight|lora_linear_layer\.up\.weight|alpha)"
+)
+
+
+def key_of_module(name: str) -> ModuleKey | None:
+    """The key of a module or weight of a text encoder under any prefix; None if it is another.
+
+    >>> key_of_module("text_model.encoder.layers.3.self_attn.q_proj")
+    ModuleKey(layer=3, module='q_proj')
+    """
+    found = _PLAIN_MODULE.fullmatch(name)
+    return None if found is None else _key(found)
+
+
+def entry_of_tensor(name: str) -> LoraEntry | None:
+    """What a tensor of a LoRA file or a parameter of a PEFT model is; None if not ours.
+
+    Understands kohya's names (`lora_te_`, `lora_te1_`), and PEFT's and diffusers' with their
+    prefixes ("text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight").
+    """
+    found = _KOHYA.fullmatch(name) or _PEFT.fullmatch(name)
+    if found is None:
+        return None
+    part: LoraPart = "alpha"
+    if re.search(r"lora_A|down", found["part"]):
+        part = "down"
+    elif re.search(r"lora_B|up", found["part"]):
+        part = "up"
+    return LoraEntry(_key(found), part)
+
+
+def _key(found: re.Match[str]) -> ModuleKey:
+    return ModuleKey(int(found["layer"]), cast(ModuleName, found["attention"] or found["mlp"]))
