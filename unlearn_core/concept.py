@@ -1,0 +1,106 @@
+"""What a user asks to forget: names, pictures, what takes its place, what must stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from .errors import BadConcept
+from .tokenizer import tokenize
+
+Kind = Literal["object", "style", "person", "unsafe"]
+KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")
+MEASURED_KINDS: tuple[Kind, ...] = ("object", "style")
+"""Kinds whose results have been measured; the others are labelled "not measured"."""
+
+MOST_TOKENS = 20
+SMALLEST_PICTURE = 32
+
+
+@dataclass(frozen=True)
+class Concept:
+    """The concept to forget. Raises BadConcept when it can't be used."""
+
+    name: str
+    """What prompts call it, as in "a photo of a NAME" or "NAME style"."""
+    synonyms: tuple[str, ...] = ()
+    """Other names of it, forgotten too."""
+    kind: Kind = "object"
+    stand_in: str | None = None
+    """What is drawn in its place; None chooses a near one automatically."""
+    keep: tuple[str, ...] = ()
+    """Words that must stay, besides those chosen automatically."""
+    images: tuple[Tensor, ...] = ()
+    """Pictures of it, each (3, height, width) float32 in [-1, 1]; any sizes of at least 32."""
+
+    def __post_init__(self) -> None:
+        """Normalise the words and check them, and the pictures."""
+        object.__setattr__(self, "name", _clean(self.name))
+        object.__setattr__(self, "synonyms", _clean_all(self.synonyms))
+        object.__setattr__(self, "keep", _clean_all(self.keep))
+        if self.stand_in is not None:
+            object.__setattr__(self, "stand_in", _clean(self.stand_in) or None)
+        if self.kind not in KINDS:
+            raise BadConcept(f"Unknown kind {self.kind!r}; choose one of: {', '.join(KINDS)}.")
+        if not self.name:
+            raise BadConcept("The concept has no name; write what prompts call it, such as dog.")
+        words = (*self.names, *self.keep, *((self.stand_in,) if self.stand_in else ()))
+        for word in words:
+            _check_length(word)
+        names = [name.casefold() for name in self.names]
+        if self.stand_in and self.stand_in.casefold() in names:
+            raise BadConcept(
+                f"The stand-in {self.stand_in!r} is the concept itself; choose another word, or "
+                "leave it empty to have one chosen."
+            )
+        for word in self.keep:
+            if word.casefold() in names:
+                raise BadConcept(f"{word!r} can't be forgotten and kept at the same time.")
+        for number, image in enumerate(self.images, start=1):
+            _check_image(number, image)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name, then its synonyms."""
+        return (self.name, *self.synonyms)
+
+    def replace(self, **changes: object) -> Concept:
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _clean(word: str) -> str:
+    return " ".join(word.split())
+
+
+def _clean_all(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for word in map(_clean, words) if word))
+
+
+def _check_length(word: str) -> None:
+    count = len(tokenize(word))
+    if count == 0:
+        raise BadConcept(f"{word!r} has no letter or sign that the text encoder can read.")
+    if count > MOST_TOKENS:
+        raise BadConcept(
+            f"{word[:40]!r}... is {count} tokens long; a name has at most {MOST_TOKENS}. Give "
+            "the short name that prompts use, and further names as synonyms."
+        )
+
+
+def _check_image(number: int, image: Tensor) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise BadConcept(
+            f"Picture {number} has shape {tuple(image.shape)}; it must be (3, height, width)."
+        )
+    height, width = image.shape[1:]
+    if min(height, width) < SMALLEST_PICTURE:
+        raise BadConcept(
+            f"Picture {number} is {width}x{height} pixels; at least {SMALLEST_PICTURE} are needed "
+            "on each side."
+        )
+    if not bool(image.isfinite().all()):
+        raise BadConcept(f"Picture {number} holds values that are not numbers.")

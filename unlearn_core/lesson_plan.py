@@ -1,0 +1,83 @@
+"""Which words a run forgets, which it keeps, and the prompts made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .concept import Concept
+from .inversion import LearnedVectors
+from .prompt_templates import FILLERS
+from .prompts import ForgetPrompts, Name, Prompts, PromptWriter, Surroundings, spellings
+from .settings import UnlearnSettings
+from .stand_in import Neighbourhood, StandIn
+from .text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class LessonPlan:
+    """The words of one run."""
+
+    concept: Concept
+    names: tuple[Name, ...]
+    """Everything forgotten as a name: name, synonyms, plural, misspellings, learned vectors."""
+    stand_in: Name
+    kept: tuple[str, ...]
+    """Words that are kept first: the user's, then the nearest."""
+    others: tuple[str, ...]
+    """Further words that are kept."""
+    writer: PromptWriter
+
+    def forget_prompts(self, count: int) -> ForgetPrompts:
+        """`count` prompts with the concept, the names taking turns."""
+        return self.writer.forget(self.names, self.stand_in, count)
+
+    def keep_prompts(self, count: int) -> Prompts:
+        """`count` prompts, every second one about a word that is kept first."""
+        near = self.kept or (self.stand_in.text,)
+        far = self.others or near
+        order = torch.randperm(len(far), generator=self.writer.generator).tolist()
+        words = [
+            near[i // 2 % len(near)] if i % 2 else far[order[i // 2 % len(far)]]
+            for i in range(count)
+        ]
+        return self.writer.keep([Name.of(word, self.concept.kind) for word in words], count)
+
+
+def plan_lessons(
+    encoder: TextEncoder,
+    concept: Concept,
+    settings: UnlearnSettings,
+    around: Neighbourhood,
+    stand_in: StandIn,
+    learned: LearnedVectors | None,
+    generator: torch.Generator,
+) -> LessonPlan:
+    """Choose the words; learned vectors are a name only when they were accepted."""
+    names = [Name.of(word, concept.kind) for word in concept.names]
+    if settings.templates == "varied" and concept.kind != "style":
+        variants = dict.fromkeys(s for word in concept.names for s in spellings(word))
+        names += [
+            Name.of(word, concept.kind)
+            for word in variants
+            if word not in concept.names and encoder.knows(word)
+        ]
+    if learned is not None and learned.accepted:
+        names.append(learned.name(concept))
+    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(settings.keep_nearest))))
+    pool = around.known_styles if concept.kind == "style" else around.known_nouns
+    surroundings = Surroundings(
+        around.known_nouns,
+        around.known_styles,
+        fillers=tuple(filler for filler in FILLERS if encoder.knows(filler)),
+    )
+    varied = settings.templates == "varied"
+    return LessonPlan(
+        concept,
+        tuple(names),
+        Name.of(stand_in.word, concept.kind),
+        kept,
+        tuple(word for word in pool if word not in kept),
+        PromptWriter(concept.kind, surroundings, generator, varied),
+    )

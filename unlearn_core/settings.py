@@ -1,0 +1,242 @@
+"""Every setting of the engine with its default, its bounds and its explanation; the presets.
+
+Hosts read defaults, bounds and tooltips from here (`bounds_of`, `help_of`), so that a node, a
+slider and a command-line flag can't disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BadSettings
+
+
+def _number(default: float, low: float, high: float, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"bounds": (low, high), "help": text})
+
+
+def _choice(default: str, choices: tuple[str, ...], text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"choices": choices, "help": text})
+
+
+def _switch(default: bool, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class UnlearnSettings:
+    """How to forget. Raises BadSettings on construction when a value is out of bounds."""
+
+    seed: int = _number(0, 0, 2**31 - 1, "Seed of every random draw; same seed, same file.")
+
+    layers: str = dataclasses.field(
+        default="last:3",
+        metadata={
+            "help": "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all. "
+            "Counted among the layers that condition the picture."
+        },
+    )
+    modules: str = _choice(
+        "all", ("all", "attention", "mlp"), "Which projections of these layers the LoRA changes."
+    )
+    rank: int = _number(8, 1, 128, "Rank of the LoRA: how much it can change.")
+
+    steps: int = _number(150, 0, 5000, "Optimisation steps of the unlearning.")
+    learning_rate: float = _number(3e-3, 1e-6, 1.0, "Peak learning rate of Adam on the LoRA.")
+    batch_size: int = _number(16, 2, 256, "Prompts to forget per step; as many are kept.")
+    closed_form: bool = _switch(False, "Start from a least-squares solution instead of from zero.")
+
+    objective: str = _choice(
+        "stand-in",
+        ("stand-in", "ascent"),
+        "stand-in: the concept's prompts are moved onto the stand-in's. "
+        "ascent: the pictures' denoising loss is raised, as in the paper.",
+    )
+    forget_weight: float = _number(1.0, 0.0, 100.0, "Weight of forgetting the concept.")
+    keep_weight: float = _number(2.0, 0.0, 100.0, "Weight of keeping everything else.")
+    guard_weight: float = _number(1.0, 0.0, 100.0, "Weight of the empty and negative prompts.")
+    image_weight: float = _number(
+        0.0,
+        0.0,
+        100.0,
+        "Weight of a term through the UNet on the noised pictures: what it predicts for the "
+        "concept is moved onto what it predicts for the stand-in.",
+    )
+    null_space_guard: bool = _switch(
+        True, "Forbid any change that the empty prompt would feel, by projecting the LoRA."
+    )
+    strength_low: float = _number(0.6, 0.1, 1.0, "Lowest LoRA strength drawn during training.")
+    strength_high: float = _number(1.3, 1.0, 2.0, "Highest LoRA strength drawn during training.")
+
+    templates: str = _choice(
+        "varied",
+        ("varied", "plain"),
+        "varied: lists, styles, long prompts, other words around. plain: one short sentence.",
+    )
+    forget_prompts: int = _number(512, 8, 4096, "Different prompts with the concept in them.")
+    keep_prompts: int = _number(384, 8, 8192, "Different prompts that must not change.")
+    keep_nearest: int = _number(12, 0, 200, "Nouns near the concept that are kept first.")
+
+    stand_in_pictures: int = _number(
+        16, 0, 256, "Pictures drawn for a stand-in to see that they don't show the concept."
+    )
+
+    adversary: str = _choice(
+        "none",
+        ("none", "pgd"),
+        "pgd: while training, search word vectors that bring the concept back, and forget these.",
+    )
+    adversary_every: int = _number(10, 1, 1000, "Steps between two searches of the adversary.")
+    adversary_steps: int = _number(20, 1, 500, "Steps of one search of the adversary.")
+
+    use_pictures: bool = _switch(True, "Learn word vectors from the pictures and forget these too.")
+    inversion_steps: int = _number(150, 0, 5000, "Steps of textual inversion.")
+    inversion_vectors: int = _number(1, 1, 4, "Word vectors learned from the pictures.")
+    inversion_learning_rate: float = _number(
+        0.1, 1e-5, 10.0, "Adam's step on a learned vector, relative to the size of its elements."
+    )
+    caption_styles: int = _number(
+        8, 0, 32, "Style words that may caption the pictures, so that the vectors need not."
+    )
+    inversion_batch: int = _number(8, 1, 64, "Noised pictures per inversion step.")
+
+    def __post_init__(self) -> None:
+        """Check every value against its bounds."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            _check_type(item.name, value, item.default)
+            if "bounds" in item.metadata:
+                low, high = item.metadata["bounds"]
+                if not low <= value <= high:  # also refuses NaN
+                    raise BadSettings(
+                        f"{item.name} is {value}; it must lie between {low} and {high}."
+                    )
+            if "choices" in item.metadata and value not in item.metadata["choices"]:
+                allowed = ", ".join(item.metadata["choices"])
+                raise BadSettings(f"{item.name} is {value!r}; it must be one of: {allowed}.")
+        if not re.fullmatch(r"all|(last|first):[1-9]\d*|\d+-\d+|\d+", self.layers):
+            raise BadSettings(
+                f"layers is {self.layers!r}; write last:3, first:1, 20-22, a single number, or all."
+            )
+
+    @property
+    def needs_unet(self) -> bool:
+        """Whether these settings can't do without the UNet and pictures."""
+        return self.objective == "ascent" or self.image_weight > 0
+
+    def replace(self, **changes: Any) -> UnlearnSettings:
+        """A copy with other values; raises BadSettings for an unknown name."""
+        _check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name to value, for reports and metadata."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> UnlearnSettings:
+        """The inverse of `as_dict`; raises BadSettings for an unknown name."""
+        _check_names(values)
+        return cls(**values)
+
+
+def _check_type(name: str, value: object, default: object) -> None:
+    kinds = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise BadSettings(f"{name} is {value!r}; it must be of type {wanted}.")
+
+
+def _check_names(values: dict[str, Any]) -> None:
+    known = {item.name for item in dataclasses.fields(UnlearnSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise BadSettings(f"Unknown setting: {', '.join(unknown)}. Known: {', '.join(known)}.")
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """Lowest and highest value of a numeric setting."""
+    low, high = _field(name).metadata["bounds"]
+    return low, high
+
+
+def help_of(name: str) -> str:
+    """One or two sentences on a setting, for tooltips and `--help`."""
+    return str(_field(name).metadata["help"])
+
+
+def _field(name: str) -> dataclasses.Field[Any]:
+    _check_names({name: None})
+    return next(item for item in dataclasses.fields(UnlearnSettings) if item.name == name)
+
+
+def chosen_layers(layers: str, last_used_layer: int) -> range:
+    """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
+
+    Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
+    """
+    count = last_used_layer + 1
+    if layers == "all":
+        return range(count)
+    if ":" in layers:
+        side, number = layers.split(":")
+        wanted = int(number)
+        chosen = range(count - wanted, count) if side == "last" else range(wanted)
+    else:
+        first, _, last = layers.partition("-")
+        chosen = range(int(first), int(last or first) + 1)
+    if len(chosen) == 0 or chosen[0] < 0 or chosen[-1] > last_used_layer:
+        raise BadSettings(
+            f"layers is {layers!r}, but this model's text encoder is used up to layer "
+            f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
+        )
+    return chosen
+
+
+DEFAULT_PRESET = "balanced"
+
+PRESETS: dict[str, UnlearnSettings] = {
+    "quick": UnlearnSettings(
+        steps=40,
+        closed_form=True,
+        use_pictures=False,
+        stand_in_pictures=0,
+        forget_prompts=256,
+        keep_prompts=256,
+    ),
+    "balanced": UnlearnSettings(),
+    "robust": UnlearnSettings(steps=400, rank=16, layers="all", adversary="pgd"),
+    "paper": UnlearnSettings(
+        objective="ascent",
+        layers="last:2",
+        modules="attention",
+        rank=4,
+        steps=60,
+        learning_rate=1e-2,
+        use_pictures=False,
+        stand_in_pictures=0,
+        templates="plain",
+        null_space_guard=False,
+        guard_weight=0.0,
+        strength_low=1.0,
+        strength_high=1.0,
+    ),
+}
+
+PRESET_HELP: dict[str, str] = {
+    "quick": "No UNet, pictures unused: least squares and a few steps.",
+    "balanced": "The default: names, synonyms and, with pictures, learned vectors.",
+    "robust": "Slower: an adversary searches ways back while training.",
+    "paper": "The idea of arXiv 2505.12395: raise the pictures' loss, keep the rest. For "
+    "comparison.",
+}
+
+
+def preset(name: str, **changes: Any) -> UnlearnSettings:
+    """A preset's settings with some values changed; raises BadSettings for unknown names."""
+    if name not in PRESETS:
+        raise BadSettings(f"Unknown preset {name!r}; choose one of: {', '.join(PRESETS)}.")
+    return PRESETS[name].replace(**changes)

@@ -1,0 +1,254 @@
+"""Choosing what takes the concept's place and which near words are kept first.
+
+Candidates are words that the model knows, ranked by the mean-removed cosine of their states at
+EOS to the concept's. A near word keeps the neighbours still; a synonym or a more general word
+would go on drawing the concept, so those are dropped, and a candidate is taken only if the model
+does not draw the concept for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .concept import Concept
+from .errors import BadConcept
+from .inversion import denoising_losses
+from .lent_model import LentModel, RunMonitor, stop_if_asked
+from .prompts import Name, fill, make_prompts, whole_prompts
+from .sampling import denoise, paired_noise
+from .text_encoder import TextEncoder
+from .word_tables import Noun, find_noun, is_hypernym, nouns, same_thing, styles
+
+logger = logging.getLogger(__name__)
+
+POOL = 200
+"""Words that are ranked by their states; more are sifted by their word vectors first."""
+HUBNESS_SHARE = 0.25
+"""How much being near to all candidates counts beside being near to the concept."""
+TRIED = 3
+"""Candidates that are drawn before the one that draws the concept least is taken."""
+DRAW_STEPS = 10
+DRAW_GUIDANCE = 5.0
+READ_TIMESTEPS = (200, 350, 500, 650, 800)
+"""Timesteps at which a picture is told apart by its denoising loss."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What takes the concept's place, and why."""
+
+    word: str
+    chosen_by: str
+    """"you", or "nearness" of its states."""
+    cosine: float
+    """Nearness to the concept at EOS, mean removed, -1 to 1."""
+    drawn: int = 0
+    """Pictures drawn for it to see whether they show the concept; 0: not tested."""
+    drawn_as_concept: int = 0
+    """How many of them did, read by the denoising loss: the floor of what can be forgotten."""
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The words around a concept, nearest first, and all words that may surround it."""
+
+    ranked: tuple[tuple[str, float], ...]
+    """(word, cosine at EOS), siblings first, without the concept's own and more general names."""
+    known_nouns: tuple[str, ...]
+    known_styles: tuple[str, ...]
+
+    def nearest(self, count: int) -> tuple[str, ...]:
+        """The `count` nearest words."""
+        return tuple(word for word, _ in self.ranked[:count])
+
+
+def look_around(encoder: TextEncoder, concept: Concept) -> Neighbourhood:
+    """Rank the words that the model knows by nearness to the concept."""
+    known_nouns = tuple(word for word in nouns() if encoder.knows(word))
+    known_styles = tuple(word for word in styles() if encoder.knows(word))
+    pool = known_styles if concept.kind == "style" else known_nouns
+    others = [word for word in pool if not _is_named(word, concept)]
+    if concept.kind != "style":
+        others = _sift(encoder, concept.name, others)
+    others = [word for word in others if not _generalises(word, concept)]
+    noun = find_noun(concept.name)
+    ranked = _rank(encoder, concept, others)
+    ranked.sort(key=lambda pair: not _are_siblings(noun, find_noun(pair[0])))
+    return Neighbourhood(
+        tuple(ranked),
+        tuple(word for word in known_nouns if not _is_named(word, concept)),
+        tuple(word for word in known_styles if not _is_named(word, concept)),
+    )
+
+
+def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
+    """The ranked words that may stand in: none that contains, is or generalises the concept."""
+    noun = find_noun(concept.name)
+    kept = {word.casefold() for word in concept.keep}
+    found = []
+    for word, cosine in around.ranked:
+        special = any(is_hypernym(name, word) for name in concept.names)
+        other = find_noun(word)
+        alike = _are_siblings(noun, other)
+        if concept.kind == "person":
+            fits = other is not None and other.category == "person"
+        elif concept.kind == "unsafe":
+            fits = not alike
+        else:
+            fits = alike or noun is None or concept.kind == "style"
+        if fits and not special and word.casefold() not in kept:
+            found.append((word, cosine))
+    return found
+
+
+def choose_stand_in(
+    encoder: TextEncoder,
+    concept: Concept,
+    around: Neighbourhood,
+    model: LentModel | None,
+    pictures: int,
+    seed: int,
+    monitor: RunMonitor,
+) -> StandIn:
+    """The user's stand-in, or the best candidate; with a model it is drawn `pictures` times.
+
+    Raises BadConcept for a stand-in that the model has no vectors for, and when no candidate is
+    left.
+    """
+    if concept.stand_in is not None:
+        if not encoder.knows(concept.stand_in):
+            raise BadConcept(
+                f"The model has no word vector for the stand-in {concept.stand_in!r}. Choose a "
+                f"word that it draws, such as {', '.join(around.nearest(3)) or 'a common noun'}."
+            )
+        cosine = dict(_rank(encoder, concept, [concept.stand_in]))[concept.stand_in]
+        return _try(encoder, concept, concept.stand_in, cosine, "you", model, pictures, seed)
+    possible = candidates(concept, around)
+    if not possible:
+        raise BadConcept(
+            f"No word was found to take the place of {concept.name!r}; name a stand-in yourself."
+        )
+    tried: list[StandIn] = []
+    for word, cosine in possible[:TRIED]:
+        stop_if_asked(monitor)
+        choice = _try(encoder, concept, word, cosine, "nearness", model, pictures, seed)
+        if choice.drawn_as_concept == 0:
+            return choice
+        logger.info("%s draws the concept %d of %d times", word, choice.drawn_as_concept, pictures)
+        tried.append(choice)
+    return min(tried, key=lambda choice: choice.drawn_as_concept)
+
+
+def _try(
+    encoder: TextEncoder,
+    concept: Concept,
+    word: str,
+    cosine: float,
+    chosen_by: str,
+    model: LentModel | None,
+    pictures: int,
+    seed: int,
+) -> StandIn:
+    if model is None or pictures == 0:
+        return StandIn(word, chosen_by, cosine)
+    shown = drawn_as_concept(encoder, concept, word, model, pictures, seed)
+    return StandIn(word, chosen_by, cosine, pictures, shown)
+
+
+@torch.no_grad()
+def drawn_as_concept(
+    encoder: TextEncoder, concept: Concept, word: str, model: LentModel, pictures: int, seed: int
+) -> int:
+    """Draw `pictures` for `word`; how many denoise better as the concept than as the word.
+
+    A diffusion classifier (Li et al. 2023, arXiv 2303.16203, equation 5) with two classes.
+    """
+    size = model.native_size
+    empty, as_word, as_concept = _conditionings(encoder, concept, word)
+    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(pictures)])
+    latents = denoise(
+        model, as_word.expand(pictures, -1, -1), empty, noise, DRAW_STEPS, DRAW_GUIDANCE
+    )
+    losses = [
+        denoising_losses(model, latents, text.expand(pictures, -1, -1), READ_TIMESTEPS, seed)
+        for text in (as_word, as_concept)
+    ]
+    return int((losses[1] < losses[0]).sum())
+
+
+def _conditionings(encoder: TextEncoder, concept: Concept, word: str) -> list[Tensor]:
+    template = plain_template(concept)
+    rows = [fill(template, Name.of(text, concept.kind)) for text in (word, concept.name)]
+    ids = torch.cat([whole_prompts([""]).token_ids, make_prompts(rows).token_ids])
+    return list(encoder.encode(ids).split(1))
+
+
+def plain_template(concept: Concept) -> str:
+    """The simplest prompt for the concept's kind."""
+    return "a picture in {it} style" if concept.kind == "style" else "a photo of {it}"
+
+
+def _are_siblings(noun: Noun | None, other: Noun | None) -> bool:
+    """Of one category, or with the same broadest hypernym (owl and cat are both animals)."""
+    if noun is None or other is None:
+        return False
+    broadest = bool(noun.hypernyms) and noun.hypernyms[-1:] == other.hypernyms[-1:]
+    return noun.category == other.category or broadest
+
+
+def _generalises(word: str, concept: Concept) -> bool:
+    return any(is_hypernym(word, name) for name in concept.names)
+
+
+def _is_named(word: str, concept: Concept) -> bool:
+    return any(same_thing(word, name) for name in concept.names)
+
+
+def _sift(encoder: TextEncoder, name: str, words: Sequence[str]) -> list[str]:
+    """The POOL words that share the name's category or have the nearest word vectors."""
+    if len(words) <= POOL:
+        return list(words)
+    noun = find_noun(name)
+    category = noun.category if noun else None
+    siblings = [word for word in words if nouns()[word].category == category]
+    if len(siblings) >= POOL // 4:
+        words = siblings
+    table = encoder.words.weight
+    mean = table.mean(0)
+
+    def vector(word: str) -> Tensor:
+        return table[list(Name.of(word).ids)].mean(0) - mean
+
+    own = vector(name)
+    near = torch.stack([functional.cosine_similarity(vector(w), own, dim=0) for w in words])
+    return [words[i] for i in near.argsort(descending=True, stable=True)[:POOL].tolist()]
+
+
+@torch.no_grad()
+def _rank(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[tuple[str, float]]:
+    if not words:
+        return []
+    template = plain_template(concept)
+    rows = [fill(template, Name.of(word, concept.kind)) for word in (concept.name, *words)]
+    prompts = make_prompts(rows)
+    length = int(prompts.ends.max()) + 1
+    states = torch.cat(
+        [
+            encoder.encode(ids[:, :length])[torch.arange(len(ids)), ends]
+            for ids, ends in zip(prompts.token_ids.split(64), prompts.ends.split(64), strict=True)
+        ]
+    )
+    if len(states) > 2:
+        states = states - states.mean(0)
+    unit = functional.normalize(states, dim=1)
+    near = unit @ unit.T
+    hubness = near[1:, 1:].mean(1)
+    score = near[0, 1:] + HUBNESS_SHARE * hubness
+    order = score.argsort(descending=True, stable=True).tolist()
+    return [(words[i], float(near[0, i + 1])) for i in order]

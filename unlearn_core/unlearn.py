@@ -1,0 +1,247 @@
+"""The public call: a concept in, a LoRA that forgets it out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import closed_form
+from .adversary import Adversary
+from .concept import MEASURED_KINDS, Concept
+from .errors import BadConcept
+from .inversion import LearnedVectors, encode_pictures, invert
+from .lent_model import LentModel, RunMonitor, SilentMonitor, stop_if_asked
+from .lesson_plan import LessonPlan, plan_lessons
+from .lora import EncoderLora, chosen_modules
+from .lora_file import LoraWeights, complete, round_to_half
+from .losses import RoleScales
+from .picture_loss import PictureLoss
+from .prompt_templates import GUARD_PROMPTS
+from .prompts import Name, fill, make_prompts, whole_prompts
+from .sampling import draw_pictures, paired_noise
+from .settings import UnlearnSettings
+from .stand_in import Neighbourhood, StandIn, choose_stand_in, look_around, plain_template
+from .text_encoder import TextEncoder
+from .training import Training, felt_directions, forget_lesson, keep_lesson
+
+SCALE_PROMPTS = 200
+"""Prompts over which each role's variance is measured."""
+PREVIEW_STEPS = 10
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    """What a run gives back."""
+
+    lora: LoraWeights
+    """As its file holds it: rounded to float16, q, k, v and out complete, with metadata."""
+    concept: Concept
+    settings: UnlearnSettings
+    stand_in: StandIn
+    kept: tuple[str, ...]
+    """Words that were kept first: the user's, then the nearest."""
+    names: tuple[str, ...]
+    """Everything that was forgotten as a word: name, synonyms, plural, misspellings."""
+    learned: LearnedVectors | None
+    """Word vectors from the pictures; None when there are none or they are not used."""
+    losses: tuple[float, ...]
+    notes: tuple[str, ...]
+    """Sentences that the user should read."""
+    seconds: dict[str, float]
+    """Stage to seconds."""
+
+
+def unlearn(
+    model: LentModel,
+    concept: Concept,
+    settings: UnlearnSettings | None = None,
+    monitor: RunMonitor | None = None,
+) -> UnlearnResult:
+    """Train a text-encoder LoRA with which `model` no longer draws the concept.
+
+    The lent model is only read. Raises BadSettings, BadConcept, WrongModel, TrainingFailed or
+    Cancelled.
+    """
+    return _Run(model, concept, settings or UnlearnSettings(), monitor or SilentMonitor()).go()
+
+
+def build_encoder(model: LentModel) -> TextEncoder:
+    """A private copy of the lent model's text encoder, float32, on the model's device."""
+    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device)
+
+
+class _Run:
+    def __init__(
+        self, model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
+    ) -> None:
+        if settings.needs_unet and not concept.images:
+            raise BadConcept(
+                "These settings raise or compare the denoising loss of pictures, so they need "
+                "pictures of the concept; give 4 or 5, or choose the preset balanced."
+            )
+        self.model, self.concept, self.settings = model, concept, settings
+        self.monitor = monitor
+        self.seconds: dict[str, float] = {}
+        self.encoder = build_encoder(model)
+        self.modules = chosen_modules(settings, self.encoder.last_used_layer)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+
+    def go(self) -> UnlearnResult:
+        with self._timed("choosing words"):
+            stop_if_asked(self.monitor)
+            around = look_around(self.encoder, self.concept)
+        with self._timed("choosing the stand-in"):
+            stand_in = self._choose(around)
+        with self._timed("learning the concept"):
+            learned = self._invert(around)
+        plan = plan_lessons(
+            self.encoder,
+            self.concept,
+            self.settings,
+            around,
+            stand_in,
+            learned,
+            self.generator,
+        )
+        with self._timed("forgetting"):
+            weights, losses = self._forget(plan, learned)
+        names = tuple(name.text for name in plan.names if not name.is_learned)
+        return UnlearnResult(
+            LoraWeights(weights.pairs, self._metadata(stand_in, plan.kept, names)),
+            self.concept,
+            self.settings,
+            stand_in,
+            plan.kept,
+            names,
+            learned,
+            tuple(losses),
+            tuple(self._notes(learned, stand_in)),
+            self.seconds,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - started
+
+    def _choose(self, around: Neighbourhood) -> StandIn:
+        settings = self.settings
+        return choose_stand_in(
+            self.encoder,
+            self.concept,
+            around,
+            self.model,
+            settings.stand_in_pictures,
+            settings.seed,
+            self.monitor,
+        )
+
+    def _invert(self, around: Neighbourhood) -> LearnedVectors | None:
+        settings = self.settings
+        if not settings.use_pictures or settings.inversion_steps == 0 or not self.concept.images:
+            return None
+        styles = around.known_styles[: settings.caption_styles]
+        return invert(self.model, self.encoder, self.concept, settings, styles, self.monitor)
+
+    def _forget(
+        self, plan: LessonPlan, learned: LearnedVectors | None
+    ) -> tuple[LoraWeights, list[float]]:
+        self.encoder.split_at(min(key.layer for key in self.modules))
+        lora = EncoderLora(self.encoder, self.modules, self.settings.rank, self.generator)
+        try:
+            losses = self._training(lora, plan, learned).run(self.monitor)
+            return round_to_half(complete(lora.export())), losses
+        finally:
+            lora.detach()
+            self.encoder.split_at(0)
+
+    def _training(
+        self, lora: EncoderLora, plan: LessonPlan, learned: LearnedVectors | None
+    ) -> Training:
+        settings, encoder, generator = self.settings, self.encoder, self.generator
+        vectors = learned.vectors.to(encoder.device) if learned else None
+        prompts = plan.forget_prompts(settings.forget_prompts)
+        forget = forget_lesson(encoder, lora, prompts, vectors)
+        keep = keep_lesson(encoder, lora, plan.keep_prompts(settings.keep_prompts))
+        guard = keep_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
+        scales = RoleScales.measure(keep.targets[:SCALE_PROMPTS], keep.roles[:SCALE_PROMPTS])
+        bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+        training = Training(
+            encoder, lora, forget, keep, guard, scales, settings, generator, bases, self._preview
+        )
+        if settings.closed_form:
+            closed_form.solve(
+                encoder, lora, forget, keep, prompts, scales, settings.keep_weight, bases
+            )
+        if settings.adversary == "pgd":
+            training.find_adversary = Adversary(
+                encoder, lora, self.concept, plan.stand_in, settings, generator, scales
+            ).find
+        if settings.needs_unet:
+            latents = encode_pictures(self.model, self.concept.images)
+            training.extra_loss = PictureLoss(
+                self.model, encoder, lora, latents, plan, vectors, settings, generator
+            )
+        return training
+
+    def _preview(self) -> Tensor:
+        """The concept's prompt as it is drawn now, (3, h, w) float32 in [0, 1]."""
+        template = plain_template(self.concept)
+        prompt = make_prompts([fill(template, Name.of(self.concept.name, self.concept.kind))])
+        ids = torch.cat([prompt.token_ids, whole_prompts([""]).token_ids])
+        with torch.no_grad():
+            text = self.encoder.encode(ids)
+        size = self.model.native_size
+        noise = paired_noise(self.settings.seed, 0, size, size)
+        picture = draw_pictures(self.model, text[:1], text[1:], noise, PREVIEW_STEPS)
+        return (picture[0] + 1) / 2
+
+    def _notes(self, learned: LearnedVectors | None, stand_in: StandIn) -> Iterator[str]:
+        concept, settings = self.concept, self.settings
+        if not self.encoder.knows(concept.name):
+            yield (
+                f"The model has no word vector for {concept.name!r}: by this name it draws "
+                "nothing in particular."
+            )
+        if concept.kind not in MEASURED_KINDS:
+            yield f"Results for the kind {concept.kind!r} are not measured."
+        if learned is None:
+            why = "these settings leave them out" if concept.images else "no pictures"
+            yield f"Learned vectors not used: {why}."
+        elif not learned.accepted:
+            yield (
+                "The vectors learned from the pictures do not draw the concept in other styles "
+                f"({learned.explained:.0%} of what its name does), so they are not used."
+            )
+        if stand_in.drawn == 0:
+            yield f"Whether {stand_in.word!r} draws the concept was not tested (it takes the UNet)."
+        elif stand_in.drawn_as_concept:
+            yield (
+                f"{stand_in.word!r} itself looks like the concept in {stand_in.drawn_as_concept} "
+                f"of {stand_in.drawn} pictures; name another stand-in if you can."
+            )
+        if settings.closed_form and not any(key.module == "fc2" for key in self.modules):
+            yield "The closed form changes fc2, which these settings leave alone."
+
+    def _metadata(
+        self, stand_in: StandIn, kept: tuple[str, ...], names: tuple[str, ...]
+    ) -> dict[str, str]:
+        return {
+            "unlearn_concept": self.concept.name,
+            "unlearn_synonyms": json.dumps(self.concept.synonyms),
+            "unlearn_names": json.dumps(names),
+            "unlearn_kind": self.concept.kind,
+            "unlearn_stand_in": stand_in.word,
+            "unlearn_kept": json.dumps(kept),
+            "unlearn_pictures": str(len(self.concept.images)),
+            "unlearn_settings": json.dumps(self.settings.as_dict(), sort_keys=True),
+            "unlearn_base_model_hash": self.encoder.fingerprint(),
+            "unlearn_torch": torch.__version__,
+        }
