@@ -1,0 +1,131 @@
+"""Held-out prompts of the demo world, drawn and judged in cells.
+
+A cell is a set of pictures of one thing: prompts in grammars that the eraser's templates lack, a
+random style and background each, noise fixed by the cell. The judge is the classifier in demo/.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unlearn_core.demo_model import Judge, load_demo_judge, load_demo_world
+from unlearn_core.lent_model import LentModel
+from unlearn_core.prompts import Name
+from unlearn_core.sampling import draw_pictures, paired_noise
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.tokenizer import token_ids
+
+GRAMMARS = (
+    "{it} in the style of {style}",
+    "{style} {bare} on {background}",
+    "{it}, {style} style, on {background}",
+)
+DRAW_STEPS = 8
+GUIDANCE = 5.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Prompts with what each should show."""
+
+    prompts: tuple[str, ...]
+    objects: tuple[str, ...]
+    styles: tuple[str, ...]
+    seed: int
+    """Seed of the noise; the n-th prompt always gets the same noise."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge saw, per picture."""
+
+    objects: tuple[str, ...]
+    styles: tuple[str, ...]
+    pictures: Tensor
+
+
+class World:
+    """The demo world: its words, and its judge."""
+
+    def __init__(self) -> None:
+        """Read world.json and the judge from demo/."""
+        world = load_demo_world()
+        self.objects: dict[str, dict] = world["objects"]
+        self.styles: tuple[str, ...] = tuple(world["styles"])
+        self.backgrounds: tuple[str, ...] = tuple(world["backgrounds"])
+        self.judge: Judge = load_demo_judge()
+
+    def synonyms(self, name: str) -> tuple[str, ...]:
+        """Other names that the model was taught for an object; none for a style."""
+        return tuple(self.objects.get(name, {}).get("synonyms", ()))
+
+    def cell(
+        self,
+        words: Sequence[tuple[str, str]],
+        count: int,
+        seed: int,
+        styles: Sequence[str] | None = None,
+        grammars: Sequence[str] = GRAMMARS,
+    ) -> Cell:
+        """`count` prompts; the (word, object) pairs and the grammars take turns."""
+        draw = random.Random(seed)
+        prompts, objects, shown_styles = [], [], []
+        for number in range(count):
+            word, shown = words[number % len(words)]
+            style = draw.choice(list(styles or self.styles))
+            grammar = grammars[(number // len(words)) % len(grammars)]
+            background = draw.choice(list(self.backgrounds))
+            it = Name.of(word).article + word
+            prompts.append(grammar.format(it=it, bare=word, style=style, background=background))
+            objects.append(shown)
+            shown_styles.append(style)
+        return Cell(tuple(prompts), tuple(objects), tuple(shown_styles), seed)
+
+    def read(self, pictures: Tensor) -> Reading:
+        """Judge pictures (N, 3, 64, 64) in [-1, 1]."""
+        read = [self.judge.classify(part) for part in pictures.split(256)]
+        objects, styles = (torch.cat(part).tolist() for part in zip(*read, strict=True))
+        return Reading(
+            tuple(self.judge.objects[i] for i in objects),
+            tuple(self.judge.styles[i] for i in styles),
+            pictures,
+        )
+
+
+@torch.no_grad()
+def draw_cell(
+    model: LentModel,
+    encoder: TextEncoder,
+    cell: Cell,
+    learned: Tensor | None = None,
+    placeholders: dict[str, list[int]] | None = None,
+) -> Tensor:
+    """The cell's pictures, (N, 3, h, w) in [-1, 1]; `learned` as in TextEncoder.encode."""
+    ids = torch.cat([token_ids(prompt, placeholders or {}) for prompt in cell.prompts])
+    unique, place = ids.unique(dim=0, return_inverse=True)
+    encoded = torch.cat([encoder.encode(part, learned) for part in unique.split(64)])
+    size = model.native_size
+    noise = torch.cat([paired_noise(cell.seed, i, size, size) for i in range(len(ids))])
+    empty = encoder.encode(token_ids(""))
+    return draw_pictures(model, encoded[place], empty, noise, DRAW_STEPS, GUIDANCE)
+
+
+def share(seen: Sequence[str], wanted: Sequence[str]) -> float:
+    """Share of places where both agree, 0 to 1."""
+    return sum(a == b for a, b in zip(seen, wanted, strict=True)) / max(1, len(seen))
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927), 0 to 1."""
+    if count == 0:
+        return 0.0, 1.0
+    p = hits / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
