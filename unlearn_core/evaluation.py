@@ -47,8 +47,15 @@ DRAW_STEPS = 10
 OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
 STYLE_TEMPLATES = ("a house in the style of {it}", "{it} art of a rose", "{it} car")
 
-Judge = Callable[[Tensor], list[str]]
-"""(B, 3, h, w) float32 in [-1, 1] -> for each picture, the name of what it shows."""
+
+@dataclass(frozen=True)
+class Judge:
+    """A separate network that names what a picture shows."""
+
+    names: frozenset[str]
+    """Everything that it can name; other words it is not asked about."""
+    read: Callable[[Tensor], list[str]]
+    """(B, 3, h, w) float32 in [-1, 1] -> one of `names` for each picture."""
 
 
 @dataclass(frozen=True)
@@ -202,12 +209,16 @@ def _compare(
     kind = forgotten.concept.kind
     template = "a picture of a house, {it} style" if kind == "style" else "a photo of {it}"
     prompt = make_prompts([fill(template, Name.of(word, kind))])
+    wanted = forgotten.concept.name if role == "synonym" else word
+    if judge is not None and wanted not in judge.names:
+        judge = None
     count = SHEET_COLUMNS if judge is None else JUDGED_PICTURES
     pictures = [_draw(model, encoder, prompt.token_ids, count, seed) for encoder in (before, after)]
     shown: list[float | None] = [None, None]
     if judge is not None:
-        wanted = forgotten.concept.name if role == "synonym" else word
-        shown = [sum(name == wanted for name in judge(batch)) / len(batch) for batch in pictures]
+        shown = [
+            sum(name == wanted for name in judge.read(batch)) / len(batch) for batch in pictures
+        ]
     first, second = (batch[:SHEET_COLUMNS] for batch in pictures)
     judged = count if judge else 0
     return Group(role, word, prompt.texts[0], first, second, shown[0], shown[1], judged)

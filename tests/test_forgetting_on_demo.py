@@ -1,0 +1,142 @@
+"""The main job on real input: the demo model forgets its dog, in the preset without the UNet."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.cells import World
+from unlearn_core.concept import Concept
+from unlearn_core.diffusers_model import DiffusersModel, load_model
+from unlearn_core.generate import draw_prompts
+from unlearn_core.lora_file import LoraWeights, load_lora, save_lora
+from unlearn_core.lora_math import apply_lora
+from unlearn_core.losses import drift
+from unlearn_core.settings import preset
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.tokenizer import token_ids
+from unlearn_core.unlearn import unlearn
+
+PICTURES = 8
+FILL = "a cat, a house, a rose, a lemon, a bus, a fish, a pig, a bee, "
+
+
+@dataclass
+class Forgetful:
+    model: DiffusersModel
+    path: Path
+    lora: LoraWeights
+    before: TextEncoder
+    after: TextEncoder
+    checksums: tuple[str, str]
+
+
+def checksum(model: DiffusersModel) -> str:
+    digest = hashlib.sha256()
+    pipeline = model.pipeline
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for _, value in sorted(part.state_dict().items()):
+            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encoder_with(model: DiffusersModel, lora: LoraWeights, strength: float) -> TextEncoder:
+    weights = apply_lora(model.text_encoder_weights(), lora, strength)
+    return TextEncoder(weights, model.last_used_layer, model.device)
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Forgetful:
+    model, _ = load_model("demo")
+    first = checksum(model)
+    result = unlearn(model, Concept("dog", ("puppy",)), preset("quick"))
+    path = tmp_path_factory.mktemp("lora") / "forget-dog.safetensors"
+    save_lora(result.lora, path)
+    lora = load_lora(path)
+    return Forgetful(
+        model,
+        path,
+        lora,
+        encoder_with(model, lora, 0.0),
+        encoder_with(model, lora, 1.0),
+        (first, checksum(model)),
+    )
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def seen(
+    forgetful: Forgetful, world: World, encoder: TextEncoder, prompt: str, wanted: str
+) -> int:
+    drawings = draw_prompts(forgetful.model, [prompt], encoder, count=PICTURES, steps=8)
+    pictures = torch.stack([drawing.pixels for drawing in drawings])
+    return world.read(pictures).objects.count(wanted)
+
+
+# What the eraser's own templates lack, and what users really type.
+WRITTEN = {
+    "plain": "a photo of a dog",
+    "capitals": "A PHOTO OF A DOG",
+    "emphasis": "a photo of a (dog:1.4), flat style",
+    "no article": "flat dog on blue",
+    "synonym": "a puppy in the style of cartoon",
+    "last": "cartoon style, a dog",
+    "a list": "dog, white background, flat style",
+    "the second chunk": FILL * 3 + "a photo of a dog",
+}
+
+
+@pytest.mark.parametrize("prompt", WRITTEN.values(), ids=WRITTEN)
+def test_the_dog_is_not_drawn_however_it_is_written(
+    forgetful: Forgetful, world: World, prompt: str
+) -> None:
+    assert seen(forgetful, world, forgetful.after, prompt, "dog") == 0
+
+
+def test_the_same_judge_finds_the_dog_before(forgetful: Forgetful, world: World) -> None:
+    assert seen(forgetful, world, forgetful.before, "a photo of a dog", "dog") >= PICTURES - 1
+
+
+@pytest.mark.parametrize("word", ["lion", "bear", "fox", "cat", "apple", "car"])
+def test_other_things_stay(forgetful: Forgetful, world: World, word: str) -> None:
+    before = seen(forgetful, world, forgetful.before, f"a photo of a {word}", word)
+    assert seen(forgetful, world, forgetful.after, f"a photo of a {word}", word) >= before - 1
+
+
+@torch.no_grad()
+def test_the_empty_prompt_changes_by_less_than_one_percent(forgetful: Forgetful) -> None:
+    ids = token_ids("")
+    assert float(drift(forgetful.after.encode(ids), forgetful.before.encode(ids))) < 0.01
+
+
+def test_strength_zero_is_the_base_model_bit_for_bit(forgetful: Forgetful) -> None:
+    base = forgetful.model.text_encoder_weights()
+    at_zero = apply_lora(base, forgetful.lora, 0.0)
+    assert all(torch.equal(base[name], at_zero[name]) for name in base)
+
+
+def test_no_layer_beyond_the_last_used_one_is_named(forgetful: Forgetful) -> None:
+    assert max(key.layer for key in forgetful.lora.pairs) <= forgetful.model.last_used_layer
+
+
+def test_the_lent_model_is_bit_for_bit_unchanged(forgetful: Forgetful) -> None:
+    assert forgetful.checksums[0] == forgetful.checksums[1]
+
+
+@torch.no_grad()
+def test_diffusers_reads_the_file_as_the_engine_does(forgetful: Forgetful) -> None:
+    pipeline = load_model("demo")[0].pipeline
+    prompts = ["a photo of a dog", "a puppy, flat style", "", "a cat on a blue background"]
+    ids = torch.cat([token_ids(prompt) for prompt in prompts])
+    before = pipeline.text_encoder(ids)[0]
+    pipeline.load_lora_weights(str(forgetful.path))
+    theirs = pipeline.text_encoder(ids)[0]
+    assert float((theirs - before).abs().max()) > 0.1
+    assert float((theirs - forgetful.after.encode(ids)).abs().max()) <= 1e-4

@@ -1,0 +1,286 @@
+"""What each command does: every check first, then the work, then the files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from . import generate as drawing
+from .concept import Concept, Kind
+from .demo_model import demo_folder, load_demo_judge
+from .diffusers_model import DiffusersModel, load_model
+from .embedding_file import save_embedding
+from .errors import BadFile, BadSettings, Cancelled
+from .evaluation import Evaluation, Forgotten, Judge, evaluate
+from .generate import ChosenLora
+from .headline import main_numbers
+from .inversion import invert
+from .lent_model import RunMonitor, stop_if_asked
+from .lora_file import LoraWeights, load_lora, save_lora
+from .output_files import (
+    check_embedding_file,
+    check_tensor_file,
+    check_writable,
+    make_folder,
+    png_bytes,
+)
+from .pictures import read_pictures
+from .report import write_report
+from .settings import UnlearnSettings, preset
+from .stand_in import choose_stand_in, look_around
+from .tensor_file import write_whole
+from .tokenizer import strip_weights
+from .unlearn import UnlearnResult, build_encoder, unlearn
+
+DEMO = "demo"
+RECIPE = "It is a recipe for drawing the concept: keep it to yourself."
+
+
+@dataclass(frozen=True)
+class Session:
+    """The model that was asked for, and where results and progress are shown."""
+
+    say: Callable[[str], None]
+    """Prints one line of results."""
+    monitor: RunMonitor
+    model: str = DEMO
+    prediction: Literal["auto", "epsilon", "v"] = "auto"
+
+    def load(self) -> DiffusersModel:
+        """Load the model and say what it predicts."""
+        model, line = load_model(self.model, self.prediction)
+        self.say(line)
+        return model
+
+    def judge(self, kind: Kind) -> Judge | None:
+        """Who names what a picture shows: only the demo model has one."""
+        return evaluation_judge(kind) if self.model == DEMO else None
+
+
+def make_concept(
+    name: str,
+    kind: Kind,
+    images: Path | None = None,
+    synonyms: str = "",
+    stand_in: str | None = None,
+    keep: str = "",
+) -> Concept:
+    """A concept from words as they are typed, lists with commas, emphasis left out."""
+    return Concept(
+        strip_weights(name),
+        tuple(strip_weights(synonyms).split(",")),
+        kind,
+        strip_weights(stand_in) if stand_in else None,
+        tuple(strip_weights(keep).split(",")),
+        read_pictures(images) if images else (),
+    )
+
+
+def forget(
+    session: Session,
+    concept: Concept,
+    settings: UnlearnSettings,
+    out: Path,
+    report: Path | None = None,
+    embedding: Path | None = None,
+) -> tuple[UnlearnResult, Evaluation | None]:
+    """Make a model forget a concept; write the LoRA, and if asked a report and the vectors."""
+    check_tensor_file(out)
+    if report is not None:
+        check_writable(report)
+    if embedding is not None:
+        check_embedding_file(embedding)
+        if embedding.absolute() == out.absolute():
+            raise BadSettings("--out and --embedding name the same file.")
+        if not (concept.images and settings.use_pictures and settings.inversion_steps):
+            raise BadSettings(
+                "--embedding saves what is learned from pictures: give --images, and a preset "
+                "that learns from them (not quick)."
+            )
+    model = session.load()
+    result = unlearn(model, concept, settings, session.monitor)
+    stop_if_asked(session.monitor)
+    make_folder(out.parent)
+    save_lora(result.lora, out)
+    session.say(f"forgotten: {', '.join(result.names)}")
+    session.say(
+        f"drawn in its place: {result.stand_in.word} (chosen by {result.stand_in.chosen_by})"
+    )
+    session.say(f"kept first: {', '.join(result.kept) or 'nothing in particular'}")
+    for note in result.notes:
+        session.say(f"note: {note}")
+    session.say(f"written: {out}")
+    if embedding is not None and result.learned is not None:
+        make_folder(embedding.parent)
+        save_embedding(result.learned.vectors, embedding)
+        session.say(f"written: {embedding}. {RECIPE}")
+    if report is None:
+        return result, None
+    forgotten = Forgotten.from_result(result)
+    try:
+        evaluation = _report(session, model, forgotten, result.lora, report, settings.seed, result)
+    except Cancelled as error:
+        raise Cancelled(f"Stopped while measuring: {out} is written, the report is not.") from error
+    return result, evaluation
+
+
+def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Path) -> None:
+    """Write the word vectors that mean what the pictures show (textual inversion)."""
+    check_embedding_file(out)
+    model = session.load()
+    encoder = build_encoder(model)
+    styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
+    learned = invert(model, encoder, concept, settings, styles, session.monitor)
+    stop_if_asked(session.monitor)
+    make_folder(out.parent)
+    save_embedding(learned.vectors, out)
+    session.say(
+        f"in other styles the vectors draw {learned.explained:.0%} of what {concept.name!r} does"
+    )
+    if not learned.accepted:
+        session.say("note: that is little; give more pictures, in different styles, or more steps.")
+    session.say(f"written: {out}. {RECIPE}")
+    session.say(f"in prompts write: {out.stem}")
+
+
+def measure(
+    session: Session,
+    lora_file: Path,
+    report: Path,
+    seed: int = 0,
+    name: str | None = None,
+    kind: Kind | None = None,
+    synonyms: str = "",
+    stand_in: str | None = None,
+) -> Evaluation:
+    """Compare the model with and without a LoRA; what is not given is read from the LoRA's file."""
+    lora = load_lora(lora_file)
+    check_writable(report)
+    known = Forgotten.from_metadata(lora.metadata) if "unlearn_names" in lora.metadata else None
+    asked_name = None if name is None else " ".join(strip_weights(name).split())
+    if known and asked_name and asked_name.casefold() != known.concept.name.casefold():
+        session.say(f"note: {lora_file.name} says that it forgets {known.concept.name!r}.")
+        known = None
+    if name is None and known is None:
+        raise BadSettings(f"{lora_file} does not say what it forgets: give --concept.")
+    if known is None:
+        concept = make_concept(name or "", kind or "object", None, synonyms, stand_in)
+    else:
+        asked = make_concept(known.concept.name, "object", None, synonyms, stand_in)
+        concept = known.concept.replace(
+            kind=kind or known.concept.kind,
+            synonyms=(*known.concept.synonyms, *asked.synonyms),
+            stand_in=asked.stand_in or known.stand_in,
+        )
+    model = session.load()
+    encoder = build_encoder(model)
+    made_for = lora.metadata.get("unlearn_base_model_hash")
+    if made_for is not None and made_for != encoder.fingerprint():
+        session.say("note: this LoRA was made for another text encoder than this model's.")
+    around = look_around(encoder, concept)
+    choice = choose_stand_in(encoder, concept, around, None, 0, seed, session.monitor)
+    forgotten = Forgotten(
+        concept,
+        tuple(dict.fromkeys((*concept.names, *(known.names if known else ())))),
+        choice.word,
+        known.kept if known else around.nearest(UnlearnSettings().keep_nearest),
+    )
+    session.say(f"stand-in: {choice.word}; kept first: {', '.join(forgotten.kept)}")
+    return _report(session, model, forgotten, lora, report, seed, None)
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[str],
+    out: Path,
+    loras: Sequence[ChosenLora] = (),
+    embeddings: Sequence[Path] = (),
+    seed: int = 0,
+    count: int = 1,
+    size: tuple[int, int] | None = None,
+    steps: int = drawing.DEFAULT_STEPS,
+    guidance: float = drawing.DEFAULT_GUIDANCE,
+    negative: str = "",
+) -> None:
+    """Draw the prompts into a folder that holds no PNG yet."""
+    check_writable(out)
+    found = sorted(out.glob("*.[pP][nN][gG]"))
+    if found:
+        raise BadFile(
+            f"{out} already holds {len(found)} PNG files, the first is {found[0].name}: choose a "
+            "folder without, so that the pictures can't be mixed up."
+        )
+    model = session.load()
+    encoder = drawing.encoder_with_loras(model, loras)
+    vectors = drawing.load_embeddings(embeddings, encoder.width)
+    for word in vectors:
+        if not any(word in text for text in (*prompts, negative)):
+            session.say(f"note: no prompt says {word!r}, so this embedding has no effect.")
+    drawings = drawing.draw_prompts(
+        model, prompts, encoder, seed, count, size, steps, guidance, negative, vectors,
+        session.monitor,
+    )  # fmt: skip
+    total, done = len(prompts) * count, 0
+    make_folder(out)
+    try:
+        for drawn in drawings:
+            name = drawing.picture_name(drawn, len(prompts), count)
+            write_whole(out / name, png_bytes(drawn.pixels))
+            done += 1
+    except Cancelled as error:
+        raise Cancelled(
+            f"Stopped as you asked: {done} of {total} pictures are in {out}."
+        ) from error
+    session.say(f"written: {total} pictures in {out}")
+
+
+def demo(session: Session, out: Path) -> None:
+    """Make the demo model forget its dog, and say in five lines where to look."""
+    images = demo_folder() / "pictures" / "dog"
+    concept = make_concept("dog", "object", images, "puppy")
+    lora, report = out / "forget-dog.safetensors", out / "report"
+    quiet = dataclasses.replace(session, say=lambda _: None)
+    _, evaluation = forget(quiet, concept, preset("balanced"), lora, report)
+    assert evaluation is not None
+    session.say(f"LoRA: {lora} (the demo model forgets dog and puppy)")
+    session.say(f"pictures and numbers: {report} (begin with contact-sheet.png)")
+    for line in main_numbers(evaluation):
+        session.say(line)
+
+
+def evaluation_judge(kind: Kind) -> Judge:
+    """The demo model's judge as a function: pictures to the names of their styles or objects."""
+    judge = load_demo_judge()
+
+    def look(pixels: Tensor) -> list[str]:
+        objects, styles = judge.classify(pixels)
+        if kind == "style":
+            return [judge.styles[i] for i in styles.tolist()]
+        return [judge.objects[i] for i in objects.tolist()]
+
+    return Judge(frozenset(judge.styles if kind == "style" else judge.objects), look)
+
+
+def _report(
+    session: Session,
+    model: DiffusersModel,
+    forgotten: Forgotten,
+    lora: LoraWeights,
+    folder: Path,
+    seed: int,
+    result: UnlearnResult | None,
+) -> Evaluation:
+    judge = session.judge(forgotten.concept.kind)
+    evaluation = evaluate(model, forgotten, lora, seed, session.monitor, judge)
+    stop_if_asked(session.monitor)
+    paths = write_report(folder, evaluation, result)
+    for line in main_numbers(evaluation):
+        session.say(line)
+    for path in paths:
+        session.say(f"written: {path}")
+    return evaluation
