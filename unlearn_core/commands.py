@@ -31,6 +31,7 @@ from .output_files import (
 )
 from .pictures import read_pictures
 from .report import write_report
+from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
 from .stand_in import choose_stand_in, look_around
 from .tensor_file import write_whole
@@ -203,8 +204,8 @@ def generate(
     seed: int = 0,
     count: int = 1,
     size: tuple[int, int] | None = None,
-    steps: int = drawing.DEFAULT_STEPS,
-    guidance: float = drawing.DEFAULT_GUIDANCE,
+    steps: int = DEFAULT_STEPS,
+    guidance: float = DEFAULT_GUIDANCE,
     negative: str = "",
 ) -> None:
     """Draw the prompts into a folder that holds no PNG yet."""

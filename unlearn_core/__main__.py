@@ -1,0 +1,126 @@
+"""The headless door: `python -m unlearn_core forget|invert|generate|measure|demo`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from . import commands
+from .command_line import build_parser
+from .errors import Cancelled, UnlearnError
+from .generate import ChosenLora, read_prompts
+from .lent_model import RunMonitor
+from .progress_bar import ProgressBar
+from .settings import UnlearnSettings, preset
+
+FAILED, CANCELLED = 1, 130
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, 1 after an error, or 130 after Ctrl-C (argparse exits with 2)."""
+    chosen = build_parser().parse_args(arguments)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        with ProgressBar() as monitor:
+            COMMANDS[chosen.command](chosen, monitor)
+    except Cancelled as error:
+        return _fail(str(error), CANCELLED)
+    except KeyboardInterrupt:
+        return _fail("Stopped at once, as you asked.", CANCELLED)
+    except UnlearnError as error:
+        return _fail(str(error), FAILED)
+    except torch.OutOfMemoryError:
+        return _fail("The GPU's memory is full: close what else uses it, or ask for less.", FAILED)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _session(chosen: argparse.Namespace, monitor: RunMonitor) -> commands.Session:
+    return commands.Session(_say, monitor, chosen.model, chosen.prediction)
+
+
+def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank", "layers")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = preset(chosen.preset, **changes)
+    concept = commands.make_concept(
+        chosen.concept, chosen.kind, chosen.images, chosen.synonyms, chosen.stand_in, chosen.keep
+    )
+    session = _session(chosen, monitor)
+    commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding)
+
+
+def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    settings = UnlearnSettings(
+        seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
+    )
+    concept = commands.make_concept(chosen.concept, chosen.kind, chosen.images)
+    commands.learn(_session(chosen, monitor), concept, settings, chosen.out)
+
+
+def _generate(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    prompts = read_prompts(chosen.prompts) if chosen.prompts else [chosen.prompt]
+    commands.generate(
+        _session(chosen, monitor),
+        prompts,
+        chosen.out,
+        [ChosenLora.parse(text) for text in chosen.lora],
+        chosen.embedding,
+        chosen.seed,
+        chosen.count,
+        chosen.size,
+        chosen.steps,
+        chosen.guidance,
+        chosen.negative,
+    )
+
+
+def _measure(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    commands.measure(
+        _session(chosen, monitor),
+        chosen.lora,
+        chosen.report,
+        chosen.seed,
+        chosen.concept,
+        chosen.kind,
+        chosen.synonyms,
+        chosen.stand_in,
+    )
+
+
+def _demo(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    commands.demo(commands.Session(_say, monitor), chosen.out)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, RunMonitor], None]] = {
+    "forget": _forget,
+    "invert": _invert,
+    "generate": _generate,
+    "measure": _measure,
+    "demo": _demo,
+}
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(main())

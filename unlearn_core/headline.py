@@ -1,0 +1,34 @@
+"""The few numbers of an evaluation that a user should see first, as plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .evaluation import Evaluation, Group
+
+
+def main_numbers(evaluation: Evaluation) -> list[str]:
+    """Three lines: how well the concept is forgotten, the rest kept, and which strength to use."""
+    point = min(evaluation.curve, key=lambda p: abs(p.strength - 1))
+    own = [group for group in evaluation.groups if group.role in ("concept", "synonym")]
+    rest = [group for group in evaluation.groups if group.role not in ("concept", "synonym")]
+    stand_in = evaluation.forgotten.stand_in
+    return [
+        f"forgotten: {_seen(own)}its prompts moved {point.forgotten:.0%} of the way to "
+        f"{stand_in!r} (in grammars that were not trained)",
+        f"kept: {_seen(rest)}prompts with kept words stay {point.kept:.0%} the same",
+        f"strength: use {evaluation.recommended_strength:g}; the empty prompt changes by "
+        f"{evaluation.drift_of_empty:.2%}",
+    ]
+
+
+def _seen(groups: Sequence[Group]) -> str:
+    """How many pictures showed their word before and after; nothing where no judge looked."""
+    judged = [group for group in groups if group.judged]
+    if not judged:
+        return ""
+    count = sum(group.judged for group in judged)
+    before = sum((group.shown_before or 0) * group.judged for group in judged)
+    after = sum((group.shown_after or 0) * group.judged for group in judged)
+    words = ", ".join(group.word for group in judged)
+    return f"{words} seen in {before:.0f} of {count} pictures before, {after:.0f} after; "
