@@ -72,9 +72,7 @@ def world() -> World:
     return World()
 
 
-def seen(
-    forgetful: Forgetful, world: World, encoder: TextEncoder, prompt: str, wanted: str
-) -> int:
+def seen(forgetful: Forgetful, world: World, encoder: TextEncoder, prompt: str, wanted: str) -> int:
     drawings = draw_prompts(forgetful.model, [prompt], encoder, count=PICTURES, steps=8)
     pictures = torch.stack([drawing.pixels for drawing in drawings])
     return world.read(pictures).objects.count(wanted)

@@ -109,7 +109,7 @@ def invert(
     captions = _best_styles(model, encoder, concept, latents, styles, settings.seed)
     start = starting_vectors(encoder, concept.name, settings.inversion_vectors)
     vectors = start.clone().to(encoder.device).requires_grad_(True)
-    rate = settings.inversion_learning_rate * float(start.pow(2).mean().sqrt().clamp(min=1e-4))
+    rate = settings.inversion_learning_rate * float(start.pow(2).mean().sqrt())
     optimizer = torch.optim.Adam([vectors], lr=rate)
     name = LearnedVectors(start, (), 0.0).name(concept)
     rows, row_style = _prompt_rows(concept, name, styles)
@@ -160,10 +160,19 @@ def invert(
 
 
 def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
-    """(count, width): the vectors of the name's tokens, the last one repeated."""
+    """(count, width): the vectors of the name's tokens, the last one repeated.
+
+    Where the model knows none of them, the most typical known word's vector.
+    """
     ids = tokenize(name)[:count]
     ids += [ids[-1]] * (count - len(ids))
-    return encoder.words.weight[ids].detach().clone()
+    table = encoder.words.weight.detach()
+    vectors = table[ids].clone()
+    if not bool(vectors.any()):
+        known = table[table.any(dim=1)]
+        typical = (known - known.mean(0)).norm(dim=1).argmin()
+        vectors[:] = known[typical]
+    return vectors
 
 
 def _prompt_rows(

@@ -8,11 +8,12 @@ import torch
 
 from .concept import Concept
 from .inversion import LearnedVectors
-from .prompt_templates import FILLERS
+from .prompt_templates import COLORS, FILLERS
 from .prompts import ForgetPrompts, Name, Prompts, PromptWriter, Surroundings, spellings
 from .settings import UnlearnSettings
 from .stand_in import Neighbourhood, StandIn
 from .text_encoder import TextEncoder
+from .word_tables import find_noun, same_thing
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,7 @@ def plan_lessons(
     """Choose the words; learned vectors are a name only when they were accepted."""
     names = [Name.of(word, concept.kind) for word in concept.names]
     if settings.templates == "varied" and concept.kind != "style":
-        variants = dict.fromkeys(s for word in concept.names for s in spellings(word))
-        names += [
-            Name.of(word, concept.kind)
-            for word in variants
-            if word not in concept.names and encoder.knows(word)
-        ]
+        names += [Name.of(word, concept.kind) for word in _variants(encoder, concept)]
     if learned is not None and learned.accepted:
         names.append(learned.name(concept))
     kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(settings.keep_nearest))))
@@ -70,7 +66,8 @@ def plan_lessons(
     surroundings = Surroundings(
         around.known_nouns,
         around.known_styles,
-        fillers=tuple(filler for filler in FILLERS if encoder.knows(filler)),
+        tuple(color for color in COLORS if not mentions(color, concept)),
+        tuple(f for f in FILLERS if encoder.knows(f) and not mentions(f, concept)),
     )
     varied = settings.templates == "varied"
     return LessonPlan(
@@ -81,3 +78,21 @@ def plan_lessons(
         tuple(word for word in pool if word not in kept),
         PromptWriter(concept.kind, surroundings, generator, varied),
     )
+
+
+def mentions(text: str, concept: Concept) -> bool:
+    """Whether a text holds a name of the concept as whole words."""
+    words = " ".join(text.casefold().replace(",", " ").split())
+    return any(f" {name.casefold()} " in f" {words} " for name in concept.names)
+
+
+def _variants(encoder: TextEncoder, concept: Concept) -> list[str]:
+    """Plurals and misspellings that the model knows and that are no other word."""
+    taken = {word.casefold() for word in (*concept.names, *concept.keep)}
+    found: list[str] = []
+    for word in concept.names:
+        for variant in spellings(word):
+            is_other = find_noun(variant) is not None and not same_thing(variant, word)
+            if not is_other and variant.casefold() not in (*taken, *found):
+                found.append(variant)
+    return [word for word in found if encoder.knows(word)]

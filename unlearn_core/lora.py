@@ -120,6 +120,7 @@ class EncoderLora:
             owner_path, _, name = _place(key.module).rpartition(".")
             owner = self.encoder.layers[key.layer].get_submodule(owner_path)
             setattr(owner, name, self.frozen(key))
+        del self.encoder.layers.peft_config
 
 
 def _copy(parameter: Tensor) -> Tensor:

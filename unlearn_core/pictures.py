@@ -52,6 +52,8 @@ def read_picture(path: Path) -> Tensor:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """A PIL picture as (3, h, w) float32 in [-1, 1]."""
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip to white
+        image = image.convert("I").point(lambda level: level / 256).convert("L")
     rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     rgb = Image.alpha_composite(white, rgba).convert("RGB")

@@ -117,7 +117,7 @@ class UnlearnSettings:
             if "choices" in item.metadata and value not in item.metadata["choices"]:
                 allowed = ", ".join(item.metadata["choices"])
                 raise BadSettings(f"{item.name} is {value!r}; it must be one of: {allowed}.")
-        if not re.fullmatch(r"all|(last|first):[1-9]\d*|\d+-\d+|\d+", self.layers):
+        if not re.fullmatch(r"all|(last|first):[1-9]\d{0,2}|\d{1,3}(-\d{1,3})?", self.layers):
             raise BadSettings(
                 f"layers is {self.layers!r}; write last:3, first:1, 20-22, a single number, or all."
             )
@@ -126,6 +126,11 @@ class UnlearnSettings:
     def needs_unet(self) -> bool:
         """Whether these settings can't do without the UNet and pictures."""
         return self.objective == "ascent" or self.image_weight > 0
+
+    @property
+    def forgets(self) -> bool:
+        """Whether any term of the loss forgets at all."""
+        return self.forget_weight > 0 or (self.objective == "stand-in" and self.image_weight > 0)
 
     def replace(self, **changes: Any) -> UnlearnSettings:
         """A copy with other values; raises BadSettings for an unknown name."""

@@ -91,20 +91,21 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float
     """The ranked words that may stand in: none that contains, is or generalises the concept."""
     noun = find_noun(concept.name)
     kept = {word.casefold() for word in concept.keep}
-    found = []
-    for word, cosine in around.ranked:
-        special = any(is_hypernym(name, word) for name in concept.names)
-        other = find_noun(word)
-        alike = _are_siblings(noun, other)
-        if concept.kind == "person":
-            fits = other is not None and other.category == "person"
-        elif concept.kind == "unsafe":
-            fits = not alike
-        else:
-            fits = alike or noun is None or concept.kind == "style"
-        if fits and not special and word.casefold() not in kept:
-            found.append((word, cosine))
-    return found
+    free = [
+        (word, cosine)
+        for word, cosine in around.ranked
+        if word.casefold() not in kept and not any(is_hypernym(n, word) for n in concept.names)
+    ]
+    if concept.kind == "style":
+        return free
+    if concept.kind == "person":
+        people = ((word, find_noun(word)) for word, _ in free)
+        fitting = {word for word, other in people if other and other.category == "person"}
+    else:
+        fitting = {word for word, _ in free if _are_siblings(noun, find_noun(word))}
+        if concept.kind == "unsafe":
+            fitting = {word for word, _ in free} - fitting
+    return [pair for pair in free if pair[0] in fitting] or free
 
 
 def choose_stand_in(

@@ -14,10 +14,10 @@ from torch import Tensor
 from . import closed_form
 from .adversary import Adversary
 from .concept import MEASURED_KINDS, Concept
-from .errors import BadConcept
+from .errors import BadConcept, BadSettings
 from .inversion import LearnedVectors, encode_pictures, invert
 from .lent_model import LentModel, RunMonitor, SilentMonitor, stop_if_asked
-from .lesson_plan import LessonPlan, plan_lessons
+from .lesson_plan import LessonPlan, mentions, plan_lessons
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
 from .losses import RoleScales
@@ -80,6 +80,8 @@ class _Run:
     def __init__(
         self, model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
     ) -> None:
+        if not settings.forgets:
+            raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
         if settings.needs_unet and not concept.images:
             raise BadConcept(
                 "These settings raise or compare the denoising loss of pictures, so they need "
@@ -170,7 +172,8 @@ class _Run:
         prompts = plan.forget_prompts(settings.forget_prompts)
         forget = forget_lesson(encoder, lora, prompts, vectors)
         keep = keep_lesson(encoder, lora, plan.keep_prompts(settings.keep_prompts))
-        guard = keep_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
+        guarded = [prompt for prompt in GUARD_PROMPTS if not mentions(prompt, self.concept)]
+        guard = keep_lesson(encoder, lora, whole_prompts(guarded))
         scales = RoleScales.measure(keep.targets[:SCALE_PROMPTS], keep.roles[:SCALE_PROMPTS])
         bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
         training = Training(

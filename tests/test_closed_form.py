@@ -1,0 +1,121 @@
+"""The least-squares solution: what it moves, what it keeps, and its rank."""
+
+import pytest
+import torch
+from tiny_model import make_writer, tiny_encoder
+
+from unlearn_core.closed_form import solve
+from unlearn_core.lora import EncoderLora
+from unlearn_core.lora_keys import ATTENTION, MODULES, ModuleKey, ModuleName
+from unlearn_core.losses import RoleScales, role_distance
+from unlearn_core.prompt_templates import GUARD_PROMPTS
+from unlearn_core.prompts import Name, whole_prompts
+from unlearn_core.training import (
+    Lesson,
+    felt_directions,
+    forget_lesson,
+    keep_lesson,
+)
+
+LAST = ModuleKey(2, "fc2")
+
+
+class Solved:
+    """A problem, and what was found; distances before and after."""
+
+    def __init__(
+        self,
+        keep_weight: float = 2.0,
+        rank: int = 8,
+        modules: tuple[ModuleName, ...] = MODULES,
+        layers: tuple[int, ...] = (1, 2),
+        guarded: bool = False,
+    ) -> None:
+        self.encoder = tiny_encoder()
+        self.encoder.split_at(layers[0])
+        keys = [ModuleKey(layer, module) for layer in layers for module in modules]
+        self.lora = EncoderLora(self.encoder, keys, rank, torch.Generator().manual_seed(0))
+        writer = make_writer()
+        prompts = writer.forget([Name.of("dog")], Name.of("owl"), 80)
+        self.forget = forget_lesson(self.encoder, self.lora, prompts, None)
+        kept = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
+        self.keep = keep_lesson(self.encoder, self.lora, writer.keep(kept, 100))
+        self.guard = keep_lesson(self.encoder, self.lora, whole_prompts(GUARD_PROMPTS))
+        self.scales = RoleScales.measure(self.keep.targets, self.keep.roles)
+        self.bases = felt_directions(self.encoder, self.lora, self.guard) if guarded else {}
+        self.before = self.distance(self.forget)
+        self.solved = solve(
+            self.encoder, self.lora, self.forget, self.keep, prompts, self.scales,
+            keep_weight, self.bases,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def distance(self, lesson: Lesson) -> float:
+        states = self.encoder.tail(lesson.states, lesson.token_ids)
+        return float(role_distance(states, lesson.targets, lesson.roles, self.scales).mean())
+
+
+def test_the_concept_moves_towards_the_stand_in() -> None:
+    solved = Solved()
+    assert solved.solved
+    assert solved.distance(solved.forget) < 0.9 * solved.before
+
+
+def test_keeping_costs_some_forgetting_and_keeps_the_rest_nearer() -> None:
+    kept, free = Solved(), Solved(keep_weight=0.0)
+    assert free.distance(free.forget) < kept.distance(kept.forget)
+    assert kept.distance(kept.keep) < 0.8 * free.distance(free.keep)
+
+
+def test_more_weight_on_keeping_keeps_more() -> None:
+    light, heavy = Solved(keep_weight=1.0), Solved(keep_weight=100.0)
+    assert heavy.distance(heavy.keep) < light.distance(light.keep)
+    assert heavy.distance(heavy.forget) > light.distance(light.forget)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_the_rank_is_that_of_the_lora(rank: int) -> None:
+    solved = Solved(rank=rank)
+    pair = solved.lora.export().pairs[LAST]
+    assert (pair.down.shape[0], pair.up.shape[1]) == (rank, rank)
+    assert int(torch.linalg.matrix_rank(pair.delta())) == rank
+    assert solved.distance(solved.forget) < solved.before
+
+
+def test_a_higher_rank_forgets_more() -> None:
+    one, many = Solved(rank=1), Solved(rank=32)
+    assert many.distance(many.forget) < one.distance(one.forget)
+
+
+def test_only_the_last_fc2_is_solved_for() -> None:
+    solved = Solved()
+    changed = [key for key, pair in solved.lora.export().pairs.items() if bool(pair.up.any())]
+    assert changed == [LAST]
+
+
+def test_without_fc2_there_is_nothing_to_solve() -> None:
+    solved = Solved(modules=ATTENTION)
+    assert not solved.solved
+    assert not any(bool(pair.up.any()) for pair in solved.lora.export().pairs.values())
+
+
+def test_an_earlier_layer_alone_is_solved_for_too() -> None:
+    solved = Solved(layers=(1,))
+    assert solved.solved
+    assert bool(solved.lora.up(ModuleKey(1, "fc2")).any())
+
+
+def test_the_guard_prompts_feel_nothing_of_a_guarded_solution() -> None:
+    free, guarded = Solved(), Solved(guarded=True)
+    basis = guarded.bases[LAST]
+    down = guarded.lora.down(LAST)
+    assert float((down @ basis).abs().max()) < 1e-4 * float(down.abs().max())
+    assert guarded.distance(guarded.guard) < free.distance(free.guard)
+
+
+def test_nothing_is_left_hooked_and_the_solution_is_the_same_again() -> None:
+    first, again = Solved(), Solved()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in first.encoder.model.modules())
+    pairs = first.lora.export().pairs, again.lora.export().pairs
+    for key in pairs[0]:
+        assert torch.equal(pairs[0][key].delta(), pairs[1][key].delta())

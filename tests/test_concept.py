@@ -1,0 +1,98 @@
+"""What a user may ask to forget, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn_core.concept import KINDS, MOST_TOKENS, SMALLEST_PICTURE, Concept
+from unlearn_core.errors import BadConcept
+
+PICTURE = torch.zeros(3, 40, 50)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"name": "  van \n gogh\t"}, {"name": "van gogh"}),
+        ({"name": "dog", "synonyms": (" pup ", "", "pup", " ")}, {"synonyms": ("pup",)}),
+        ({"name": "dog", "keep": ("cat", "cat ", "")}, {"keep": ("cat",)}),
+        ({"name": "dog", "stand_in": "  "}, {"stand_in": None}),
+        ({"name": "dog", "stand_in": " big  cat "}, {"stand_in": "big cat"}),
+        ({"name": "Dog"}, {"name": "Dog"}),
+        ({"name": "dog"}, {"synonyms": (), "keep": (), "stand_in": None, "kind": "object"}),
+    ],
+)
+def test_words_are_cleaned_up(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    concept = Concept(**given)
+    assert {name: getattr(concept, name) for name in expected} == expected
+
+
+def test_names_are_the_name_and_then_its_synonyms() -> None:
+    assert Concept("dog", ("pup", "hound")).names == ("dog", "pup", "hound")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": ""}, "has no name"),
+        ({"name": " \n\t"}, "has no name"),
+        ({"name": "dog", "kind": "animal"}, "Unknown kind 'animal'; choose one of: object"),
+        ({"name": "dog", "stand_in": "DOG"}, "is the concept itself"),
+        ({"name": "dog", "synonyms": ("pup",), "stand_in": "Pup"}, "is the concept itself"),
+        ({"name": "dog", "keep": ("cat", "Dog")}, "forgotten and kept at the same time"),
+        ({"name": "dog", "synonyms": ("pup",), "keep": ("pup",)}, "forgotten and kept"),
+        ({"name": "dog", "synonyms": ("x " * 30,)}, "30 tokens long"),
+        ({"name": "dog", "keep": ("x " * 30,)}, "30 tokens long"),
+        ({"name": "dog", "stand_in": "x " * 30}, "30 tokens long"),
+        ({"name": "word " * 500}, f"500 tokens long; a name has at most {MOST_TOKENS}"),
+        ({"name": "dog" * 5000}, "tokens long"),
+    ],
+)
+def test_a_concept_that_can_not_be_used_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadConcept, match=message) as caught:
+        Concept(**given)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_taken(kind: Any) -> None:
+    assert Concept("x", kind=kind).kind == kind
+
+
+def test_the_longest_name_is_taken() -> None:
+    assert Concept("x " * MOST_TOKENS).name == " ".join("x" * MOST_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 40, 40), r"Picture 2 has shape \(1, 40, 40\)"),
+        (torch.zeros(4, 40, 40), "must be"),
+        (torch.zeros(40, 40, 3), "must be"),
+        (torch.zeros(1, 3, 40, 40), "must be"),
+        (torch.zeros(3, 40), "must be"),
+        (torch.zeros(3, 40, 40, dtype=torch.uint8), "must be"),
+        (torch.zeros(3, 40, SMALLEST_PICTURE - 1), "Picture 2 is 31x40 pixels"),
+        (torch.zeros(3, SMALLEST_PICTURE - 1, 40), "at least 32"),
+        (torch.zeros(3, 1, 1), "1x1"),
+        (torch.zeros(3, 0, 0), "0x0"),
+        (torch.full((3, 40, 40), float("nan")), "not numbers"),
+        (torch.full((3, 40, 40), float("inf")), "not numbers"),
+    ],
+)
+def test_a_picture_that_can_not_be_used_is_refused(image: torch.Tensor, message: str) -> None:
+    with pytest.raises(BadConcept, match=message):
+        Concept("dog", images=(PICTURE, image))
+
+
+def test_pictures_of_different_sizes_are_taken() -> None:
+    smallest = torch.zeros(3, SMALLEST_PICTURE, SMALLEST_PICTURE)
+    assert len(Concept("dog", images=(PICTURE, smallest, PICTURE.half())).images) == 3
+
+
+def test_a_copy_with_other_values_is_checked_too() -> None:
+    concept = Concept("dog", ("pup",), keep=("cat",))
+    assert concept.replace(name="fox") == Concept("fox", ("pup",), keep=("cat",))
+    with pytest.raises(BadConcept):
+        concept.replace(name="cat")

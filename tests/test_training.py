@@ -1,0 +1,311 @@
+"""The optimisation loop: what moves, what stays, how it stops."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_model import Recorder, draw, make_settings, make_writer, tiny_encoder
+from torch import Tensor
+
+from unlearn_core.errors import Cancelled, TrainingFailed
+from unlearn_core.lora import EncoderLora, chosen_modules
+from unlearn_core.lora_keys import ModuleKey
+from unlearn_core.losses import RoleScales, drift, role_distance
+from unlearn_core.prompt_templates import GUARD_PROMPTS
+from unlearn_core.prompts import OWN_STATE, ROLE_EOS, Name, whole_prompts
+from unlearn_core.settings import UnlearnSettings
+from unlearn_core.tokenizer import CHUNK
+from unlearn_core.training import (
+    SHORT,
+    Lesson,
+    Training,
+    encode_all,
+    felt_directions,
+    forget_lesson,
+    keep_lesson,
+    project_away,
+)
+
+DOG, OWL = Name.of("dog"), Name.of("owl")
+
+
+def make_training(settings: UnlearnSettings | None = None, seed: int = 0) -> Training:
+    settings = settings or make_settings(steps=12, layers="last:2")
+    encoder = tiny_encoder()
+    modules = chosen_modules(settings, encoder.last_used_layer)
+    encoder.split_at(modules[0].layer)
+    generator = torch.Generator().manual_seed(seed)
+    lora = EncoderLora(encoder, modules, settings.rank, generator)
+    writer = make_writer(seed=seed)
+    forget = forget_lesson(encoder, lora, writer.forget([DOG], OWL, 24), None)
+    names = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
+    keep = keep_lesson(encoder, lora, writer.keep(names, 24))
+    guard = keep_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
+    scales = RoleScales.measure(keep.targets, keep.roles)
+    bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+    return Training(
+        encoder, lora, forget, keep, guard, scales, settings, generator, bases,
+        preview=lambda: torch.ones(3, 2, 2),
+    )  # fmt: skip
+
+
+def weights_of(training: Training) -> list[Tensor]:
+    return [p.detach().clone() for p in training.lora.parameters()]
+
+
+def frozen_weights(training: Training) -> dict[str, Tensor]:
+    named = training.encoder.model.named_parameters()
+    return {name: p.detach().clone() for name, p in named if ".lora_" not in name}
+
+
+@torch.no_grad()
+def forget_distance(training: Training) -> float:
+    lesson = training.forget
+    states = training.encoder.tail(lesson.states, lesson.token_ids)
+    return float(role_distance(states, lesson.targets, lesson.roles, training.scales).mean())
+
+
+def test_a_forget_lessons_targets_are_the_stand_ins_own_states() -> None:
+    training = make_training()
+    encoder, writer = training.encoder, make_writer(seed=5)
+    prompts = writer.forget([DOG, Name.of("hot air balloon")], OWL, 20)
+    lesson = forget_lesson(encoder, training.lora, prompts, None)
+    with training.lora.disabled():
+        own, other = encoder.encode(prompts.token_ids), encoder.encode(prompts.stand_in_ids)
+    for row in range(20):
+        for position, source in enumerate(prompts.source[row].tolist()):
+            wanted = own[row, position] if source == OWN_STATE else other[row, source]
+            torch.testing.assert_close(lesson.targets[row, position], wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(lesson.ends, prompts.ends)
+
+
+def test_lessons_are_frozen_before_the_lora_even_if_it_has_learned_already() -> None:
+    training = make_training()
+    before = keep_lesson(training.encoder, training.lora, whole_prompts(["a photo of a cat"]))
+    training.run(Recorder())
+    after = keep_lesson(training.encoder, training.lora, whole_prompts(["a photo of a cat"]))
+    assert torch.equal(before.targets, after.targets)
+    _, changed = encode_all(training.encoder, before.token_ids)
+    assert not torch.equal(changed, before.targets)
+
+
+def test_two_lessons_are_joined_row_by_row() -> None:
+    training = make_training()
+    both = training.forget.joined(training.keep)
+    assert len(both) == len(training.forget) + len(training.keep)
+    for item in dataclasses.fields(Lesson):
+        parts = [getattr(lesson, item.name) for lesson in (training.forget, training.keep)]
+        assert torch.equal(getattr(both, item.name), torch.cat(parts))
+
+
+def test_only_the_lora_moves() -> None:
+    training = make_training()
+    frozen, trained = frozen_weights(training), weights_of(training)
+    training.run(Recorder())
+    named = dict(training.encoder.model.named_parameters())
+    for name, before in frozen.items():
+        assert torch.equal(named[name], before), name
+        assert named[name].grad is None, name
+    for before, now in zip(trained, training.lora.parameters(), strict=True):
+        assert not torch.equal(before, now)
+
+
+def test_the_loss_falls_and_the_concept_comes_nearer_to_the_stand_in() -> None:
+    training = make_training(make_settings(steps=60, batch_size=8, learning_rate=0.01, rank=8))
+    before = forget_distance(training)
+    losses = training.run(Recorder())
+    assert len(losses) == 60
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:5]) * 2
+    assert forget_distance(training) < 0.7 * before
+
+
+def test_the_strength_is_one_again_afterwards() -> None:
+    training = make_training(make_settings(steps=2, layers="last:1"))
+    training.run(Recorder())
+    one = training.encoder.encode(training.keep.token_ids)
+    training.lora.set_strength(1.0)
+    assert torch.equal(training.encoder.encode(training.keep.token_ids), one)
+
+
+def test_strengths_are_drawn_between_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make_training(make_settings(steps=30, strength_low=0.5, strength_high=1.5))
+    drawn: list[float] = []
+    monkeypatch.setattr(training.lora, "set_strength", drawn.append)
+    training.run(Recorder())
+    varied = [strength for strength in drawn if strength != 1.0]
+    assert len(varied) == 30
+    assert 0.5 <= min(varied) < 0.7
+    assert 1.3 < max(varied) <= 1.5
+
+
+def test_every_step_is_reported_and_asked_about() -> None:
+    training = make_training()
+    monitor = Recorder()
+    losses = training.run(monitor)
+    assert [report.step for report in monitor.reports] == list(range(1, 13))
+    assert {report.total for report in monitor.reports} == {12}
+    assert {report.stage for report in monitor.reports} == {"forgetting"}
+    assert [report.loss for report in monitor.reports] == losses
+    assert monitor.reports[-1].seconds_left == 0
+    assert monitor.asked == 12
+
+
+def test_previews_are_shown_a_few_times_at_full_strength() -> None:
+    training = make_training()
+    monitor = Recorder()
+    training.run(monitor)
+    assert [r.step for r in monitor.reports if r.preview is not None] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_it_stops_when_asked_and_the_lora_comes_off(step: int) -> None:
+    training = make_training()
+    plain = tiny_encoder().encode(training.keep.token_ids)
+    monitor = Recorder(stop_at=step)
+    with pytest.raises(Cancelled):
+        training.run(monitor)
+    assert len(monitor.reports) == step
+    assert any(bool(training.lora.up(key).any()) for key in training.lora.modules) == (step > 0)
+    training.lora.detach()
+    assert torch.equal(training.encoder.encode(training.keep.token_ids), plain)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_fails_before_it_does_harm(value: float) -> None:
+    training = make_training()
+    training.extra_loss = lambda step: torch.tensor(value if step == 2 else 0.0)
+    with pytest.raises(TrainingFailed, match=r"at step 3: the learning rate 0\.003 is too high"):
+        training.run(Recorder())
+    assert all(bool(weight.isfinite().all()) for weight in weights_of(training))
+
+
+def test_no_steps_change_nothing() -> None:
+    training = make_training(make_settings(steps=0))
+    before = weights_of(training)
+    assert training.run(Recorder()) == []
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(training), strict=True))
+
+
+def test_the_same_seed_trains_the_same_tensors() -> None:
+    def train(seed: int) -> list[Tensor]:
+        training = make_training(seed=seed)
+        training.run(Recorder())
+        return weights_of(training)
+
+    state = torch.random.get_rng_state()
+    first, again, other = train(0), train(0), train(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_short_batch_gives_what_a_long_one_gives_there() -> None:
+    training = make_training()
+    training.run(Recorder())
+    lesson = training.forget
+    long = training.encoder.tail(lesson.states, lesson.token_ids)
+    short = training.encoder.tail(lesson.states[:, :SHORT], lesson.token_ids[:, :SHORT])
+    torch.testing.assert_close(short, long[:, :SHORT], atol=1e-5, rtol=1e-5)
+
+
+def test_a_short_batch_holds_only_prompts_that_end_in_it() -> None:
+    training = make_training()
+    lesson = training.forget
+    assert bool((lesson.ends >= SHORT).any()), "the lesson needs a long prompt for this test"
+    drawn = torch.cat([training._draw(lesson, SHORT) for _ in range(40)])
+    assert bool((lesson.roles[drawn, :SHORT] == ROLE_EOS).any(1).all())
+    every = torch.cat([training._draw(lesson, CHUNK) for _ in range(100)])
+    assert set(every.tolist()) == set(range(len(lesson)))
+
+
+def test_a_weight_of_zero_leaves_its_term_out() -> None:
+    training = make_training(make_settings(keep_weight=0.0, guard_weight=0.0, steps=3))
+    only_forget = training.run(Recorder())[0]
+    training = make_training(make_settings(forget_weight=0.0, guard_weight=0.0, steps=3))
+    assert only_forget > 0.1
+    assert training.run(Recorder())[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_adversary_is_asked_every_few_steps_and_its_rows_are_added() -> None:
+    training = make_training(make_settings(steps=10, adversary_every=3))
+    asked: list[int] = []
+    rows = len(training.forget)
+    training.find_adversary = lambda: (asked.append(len(training.forget)), training.keep)[1]
+    training.run(Recorder())
+    assert asked == [rows, rows + 24, rows + 48]
+
+
+# The null-space guard
+
+
+def projected_drift(
+    guard: Callable[[Lesson], Lesson], project: bool, share: float = 0.25
+) -> tuple[float, float]:
+    """Drift of the guard and of the prompts to forget, under a LoRA drawn at random."""
+    training = make_training(make_settings(layers="last:1", modules="mlp", null_space_guard=False))
+    encoder, lora = training.encoder, training.lora
+    lesson = guard(training.guard)
+    with torch.no_grad():
+        for number, key in enumerate(lora.modules):
+            lora.up(key).copy_(draw(*lora.up(key).shape, seed=number))
+    if project:
+        project_away(lora, felt_directions(encoder, lora, lesson, share))
+    drifts = []
+    with torch.no_grad():
+        for some in (lesson, training.forget):
+            states = encoder.tail(some.states, some.token_ids)
+            drifts.append(float(drift(states, some.targets).max()))
+    return drifts[0], drifts[1]
+
+
+def first_positions(count: int) -> Callable[[Lesson], Lesson]:
+    def cut(lesson: Lesson) -> Lesson:
+        parts = (lesson.token_ids, lesson.roles, lesson.states, lesson.targets)
+        return Lesson(*(part[:1, :count] for part in parts), ends=lesson.ends[:1])
+
+    return cut
+
+
+def test_a_projected_lora_changes_nothing_that_the_basis_covers() -> None:
+    cut = first_positions(8)
+    without, _ = projected_drift(cut, project=False)
+    with_guard, elsewhere = projected_drift(cut, project=True)
+    assert without > 0.1
+    assert with_guard < 2e-3
+    assert elsewhere > 0.1
+
+
+def test_the_guard_weakens_the_drift_of_all_guard_prompts() -> None:
+    without, _ = projected_drift(lambda lesson: lesson, project=False)
+    with_guard, _ = projected_drift(lambda lesson: lesson, project=True)
+    assert with_guard < 0.7 * without
+
+
+def test_the_basis_is_orthonormal_and_no_larger_than_its_share() -> None:
+    training = make_training()
+    bases = felt_directions(training.encoder, training.lora, training.guard)
+    assert bases.keys() == set(training.lora.modules)
+    for key, basis in bases.items():
+        width = training.lora.down(key).shape[1]
+        assert basis.shape[0] == width
+        assert 1 <= basis.shape[1] <= width // 4
+        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5, rtol=1e-5)
+    hooked = [m for m in training.encoder.model.modules() if m._forward_pre_hooks]
+    assert hooked == []
+
+
+def test_training_keeps_down_orthogonal_to_the_basis() -> None:
+    training = make_training()
+    assert training.bases
+    training.run(Recorder())
+    for key, basis in training.bases.items():
+        assert float((training.lora.down(key) @ basis).abs().max()) < 1e-5
+
+
+def test_without_the_guard_nothing_is_projected() -> None:
+    training = make_training(make_settings(null_space_guard=False, steps=1))
+    training.run(Recorder())
+    key = ModuleKey(2, "fc2")
+    basis = felt_directions(training.encoder, training.lora, training.guard)[key]
+    assert float((training.lora.down(key) @ basis).abs().max()) > 1e-2

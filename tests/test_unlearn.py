@@ -1,0 +1,378 @@
+"""The public call from end to end, with the tests as a host."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import (
+    LAST_USED,
+    UNKNOWN,
+    Recorder,
+    TinyModel,
+    make_settings,
+    pictures,
+    small_settings,
+    tiny_encoder,
+)
+from torch import nn
+
+from unlearn_core import unlearn as engine
+from unlearn_core.concept import Concept
+from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
+from unlearn_core.lent_model import Prediction
+from unlearn_core.lora_file import complete, lora_bytes, round_to_half
+from unlearn_core.lora_keys import ATTENTION, ModuleKey
+from unlearn_core.losses import drift
+from unlearn_core.prompts import PromptWriter
+from unlearn_core.settings import PRESETS, UnlearnSettings, preset
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.tokenizer import token_ids
+from unlearn_core.unlearn import UnlearnResult, build_encoder, unlearn
+
+DOG = Concept("dog", ("puppy",), keep=("cat",))
+WITH_PICTURES = DOG.replace(images=pictures())
+
+
+def small(name: str = "balanced", **changes: object) -> UnlearnSettings:
+    return preset(name, **small_settings(**changes))
+
+
+def same_lora(a: UnlearnResult, b: UnlearnResult) -> bool:
+    return lora_bytes(a.lora) == lora_bytes(b.lora)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("prediction", ["v", "epsilon"])
+def test_every_preset_runs_and_leaves_the_lent_model_alone(
+    name: str, prediction: Prediction
+) -> None:
+    model, monitor = TinyModel(prediction), Recorder()
+    checksum, state = model.checksum(), torch.random.get_rng_state()
+    settings = small(name)
+    result = unlearn(model, WITH_PICTURES, settings, monitor)
+    assert model.checksum() == checksum
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert len(result.losses) == 6
+    assert result.settings == settings
+    pairs = result.lora.pairs
+    assert complete(result.lora).pairs.keys() == pairs.keys()
+    layers = {key.layer for key in pairs}
+    assert max(layers) == LAST_USED
+    for layer in layers:
+        assert {key.module for key in pairs if key.layer == layer} >= set(ATTENTION)
+    for pair in pairs.values():
+        assert pair.alpha == pair.rank == 4
+        for part in (pair.down, pair.up):
+            assert part.dtype == torch.float32
+            assert torch.equal(part, part.half().float())
+    assert any(bool(pair.up.any()) for pair in pairs.values())
+    stages = ["learning the concept"] if settings.use_pictures else []
+    assert monitor.stages == [*stages, "forgetting"]
+    assert (result.learned is not None) == settings.use_pictures
+    assert lora_bytes(result.lora)
+
+
+def test_the_lora_forgets_and_keeps() -> None:
+    encoder = tiny_encoder()
+    prompts = torch.cat([token_ids(t) for t in ("a photo of a dog", "a photo of a house", "")])
+    before = encoder.encode(prompts)
+    settings = small(steps=80, batch_size=8, forget_prompts=64, keep_prompts=64, rank=8)
+    result = unlearn(TinyModel(), Concept("dog"), settings)
+    with torch.no_grad():
+        for key, pair in result.lora.pairs.items():
+            place = "self_attn" if key.module in ATTENTION else "mlp"
+            linear = encoder.layers[key.layer].get_submodule(f"{place}.{key.module}")
+            assert isinstance(linear, nn.Linear)
+            linear.weight += pair.delta()
+    forgotten, kept, empty = drift(encoder.encode(prompts), before).tolist()
+    assert forgotten > 2 * kept
+    assert forgotten > 2 * empty
+
+
+def test_the_paper_needs_pictures() -> None:
+    model = TinyModel()
+    with pytest.raises(BadConcept, match="need pictures of the concept; give 4 or 5"):
+        unlearn(model, DOG, small("paper"))
+    assert model.calls == {}
+    with pytest.raises(BadConcept, match="need pictures"):
+        unlearn(model, DOG, small(image_weight=1.0))
+
+
+def test_layers_that_the_model_has_not_are_refused_before_any_work() -> None:
+    monitor = Recorder()
+    with pytest.raises(BadSettings, match="layers 0 to 2 can be chosen"):
+        unlearn(TinyModel(), DOG, small(layers="20-22"), monitor)
+    assert monitor.asked == 0
+
+
+def test_settings_that_train_nothing_are_refused_in_words() -> None:
+    weightless = small(forget_weight=0.0, keep_weight=0.0, guard_weight=0.0)
+    with pytest.raises((BadSettings, TrainingFailed)):
+        unlearn(TinyModel(), DOG, weightless)
+
+
+def test_the_pictures_prediction_can_be_moved_too() -> None:
+    with_term = unlearn(TinyModel(), WITH_PICTURES, small(image_weight=5.0))
+    without = unlearn(TinyModel(), WITH_PICTURES, small())
+    assert not same_lora(with_term, without)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[TextEncoder]:
+    """The private encoders that runs have built."""
+    encoders: list[TextEncoder] = []
+
+    def build(model: TinyModel) -> TextEncoder:
+        encoders.append(build_encoder(model))
+        return encoders[-1]
+
+    monkeypatch.setattr(engine, "build_encoder", build)
+    return encoders
+
+
+def check_unchanged(encoder: TextEncoder) -> None:
+    assert encoder.fingerprint() == tiny_encoder().fingerprint()
+    assert {type(m) for m in encoder.layers.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
+    prompts = token_ids("a photo of a dog")
+    assert torch.equal(encoder.prefix(prompts), tiny_encoder().prefix(prompts))
+
+
+def test_a_run_needs_pictures_only_where_it_says_so(built: list[TextEncoder]) -> None:
+    model = TinyModel()
+    result = unlearn(model, DOG, small())
+    assert result.learned is None
+    assert model.calls["encode_image"] == 0
+    check_unchanged(built[0])
+
+
+def test_the_quick_preset_never_calls_the_unet_but_for_previews() -> None:
+    model, monitor = TinyModel(), Recorder()
+    settings = preset("quick", forget_prompts=12, keep_prompts=16, steps=1)
+    unlearn(model, WITH_PICTURES, settings, monitor)
+    assert model.calls["encode_image"] == 0
+    assert model.calls["predict"] == engine.PREVIEW_STEPS
+
+
+# The same seed, the same file
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_same_seed_gives_the_same_file(name: str) -> None:
+    first, again = (unlearn(TinyModel(), WITH_PICTURES, small(name)) for _ in range(2))
+    assert same_lora(first, again)
+    assert first.losses == again.losses
+    assert first.lora.metadata == again.lora.metadata
+    assert not same_lora(first, unlearn(TinyModel(), WITH_PICTURES, small(name, seed=1)))
+
+
+def test_the_metadata_says_what_was_done_and_has_no_time() -> None:
+    result = unlearn(TinyModel(), WITH_PICTURES, small())
+    metadata = result.lora.metadata
+    assert metadata.keys() == {
+        "unlearn_concept",
+        "unlearn_synonyms",
+        "unlearn_names",
+        "unlearn_kind",
+        "unlearn_stand_in",
+        "unlearn_kept",
+        "unlearn_pictures",
+        "unlearn_settings",
+        "unlearn_base_model_hash",
+        "unlearn_torch",
+    }
+    assert metadata["unlearn_concept"] == "dog"
+    assert json.loads(metadata["unlearn_names"]) == list(result.names)
+    assert metadata["unlearn_stand_in"] == result.stand_in.word
+    assert json.loads(metadata["unlearn_kept"]) == list(result.kept)
+    assert metadata["unlearn_pictures"] == "4"
+    assert UnlearnSettings.from_dict(json.loads(metadata["unlearn_settings"])) == small()
+    assert metadata["unlearn_base_model_hash"] == build_encoder(TinyModel()).fingerprint()
+
+
+def test_the_fingerprint_is_that_of_the_weights() -> None:
+    encoder = tiny_encoder()
+    before = encoder.fingerprint()
+    assert tiny_encoder().fingerprint() == before
+    with torch.no_grad():
+        encoder.layers[1].get_submodule("mlp.fc2").weight[0, 0] += 1e-3  # type: ignore[operator]
+    assert encoder.fingerprint() != before
+
+
+# Names and kept words
+
+
+def test_names_are_the_users_then_other_spellings() -> None:
+    result = unlearn(TinyModel(), DOG, small(steps=1))
+    assert result.names[:2] == ("dog", "puppy")
+    assert "dogs" in result.names
+    assert all(tiny_encoder().knows(name) for name in result.names)
+    plain = unlearn(TinyModel(), DOG, small(steps=1, templates="plain"))
+    assert plain.names == ("dog", "puppy")
+
+
+def test_a_slip_of_the_pen_that_is_another_word_is_not_forgotten() -> None:
+    result = unlearn(TinyModel(), Concept("cart"), small(steps=1))
+    assert "cat" not in result.names
+
+
+def test_a_word_that_the_user_keeps_is_not_forgotten_as_a_plural() -> None:
+    concept = Concept("dog", keep=("dogs",))
+    result = unlearn(TinyModel(), concept, small(steps=1))
+    assert not set(result.names) & set(result.kept)
+
+
+def test_kept_words_are_the_users_then_the_nearest() -> None:
+    result = unlearn(TinyModel(), DOG, small(steps=1, keep_nearest=3))
+    assert result.kept[0] == "cat"
+    assert 3 <= len(result.kept) <= 4
+    assert len(set(result.kept)) == len(result.kept)
+    none = unlearn(TinyModel(), Concept("dog"), small(steps=1, keep_nearest=0))
+    assert none.kept == ()
+
+
+@pytest.mark.parametrize("name", ["table", "garden", "city", "orange"])
+def test_no_prompt_to_keep_or_guard_holds_the_concept(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    keep = PromptWriter.keep
+
+    def watch(self: PromptWriter, *arguments: Any) -> Any:
+        prompts = keep(self, *arguments)
+        texts.extend(prompts.texts)
+        return prompts
+
+    monkeypatch.setattr(PromptWriter, "keep", watch)
+    settings = small(steps=1, keep_prompts=200)
+    unlearn(TinyModel(), Concept(name, stand_in="chair"), settings)
+    assert len(texts) == 200
+    assert [text for text in texts if name in text.replace(",", " ").split()] == []
+
+
+# Notes
+
+
+def notes(concept: Concept, **changes: object) -> str:
+    settings = small(**{"steps": 1, **changes})  # type: ignore[arg-type]
+    return "\n".join(unlearn(TinyModel(), concept, settings).notes)
+
+
+def test_the_user_is_told_why_no_vectors_were_learned() -> None:
+    assert "Learned vectors not used: no pictures." in notes(DOG)
+    settings = "Learned vectors not used: these settings leave them out."
+    assert settings in notes(WITH_PICTURES, use_pictures=False)
+    assert settings in notes(WITH_PICTURES, inversion_steps=0)
+    assert "not used: no pictures" not in notes(WITH_PICTURES)
+
+
+def test_the_user_is_told_what_was_not_tested() -> None:
+    untested = "draws the concept was not tested"
+    assert untested in notes(DOG, stand_in_pictures=0)
+    assert untested not in notes(DOG)
+
+
+def test_the_user_is_told_if_the_model_does_not_know_the_concept() -> None:
+    said = f"The model has no word vector for '{UNKNOWN}'"
+    assert said in notes(Concept(UNKNOWN, stand_in="cat"))
+    assert "no word vector" not in notes(DOG)
+
+
+def test_the_user_is_told_if_the_closed_form_has_nothing_to_change() -> None:
+    said = "The closed form changes fc2, which these settings leave alone."
+    assert said in notes(DOG, closed_form=True, modules="attention")
+    assert said not in notes(DOG, closed_form=True)
+
+
+@pytest.mark.parametrize(
+    ("concept", "measured"),
+    [
+        (Concept("dog"), True),
+        (Concept("mosaic", kind="style"), True),
+        (Concept("taylor", kind="person"), False),
+        (Concept("nudity", kind="unsafe"), False),
+    ],
+)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_kind_runs_and_says_whether_it_was_measured(
+    name: str, concept: Concept, measured: bool
+) -> None:
+    concept = concept.replace(images=pictures())
+    result = unlearn(TinyModel(), concept, small(name, steps=3, adversary_every=1))
+    note = f"Results for the kind '{concept.kind}' are not measured."
+    assert (note in result.notes) is not measured
+    assert lora_bytes(result.lora)
+
+
+# Stopping and failing
+
+
+def asked_in_a_whole_run() -> int:
+    monitor = Recorder()
+    unlearn(TinyModel(), WITH_PICTURES, small("robust"), monitor)
+    return monitor.asked
+
+
+def test_it_can_be_stopped_at_every_question() -> None:
+    model = TinyModel()
+    checksum, state = model.checksum(), torch.random.get_rng_state()
+    count = asked_in_a_whole_run()
+    assert count >= 1 + 1 + 4 + 6
+    for question in range(count):
+        with pytest.raises(Cancelled):
+            unlearn(model, WITH_PICTURES, small("robust"), Recorder(stop_at=question))
+        assert model.checksum() == checksum
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("stage", ["learning the concept", "forgetting"])
+def test_a_stopped_run_takes_its_lora_off_again(stage: str, built: list[TextEncoder]) -> None:
+    with pytest.raises(Cancelled):
+        unlearn(TinyModel(), WITH_PICTURES, small(), Recorder(stop_in=stage))
+    check_unchanged(built[0])
+
+
+def test_a_broken_unet_fails_in_words_and_changes_nothing(built: list[TextEncoder]) -> None:
+    model = TinyModel(broken=True)
+    checksum = model.checksum()
+    with pytest.raises(TrainingFailed, match="inversion loss is nan at step 1"):
+        unlearn(model, WITH_PICTURES, small())
+    with pytest.raises(TrainingFailed, match="loss is nan at step 1"):
+        unlearn(model, WITH_PICTURES, small("paper", use_pictures=False))
+    check_unchanged(built[1])
+    assert model.checksum() == checksum
+
+
+def test_nothing_is_printed_and_no_warning_is_raised(
+    capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        unlearn(TinyModel(), WITH_PICTURES, small())
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+    assert [str(warning.message) for warning in recwarn] == []
+    assert caplog.records == []
+
+
+def test_previews_are_pictures() -> None:
+    monitor = Recorder()
+    unlearn(TinyModel(), DOG, small(steps=4), monitor)
+    shown = [r.preview for r in monitor.reports if r.preview is not None]
+    assert len(shown) == 4
+    for preview in shown:
+        assert preview.shape == (3, 64, 64)
+        assert preview.device.type == "cpu"
+        assert 0 <= float(preview.min()) <= float(preview.max()) <= 1
+
+
+def test_the_time_of_every_stage_is_told() -> None:
+    result = unlearn(TinyModel(), WITH_PICTURES, make_settings())
+    assert list(result.seconds) == [
+        "choosing words", "choosing the stand-in", "learning the concept", "forgetting",
+    ]  # fmt: skip
+    assert all(seconds >= 0 for seconds in result.seconds.values())
+    assert ModuleKey(LAST_USED, "fc2") in result.lora.pairs
+    assert round_to_half(result.lora).pairs.keys() == result.lora.pairs.keys()
