@@ -8,6 +8,7 @@ from tiny_model import make_writer
 
 from unlearn_core.concept import Kind
 from unlearn_core.prompt_templates import GUARD_PROMPTS
+from unlearn_core.prompt_writer import PromptWriter, Surroundings, spellings
 from unlearn_core.prompts import (
     OWN_STATE,
     ROLE_BOS,
@@ -18,13 +19,10 @@ from unlearn_core.prompts import (
     FilledTemplate,
     Name,
     Prompts,
-    PromptWriter,
-    Surroundings,
     align,
     fill,
     make_prompts,
     pair_prompts,
-    spellings,
     whole_prompts,
 )
 from unlearn_core.tokenizer import BOS, CHUNK, EOS, PAD, PIECES, VOCABULARY, token_ids, tokenize

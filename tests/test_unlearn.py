@@ -25,7 +25,7 @@ from unlearn_core.lent_model import Prediction
 from unlearn_core.lora_file import complete, lora_bytes, round_to_half
 from unlearn_core.lora_keys import ATTENTION, ModuleKey
 from unlearn_core.losses import drift
-from unlearn_core.prompts import PromptWriter
+from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids

@@ -16,7 +16,7 @@ from torch.nn import functional
 from unlearn_core.concept import Kind
 from unlearn_core.lent_model import Prediction, Progress
 from unlearn_core.prompt_templates import FILLERS, GUARD_PROMPTS
-from unlearn_core.prompts import PromptWriter, Surroundings
+from unlearn_core.prompt_writer import PromptWriter, Surroundings
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize

@@ -91,4 +91,5 @@ class Adversary:
             loss = role_distance(states, wanted[:, :length], roles[:, :length], self.scales).mean()
             (vectors.grad,) = torch.autograd.grad(loss, [vectors])
             optimizer.step()
-        return vectors.detach()
+        found: Tensor = vectors.detach()
+        return found

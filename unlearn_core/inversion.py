@@ -179,12 +179,12 @@ def _prompt_rows(
     concept: Concept, name: Name, styles: Sequence[str]
 ) -> tuple[Tensor, list[str | None]]:
     """Prompts with the vectors in them, (N, 77), and the style that each names."""
-    if concept.kind == "style":
-        plain, styled = STYLE_TEMPLATES, ()
-    else:
-        plain, styled = OBJECT_TEMPLATES, STYLED
-    templates: list[tuple[str, str | None]] = [(template, None) for template in plain]
-    templates += [(t.replace("{style}", style), style) for style in styles for t in styled]
+    is_style = concept.kind == "style"
+    templates: list[tuple[str, str | None]] = [
+        (template, None) for template in (STYLE_TEMPLATES if is_style else OBJECT_TEMPLATES)
+    ]
+    if not is_style:
+        templates += [(t.replace("{style}", style), style) for style in styles for t in STYLED]
     ids = make_prompts([fill(template, name) for template, _ in templates]).token_ids
     return ids, [style for _, style in templates]
 

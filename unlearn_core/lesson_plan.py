@@ -9,7 +9,8 @@ import torch
 from .concept import Concept
 from .inversion import LearnedVectors
 from .prompt_templates import COLORS, FILLERS
-from .prompts import ForgetPrompts, Name, Prompts, PromptWriter, Surroundings, spellings
+from .prompt_writer import PromptWriter, Surroundings, spellings
+from .prompts import ForgetPrompts, Name, Prompts
 from .settings import UnlearnSettings
 from .stand_in import Neighbourhood, StandIn
 from .text_encoder import TextEncoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,17 +59,17 @@ class EncoderLora:
                 drawn = torch.randn(down.shape, generator=generator) / down.shape[1] ** 0.5
                 down.copy_(drawn)
 
-    def _layer(self, key: ModuleKey) -> nn.Module:
+    def _layer(self, key: ModuleKey) -> Any:
         return self.encoder.layers[key.layer].get_submodule(_place(key.module))
 
     def down(self, key: ModuleKey) -> nn.Parameter:
         """(rank, in) float32."""
-        parameter: nn.Parameter = self._layer(key).lora_A[_ADAPTER].weight  # type: ignore[union-attr, index]
+        parameter: nn.Parameter = self._layer(key).lora_A[_ADAPTER].weight
         return parameter
 
     def up(self, key: ModuleKey) -> nn.Parameter:
         """(out, rank) float32."""
-        parameter: nn.Parameter = self._layer(key).lora_B[_ADAPTER].weight  # type: ignore[union-attr, index]
+        parameter: nn.Parameter = self._layer(key).lora_B[_ADAPTER].weight
         return parameter
 
     def frozen(self, key: ModuleKey) -> nn.Linear:
@@ -84,19 +85,19 @@ class EncoderLora:
     def set_strength(self, strength: float) -> None:
         """What the LoRA is multiplied with, as the strength of a LoRA loader."""
         for key in self.modules:
-            self._layer(key).scaling[_ADAPTER] = strength  # type: ignore[union-attr, index]
+            self._layer(key).scaling[_ADAPTER] = strength
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The unchanged encoder, for the time of a `with` block."""
         layers = [self._layer(key) for key in self.modules]
         for layer in layers:
-            layer.enable_adapters(False)  # type: ignore[operator]
+            layer.enable_adapters(False)
         try:
             yield
         finally:
             for layer in layers:
-                layer.enable_adapters(True)  # type: ignore[operator]
+                layer.enable_adapters(True)
 
     def export(self) -> LoraWeights:
         """A copy of the weights, without metadata."""

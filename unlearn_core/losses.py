@@ -64,4 +64,5 @@ def drift(states: Tensor, before: Tensor) -> Tensor:
     """
     change = (states - before)[:, 1:].norm(dim=-1)
     size = before[:, 1:].norm(dim=-1).clamp(min=1e-12)
-    return (change / size).amax(dim=1)
+    greatest: Tensor = (change / size).amax(dim=1)
+    return greatest

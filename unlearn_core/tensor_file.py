@@ -66,7 +66,7 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in sorted(tensors.items())
     }
-    written = save(copies, dict(metadata))
+    written: bytes = save(copies, dict(metadata))
     end = 8 + int.from_bytes(written[:8], "little")
     header = json.dumps(
         json.loads(written[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False
