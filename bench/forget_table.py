@@ -90,8 +90,8 @@ class Protocol:
         others = seen(self.others)
         own = 1 if self.is_style else 0
         return {
-            "concept": concept[own],
-            "concept_other_domain": concept[1 - own],
+            "shown": concept[own],
+            "shown_other_domain": concept[1 - own],
             "neighbours": {word: value[own] for word, value in near.items()},
             "others": others[0],
             "styles": others[1],

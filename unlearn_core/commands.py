@@ -16,7 +16,8 @@ from .demo_model import demo_folder, load_demo_judge
 from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
 from .errors import BadFile, BadSettings, Cancelled
-from .evaluation import Evaluation, Forgotten, Judge, evaluate
+from .evaluation import Evaluation, Judge, evaluate
+from .forgotten import Forgotten
 from .generate import ChosenLora
 from .headline import main_numbers
 from .inversion import invert

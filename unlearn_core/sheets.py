@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .evaluation import CurvePoint, Evaluation, Group
+from .evaluation import Evaluation, Group
 from .pictures import to_image
+from .strength_curve import CurvePoint
 
 TILE = 96
 """Edge of one picture on a sheet, in pixels."""

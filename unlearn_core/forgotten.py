@@ -1,0 +1,68 @@
+"""What a LoRA is said to have forgotten, and prompts that probe it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .concept import Concept, Kind
+from .errors import BadFile
+from .prompts import ForgetPrompts, Name, Prompts, fill, make_prompts, pair_prompts
+from .unlearn import UnlearnResult
+
+# Grammars that the eraser's own templates lack.
+OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
+STYLE_TEMPLATES = ("a house in the style of {it}", "{it} art of a rose", "{it} car")
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What a LoRA is said to have forgotten."""
+
+    concept: Concept
+    names: tuple[str, ...]
+    stand_in: str
+    kept: tuple[str, ...]
+
+    @classmethod
+    def from_result(cls, result: UnlearnResult) -> Forgotten:
+        """As a run has it."""
+        return cls(result.concept, result.names, result.stand_in.word, result.kept)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Forgotten:
+        """As a LoRA file of this engine has it; raises BadFile if the file is another's."""
+        try:
+            names = tuple(json.loads(metadata["unlearn_names"]))
+            kept = tuple(json.loads(metadata["unlearn_kept"]))
+            kind: Kind = metadata["unlearn_kind"]  # type: ignore[assignment]
+            synonyms = tuple(json.loads(metadata["unlearn_synonyms"]))
+            concept = Concept(metadata["unlearn_concept"], synonyms, kind)
+            return cls(concept, names, metadata["unlearn_stand_in"], kept)
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadFile(
+                "The LoRA file does not say what it forgets; name the concept and its stand-in."
+            ) from error
+
+
+def kept_prompts(forgotten: Forgotten) -> Prompts:
+    """A prompt for each kept word and the stand-in, in grammars that the eraser lacks."""
+    kind = forgotten.concept.kind
+    templates = STYLE_TEMPLATES if kind == "style" else OBJECT_TEMPLATES
+    names = [Name.of(word, kind) for word in (*forgotten.kept, forgotten.stand_in)]
+    return make_prompts([fill(templates[i % 3], name) for i, name in enumerate(names)])
+
+
+def concept_prompts(forgotten: Forgotten) -> ForgetPrompts:
+    """The user's names in grammars that the eraser lacks, aligned with the stand-in's."""
+    kind = forgotten.concept.kind
+    templates = STYLE_TEMPLATES if kind == "style" else OBJECT_TEMPLATES
+    stand_in = Name.of(forgotten.stand_in, kind)
+    return pair_prompts(
+        [
+            (fill(template, Name.of(word, kind)), fill(template, stand_in))
+            for template in templates
+            for word in forgotten.concept.names
+        ]
+    )
