@@ -109,7 +109,7 @@ def test_the_guard_prompts_feel_nothing_of_a_guarded_solution() -> None:
     free, guarded = Solved(), Solved(guarded=True)
     basis = guarded.bases[LAST]
     down = guarded.lora.down(LAST)
-    assert float((down @ basis).abs().max()) < 1e-4 * float(down.abs().max())
+    assert float((down @ basis).abs().max()) < 1e-3 * float(down.abs().max())
     assert guarded.distance(guarded.guard) < free.distance(free.guard)
 
 

@@ -20,7 +20,7 @@ from .lora_keys import ModuleKey
 from .losses import RoleScales
 from .prompts import OWN_STATE, ForgetPrompts
 from .text_encoder import TextEncoder
-from .training import ENCODE_BATCH, Lesson, project_away
+from .training import ENCODE_BATCH, Lesson
 
 RIDGE = 1e-3
 """Relative to the mean of the Gram matrix' diagonal."""
@@ -73,7 +73,6 @@ def solve(
     root = size[: lora.rank].sqrt()
     lora.down(key).copy_((root[:, None] * right[: lora.rank]).float())
     lora.up(key).copy_((left[:, : lora.rank] * root).float())
-    project_away(lora, bases)
     return True
 
 
