@@ -71,6 +71,7 @@ def test_a_name_that_a_prompt_may_say_is_refused(stem: str, message: str, tmp_pa
 @pytest.mark.parametrize("stem", ["forget-dog-concept", "dog_v2", "日本-1"])
 def test_a_name_that_no_prompt_says_is_taken(stem: str, tmp_path: Path) -> None:
     save_embedding(VECTORS, tmp_path / f"{stem}.safetensors")
+    assert torch.equal(load_embedding(tmp_path / f"{stem}.safetensors"), VECTORS)
 
 
 @pytest.mark.parametrize("name", ["forget-dog-concept.pt", "forget-dog-concept"])

@@ -214,4 +214,4 @@ def test_a_layer_that_is_not_used_may_be_missing() -> None:
         for name, value in text_encoder_weights().items()
         if not name.startswith(f"text_model.encoder.layers.{LAYERS - 1}.")
     }
-    TextEncoder(weights, LAST_USED, CPU)
+    assert len(TextEncoder(weights, LAST_USED, CPU).layers) == LAST_USED + 1
