@@ -26,6 +26,7 @@ from unlearn_core.lora_file import complete, lora_bytes, round_to_half
 from unlearn_core.lora_keys import ATTENTION, ModuleKey
 from unlearn_core.losses import drift
 from unlearn_core.prompt_writer import PromptWriter
+from unlearn_core.prompts import Prompts, whole_prompts
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids
@@ -249,6 +250,25 @@ def test_no_prompt_to_keep_or_guard_holds_the_concept(
     unlearn(TinyModel(), Concept(name, stand_in="chair"), settings)
     assert len(texts) == 200
     assert [text for text in texts if name in text.replace(",", " ").split()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("dog", 6), ("watermark", 5), ("jpeg artifacts", 5), ("text", 5)]
+)
+def test_no_guard_prompt_protects_the_concept(
+    name: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guards: list[list[str]] = []
+
+    def watch(texts: list[str]) -> Prompts:
+        guards.append(texts)
+        return whole_prompts(texts)
+
+    monkeypatch.setattr(engine, "whole_prompts", watch)
+    unlearn(TinyModel(), Concept(name, stand_in="chair"), small(steps=1))
+    assert guards[0][0] == ""
+    assert len(guards[0]) == expected
+    assert not any(name in text for text in guards[0])
 
 
 # Notes
