@@ -159,6 +159,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in install.TEST_FILES:
         (folder / name).write_text("")
     demo = "import sys, torch\nprint(torch.__version__, sys.argv[1:])\nsys.exit(7)\n"
+    (folder / "unlearn_core/__init__.py").write_text("")
     (folder / "unlearn_core/__main__.py").write_text(demo)
     return folder
 
