@@ -79,7 +79,7 @@ def test_the_lora_forgets_and_keeps() -> None:
     encoder = tiny_encoder()
     prompts = torch.cat([token_ids(t) for t in ("a photo of a dog", "a photo of a house", "")])
     before = encoder.encode(prompts)
-    settings = small(steps=80, batch_size=8, forget_prompts=64, keep_prompts=64, rank=8)
+    settings = small(steps=50, batch_size=8, forget_prompts=64, keep_prompts=64, rank=8)
     result = unlearn(TinyModel(), Concept("dog"), settings)
     with torch.no_grad():
         for key, pair in result.lora.pairs.items():
@@ -334,12 +334,12 @@ def asked_in_a_whole_run() -> int:
     return monitor.asked
 
 
-def test_it_can_be_stopped_at_every_question() -> None:
+def test_it_can_be_stopped_at_any_question() -> None:
     model = TinyModel()
     checksum, state = model.checksum(), torch.random.get_rng_state()
     count = asked_in_a_whole_run()
     assert count >= 1 + 1 + 4 + 6
-    for question in range(count):
+    for question in (*range(0, count, 4), count - 1):
         with pytest.raises(Cancelled):
             unlearn(model, WITH_PICTURES, small("robust"), Recorder(stop_at=question))
         assert model.checksum() == checksum
