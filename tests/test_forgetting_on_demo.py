@@ -11,15 +11,19 @@ import torch
 
 from bench.cells import World
 from unlearn_core.concept import Concept
+from unlearn_core.demo_model import demo_folder
 from unlearn_core.diffusers_model import DiffusersModel, load_model
 from unlearn_core.generate import draw_prompts
+from unlearn_core.inversion import invert
+from unlearn_core.lent_model import SilentMonitor
 from unlearn_core.lora_file import LoraWeights, load_lora, save_lora
 from unlearn_core.lora_math import apply_lora
 from unlearn_core.losses import drift
+from unlearn_core.pictures import read_pictures
 from unlearn_core.settings import preset
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids
-from unlearn_core.unlearn import unlearn
+from unlearn_core.unlearn import build_encoder, unlearn
 
 PICTURES = 8
 FILL = "a cat, a house, a rose, a lemon, a bus, a fish, a pig, a bee, "
@@ -138,3 +142,26 @@ def test_diffusers_reads_the_file_as_the_engine_does(forgetful: Forgetful) -> No
     theirs = pipeline.text_encoder(ids)[0]
     assert float((theirs - before).abs().max()) > 0.1
     assert float((theirs - forgetful.after.encode(ids)).abs().max()) <= 1e-4
+
+
+def test_vectors_are_learned_the_same_twice_with_two_threads(forgetful: Forgetful) -> None:
+    concept = Concept("dog", images=read_pictures(demo_folder() / "pictures" / "dog"))
+    settings = preset("balanced", inversion_steps=12)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second, third = (
+            invert(
+                forgetful.model,
+                build_encoder(forgetful.model),
+                concept,
+                settings,
+                ("cartoon", "sketch"),
+                SilentMonitor(),
+            ).vectors
+            for _ in range(3)
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)

@@ -129,7 +129,8 @@ def invert(
         pick = [u[int(torch.randint(len(u), (), generator=generator))] for u in usable]
         unique = sorted(set(pick))
         encoded = encoder.encode(rows[unique], vectors)
-        text = encoded[[unique.index(i) for i in pick]]
+        place = torch.tensor([unique.index(i) for i in pick], device=encoded.device)
+        text = encoded.index_select(0, place)
         noisy = add_noise(clean, noise, t, model.alphas_cumprod)
         target = training_target(clean, noise, t, model.alphas_cumprod, model.prediction)
         loss = functional.mse_loss(model.predict(noisy, t, text), target)

@@ -42,7 +42,9 @@ class WordVectors(nn.Module):
             return words
         is_learned = token_ids >= VOCABULARY
         rows = (token_ids - VOCABULARY).clamp(0, len(self.learned) - 1)
-        return torch.where(is_learned[..., None], self.learned[rows], words)
+        # Not learned[rows]: the backward of an index adds in the order that threads arrive.
+        learned = nn.functional.embedding(rows, self.learned)
+        return torch.where(is_learned[..., None], learned, words)
 
 
 class _GivenStates(nn.Module):
