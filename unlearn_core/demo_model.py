@@ -80,9 +80,13 @@ class Judge(nn.Module):
         self.object_head = nn.Linear(widths[-1], len(objects))
         self.style_head = nn.Linear(widths[-1], len(styles))
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 64, 64) float32 in [-1, 1] -> what both heads read, (B, width)."""
+        return self.blocks(functional.relu(self.stem(pixels))).mean((2, 3))
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 64, 64) float32 in [-1, 1] -> logits (B, objects) and (B, styles)."""
-        hidden = self.blocks(functional.relu(self.stem(pixels))).mean((2, 3))
+        hidden = self.features(pixels)
         return self.object_head(hidden), self.style_head(hidden)
 
     @torch.no_grad()
