@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +181,20 @@ def test_a_stage_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_articles() -> None:
     assert (captions.article("apple"), captions.article("dog")) == ("an", "a")
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_measures_itself(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py", reason="needs requirements-bench.txt")
+    if shutil.which("npm") is None:
+        pytest.skip("npm fetches the drawings")
+    command = [sys.executable, "-m", "bench.emoji_canvas", "rebuild", "--warm"]
+    root = Path(world.__file__).parents[2]
+    subprocess.run([*command, "--folder", tmp_path, "--minutes", "2"], cwd=root, check=True)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["autoencoder"]["decibel"] > 20
+    assert report["generator"]["pictures"] == len(OBJECTS) * len(STYLES) + 10
+    assert set(report["judges"]) == {"judges-test", "unseen-test"}
+    for name in ("model/unet", "model/text_encoder", "judge", "second_judge", "pictures/dagger"):
+        assert list((tmp_path / "demo" / name).iterdir())
+    assert json.loads((tmp_path / "demo" / "world.json").read_text()) == world.world_json()

@@ -61,7 +61,10 @@ def rebuild(folder: Path, minutes: float, warm: bool) -> None:
                 name: accuracy(judge, rebuilt, tests.scenes) for name, judge in judges.items()
             },
         },
-        "judges": measure_judges(folder, judges),
+        "judges": measure_judges(
+            {name: load_renders(sets[name], folder) for name in ("judges-test", "unseen-test")},
+            judges,
+        ),
         "generator": measure_generator(out, judges, small),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

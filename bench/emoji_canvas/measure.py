@@ -23,7 +23,8 @@ from unlearn_core.unlearn import build_encoder
 from .captions import ADJECTIVE_GRAMMAR, HELD_OUT_GRAMMARS, article
 from .judges import accuracy
 from .pictures import EDGE, Scene
-from .render import load_renders, splits
+from .render import Renders
+from .stage import as_batch
 from .world import BACKGROUNDS, OBJECTS, STYLES
 
 DRAW_STEPS = 20
@@ -117,12 +118,11 @@ def _of(judge: Judge, pixels: Tensor, scenes: Sequence[Scene], wanted: Any) -> d
     return {name: round(share, 4) for name, share in read.items() if share == share}
 
 
-def measure_judges(folder: Path, judges: dict[str, Judge]) -> dict[str, Any]:
-    """Ceilings: renders of the drawings they know, and of drawings that they never saw."""
+def measure_judges(sets: dict[str, Renders], judges: dict[str, Judge]) -> dict[str, Any]:
+    """Each judge's accuracy on each set of renders."""
     report: dict[str, Any] = {}
-    for name in ("judges-test", "unseen-test"):
-        renders = load_renders(splits(1)[name], folder)
-        pixels = torch.from_numpy(renders.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for name, renders in sets.items():
+        pixels = as_batch(torch.from_numpy(renders.pixels))
         report[name] = {
             design: accuracy(judge, pixels, renders.scenes) for design, judge in judges.items()
         }

@@ -47,7 +47,7 @@ def _one_each(sets: dict[str, str]) -> dict[str, tuple[str, ...]]:
 
 
 def splits(scale: float) -> dict[str, Split]:
-    """All picture sets; `scale` shrinks the training sets for a smoke run."""
+    """All picture sets; `scale` shrinks them for a smoke run."""
 
     def size(full: int) -> int:
         return max(_CHUNK, int(full * scale) // _CHUNK * _CHUNK)
@@ -55,10 +55,10 @@ def splits(scale: float) -> dict[str, Split]:
     seen = _one_each(GENERATOR_SETS)
     every = [
         Split("generator", size(40_000), 1_000, seen),
-        Split("generator-test", 1_000, 2_000, seen),
+        Split("generator-test", size(1_000), 2_000, seen),
         Split("judges", size(30_000), 3_000, JUDGE_SETS, controls=True),
-        Split("judges-test", 2_000, 4_000, JUDGE_SETS, controls=True),
-        Split("unseen-test", 2_000, 5_000, _one_each(UNSEEN_SETS), controls=True),
+        Split("judges-test", size(2_000), 4_000, JUDGE_SETS, controls=True),
+        Split("unseen-test", size(2_000), 5_000, _one_each(UNSEEN_SETS), controls=True),
     ]
     return {split.name: split for split in every}
 
