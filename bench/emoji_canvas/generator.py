@@ -23,7 +23,10 @@ from .stage import Average, Stage
 WIDTH = 192
 CHANNELS = (64, 128, 192)
 POSITIONS = 77
-BATCH = 64
+PICTURES = 32
+"""Pictures, each with one caption, in a batch."""
+NOISES = 4
+"""Steps and noises for each of them: the text is encoded once for all."""
 SEED = 2
 _LEARNING_RATE = 1.0e-3
 _TEXT_SHARE = 0.7
@@ -151,11 +154,16 @@ class Generator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Weighted v-prediction loss with Min-SNR-5 (Hang et al. 2023), and the names' loss.
 
-        latents and noise (B, 4, 8, 8), scaled; rows (B, positions); named (B, labels); steps (B,).
+        latents (B, 4, 8, 8), scaled; rows (B, positions); named (B, labels); steps (n B,) and noise
+        (n B, 4, 8, 8): picture 0 with n noises first, then picture 1.
         """
+        each = len(steps) // len(latents)
+        latents = latents.repeat_interleave(each, 0)
         signal, spread = self.signal[steps].view(-1, 1, 1, 1), self.noise[steps].view(-1, 1, 1, 1)
         encoded = self.text_encoder(rows).last_hidden_state
-        drawn = self.unet(signal * latents + spread * noise, steps, encoded).sample
+        drawn = self.unet(
+            signal * latents + spread * noise, steps, encoded.repeat_interleave(each, 0)
+        ).sample
         error = (drawn - (signal * noise - spread * latents)).square().mean((1, 2, 3))
         end = (rows == self.end).int().argmax(1)
         read = self.names(encoded[torch.arange(len(rows)), end])
@@ -195,7 +203,6 @@ def train_generator(
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     torch.manual_seed(SEED + step)
-    loss_of = torch.compile(model)
     losses: list[float] = []
 
     def save() -> None:
@@ -210,16 +217,17 @@ def train_generator(
         rate = min(1.0, (step + 1) / 150) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
         optimizer.param_groups[0]["lr"] = _LEARNING_RATE * rate
         optimizer.param_groups[1]["lr"] = _LEARNING_RATE * rate * _TEXT_SHARE
-        picked = torch.randint(len(latents), (BATCH,))
-        told = torch.randint(captions.rows.shape[1], (BATCH,))
+        picked = torch.randint(len(latents), (PICTURES,))
+        told = torch.randint(captions.rows.shape[1], (PICTURES,))
         rows, named = captions.rows[picked, told], captions.named[picked, told]
-        dropped = torch.rand(BATCH) < _DROPPED
+        dropped = torch.rand(PICTURES) < _DROPPED
         rows[dropped], named[dropped] = captions.empty, False
         if share < _LONG_FROM:
             rows = rows[:, :_SHORT]
-        steps = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * TRAIN_STEPS).long()
-        noise = torch.randn(BATCH, *latents.shape[1:])
-        loss, names = loss_of(latents[picked], rows, named, steps, noise)
+        batch = PICTURES * NOISES
+        steps = ((torch.randperm(batch) + torch.rand(batch)) / batch * TRAIN_STEPS).long()
+        noise = torch.randn(batch, *latents.shape[1:])
+        loss, names = model(latents[picked], rows, named, steps, noise)
         optimizer.zero_grad()
         (loss + _NAMES_WEIGHT * names).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
