@@ -82,7 +82,8 @@ class Judge(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """(B, 3, 64, 64) float32 in [-1, 1] -> what both heads read, (B, width)."""
-        return self.blocks(functional.relu(self.stem(pixels))).mean((2, 3))
+        hidden: Tensor = self.blocks(functional.relu(self.stem(pixels)))
+        return hidden.mean((2, 3))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 64, 64) float32 in [-1, 1] -> logits (B, objects) and (B, styles)."""
