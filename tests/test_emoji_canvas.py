@@ -17,6 +17,7 @@ from bench.emoji_canvas import captions, pictures, world
 from bench.emoji_canvas.autoencoder import encode, new_autoencoder, reconstruct, whiten
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS, LABELS, write_caption
 from bench.emoji_canvas.drawings import SETS, SIZE
+from bench.emoji_canvas.judges import load_transformer_judge, new_judge, save_judge
 from bench.emoji_canvas.muon import orthogonal
 from bench.emoji_canvas.pictures import (
     GENERATOR_SETS,
@@ -177,6 +178,17 @@ def test_a_stage_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert state["step"] == 7
     assert 0.75 <= resumed.share < 0.8
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_transformer_judge_comes_back_from_its_file(tmp_path: Path) -> None:
+    judge = new_judge("transformer").eval()
+    save_judge(judge, tmp_path)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        for written, read in zip(
+            judge(pixels), load_transformer_judge(tmp_path)(pixels), strict=True
+        ):
+            assert (written - read).abs().max() < 1e-2
 
 
 def test_articles() -> None:

@@ -88,10 +88,6 @@ class Captions:
     tokens: Tensor
     """(rows,) int64: the CLIP token of each row."""
 
-    def row(self, token: int) -> int:
-        """The row of a CLIP token."""
-        return int((self.tokens == token).nonzero())
-
     @property
     def empty(self) -> Tensor:
         """(POSITIONS,) the rows of ""."""

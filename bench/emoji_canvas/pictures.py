@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageFilter
 
 from .drawings import SIZE, lacks
 from .world import BACKGROUNDS, STYLES
@@ -160,7 +160,8 @@ def _flat(layer: NDArray[np.float32], background: NDArray[np.float32]) -> NDArra
 
 def _3d(layer: NDArray[np.float32], background: NDArray[np.float32]) -> NDArray[np.float32]:
     """A soft shadow that falls to the lower right."""
-    shadow = ImageChops.offset(_alpha(layer).filter(ImageFilter.GaussianBlur(5)), 7, 9)
+    shadow = _alpha(layer).filter(ImageFilter.GaussianBlur(5))
+    shadow = shadow.transform(shadow.size, Image.Transform.AFFINE, (1, 0, -7, 0, 1, -9))
     return _over(layer, background * (1 - 0.6 * _share(shadow)))
 
 
