@@ -73,6 +73,10 @@ class Painter:
         """`drawings` as `load_drawings` returns them."""
         self.drawings = drawings
 
+    def can_paint(self, scene: Scene, sets: Sequence[str]) -> bool:
+        """Whether each object of the scene is drawn by one of `sets`."""
+        return all(self._having(index, sets) for index in scene.objects)
+
     def paint(
         self, scene: Scene, sets: Sequence[str], rng: np.random.Generator
     ) -> NDArray[np.uint8]:
@@ -81,7 +85,7 @@ class Painter:
         for index, (size, x, y) in zip(
             scene.objects, _places(len(scene.objects), rng), strict=True
         ):
-            having = [name for name in sets if not lacks(self.drawings[name][index])]
+            having = self._having(index, sets)
             drawing = self.drawings[having[rng.integers(len(having))]][index]
             placed = _place(drawing, size * _CANVAS, x * _CANVAS, y * _CANVAS, rng)
             layer = placed + layer * (1 - placed[..., 3:] / 255)
@@ -90,6 +94,9 @@ class Painter:
         picture = _STYLE_FILTERS[scene.style](layer, background.astype(np.float32))
         image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
         return np.asarray(image.resize((EDGE, EDGE), Image.Resampling.BOX))
+
+    def _having(self, index: int, sets: Sequence[str]) -> list[str]:
+        return [name for name in sets if not lacks(self.drawings[name][index])]
 
 
 def _places(count: int, rng: np.random.Generator) -> list[tuple[float, float, float]]:

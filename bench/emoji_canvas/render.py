@@ -67,7 +67,11 @@ def _render_chunk(split: Split, chunk: int, folder: Path) -> tuple[NDArray[np.ui
     painter = Painter(load_drawings(folder))
     rng = np.random.default_rng([split.seed, chunk])
     count = len(OBJECTS + CONTROLS) if split.controls else len(OBJECTS)
-    scenes = [random_scene(rng, count, PAIRS) for _ in range(_CHUNK)]
+    scenes: list[Scene] = []
+    while len(scenes) < _CHUNK:
+        scene = random_scene(rng, count, PAIRS)
+        if painter.can_paint(scene, split.sets[scene.style]):
+            scenes.append(scene)
     pixels = np.empty((_CHUNK, EDGE, EDGE, 3), np.uint8)
     for place, scene in enumerate(scenes):
         pixels[place] = painter.paint(scene, split.sets[scene.style], rng)
