@@ -184,6 +184,7 @@ def test_bad_settings_are_refused_before_anything_is_drawn(
 def test_cancel_stops_at_the_next_step(encoder: TextEncoder) -> None:
     class Stops:
         reports = 0
+        shows_pictures = False
 
         def report(self, progress: object) -> None:
             self.reports += 1

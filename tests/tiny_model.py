@@ -139,6 +139,8 @@ class TinyModel:
 class Recorder:
     """A monitor that keeps every report, and stops at the given question (0 is the first)."""
 
+    shows_pictures = True
+
     def __init__(self, stop_at: int | None = None, stop_in: str | None = None) -> None:
         self.reports: list[Progress] = []
         self.asked = 0

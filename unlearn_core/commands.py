@@ -16,11 +16,10 @@ from .demo_model import demo_folder, load_demo_judge
 from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
 from .errors import BadFile, BadSettings, Cancelled
-from .evaluation import Evaluation, Judge, evaluate
+from .evaluation import Evaluation, Judge, evaluate, with_lora
 from .forgotten import Forgotten
 from .generate import ChosenLora
 from .headline import main_numbers
-from .inversion import invert
 from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
 from .output_files import (
@@ -34,10 +33,9 @@ from .pictures import read_pictures
 from .report import write_report
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
-from .stand_in import choose_stand_in, look_around
 from .tensor_file import write_whole
 from .tokenizer import strip_weights
-from .unlearn import UnlearnResult, build_encoder, unlearn
+from .unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
 
 DEMO = "demo"
 RECIPE = "It is a recipe for drawing the concept: keep it to yourself."
@@ -72,15 +70,9 @@ def make_concept(
     stand_in: str | None = None,
     keep: str = "",
 ) -> Concept:
-    """A concept from words as they are typed, lists with commas, emphasis left out."""
-    return Concept(
-        strip_weights(name),
-        tuple(strip_weights(synonyms).split(",")),
-        kind,
-        strip_weights(stand_in) if stand_in else None,
-        tuple(strip_weights(keep).split(",")),
-        read_pictures(images) if images else (),
-    )
+    """A concept from words as they are typed and a folder of pictures."""
+    concept = Concept.from_text(name, kind, synonyms, stand_in, keep)
+    return concept.replace(images=read_pictures(images)) if images else concept
 
 
 def forget(
@@ -135,9 +127,7 @@ def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Pa
     """Write the word vectors that mean what the pictures show (textual inversion)."""
     check_embedding_file(out)
     model = session.load()
-    encoder = build_encoder(model)
-    styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
-    learned = invert(model, encoder, concept, settings, styles, session.monitor)
+    learned = learn_vectors(model, concept, settings, session.monitor)
     stop_if_asked(session.monitor)
     make_folder(out.parent)
     save_embedding(learned.vectors, out)
@@ -184,15 +174,11 @@ def measure(
     made_for = lora.metadata.get("unlearn_base_model_hash")
     if made_for is not None and made_for != encoder.fingerprint():
         session.say("note: this LoRA was made for another text encoder than this model's.")
-    around = look_around(encoder, concept)
-    choice = choose_stand_in(encoder, concept, around, None, 0, seed, session.monitor)
-    forgotten = Forgotten(
-        concept,
-        tuple(dict.fromkeys((*concept.names, *(known.names if known else ())))),
-        choice.word,
-        known.kept if known else around.nearest(UnlearnSettings().keep_nearest),
-    )
-    session.say(f"stand-in: {choice.word}; kept first: {', '.join(forgotten.kept)}")
+    forgotten = Forgotten.by_nearness(encoder, concept, seed)
+    if known is not None:
+        names = tuple(dict.fromkeys((*concept.names, *known.names)))
+        forgotten = dataclasses.replace(forgotten, names=names, kept=known.kept)
+    session.say(f"stand-in: {forgotten.stand_in}; kept first: {', '.join(forgotten.kept)}")
     return _report(session, model, forgotten, lora, report, seed, None)
 
 
@@ -278,7 +264,8 @@ def _report(
     result: UnlearnResult | None,
 ) -> Evaluation:
     judge = session.judge(forgotten.concept.kind)
-    evaluation = evaluate(model, forgotten, lora, seed, session.monitor, judge)
+    weights_at = with_lora(model.text_encoder_weights(), lora)
+    evaluation = evaluate(model, forgotten, weights_at, seed, session.monitor, judge)
     stop_if_asked(session.monitor)
     paths = write_report(folder, evaluation, result)
     for line in main_numbers(evaluation):

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from .errors import BadConcept
-from .tokenizer import tokenize
+from .tokenizer import strip_weights, tokenize
 
 Kind = Literal["object", "style", "person", "unsafe"]
 KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")
@@ -61,6 +61,24 @@ class Concept:
                 raise BadConcept(f"{word!r} can't be forgotten and kept at the same time.")
         for number, image in enumerate(self.images, start=1):
             _check_image(number, image)
+
+    @classmethod
+    def from_text(
+        cls,
+        name: str,
+        kind: Kind = "object",
+        synonyms: str = "",
+        stand_in: str | None = None,
+        keep: str = "",
+    ) -> Concept:
+        """From words as they are typed: lists with commas, a prompt's emphasis left out."""
+        return cls(
+            strip_weights(name),
+            tuple(strip_weights(synonyms).split(",")),
+            kind,
+            strip_weights(stand_in) if stand_in else None,
+            tuple(strip_weights(keep).split(",")),
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

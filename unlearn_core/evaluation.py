@@ -6,12 +6,13 @@ before and after is drawn from the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .errors import WrongModel
 from .forgotten import Forgotten, kept_prompts
 from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
 from .lora_file import LoraWeights
@@ -22,6 +23,9 @@ from .prompts import Name, fill, make_prompts, whole_prompts
 from .strength_curve import DRAW_STEPS, CurvePoint, draw_prompt, recommend, strength_curve
 from .text_encoder import TextEncoder
 from .word_tables import nouns, styles
+
+WeightsAt = Callable[[float], Mapping[str, Tensor]]
+"""The text encoder's weights at a strength: 0 is before, 1 after."""
 
 SHEET_COLUMNS = 4
 JUDGED_PICTURES = 16
@@ -58,7 +62,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers and pictures of one LoRA; all at strength 1 but for the curve."""
+    """Numbers and pictures of one change of the text encoder; at strength 1 but for the curve."""
 
     forgotten: Forgotten
     groups: tuple[Group, ...]
@@ -71,21 +75,42 @@ class Evaluation:
     seed: int
 
 
+def with_lora(weights: Mapping[str, Tensor], lora: LoraWeights) -> WeightsAt:
+    """Weights with a LoRA at each strength; raises WrongModel if it doesn't fit them."""
+    return lambda strength: apply_lora(weights, lora, strength)
+
+
+def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> WeightsAt:
+    """Weights on the line through two text encoders; raises WrongModel if they don't fit."""
+    shapes = [{name: weight.shape for name, weight in side.items()} for side in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise WrongModel(
+            "The text encoders before and after are of two different models: compare one CLIP with "
+            "the same CLIP after forgetting."
+        )
+
+    changed = [name for name, weight in before.items() if not weight.equal(after[name])]
+
+    def at(strength: float) -> dict[str, Tensor]:
+        moved = {n: torch.lerp(before[n].float(), after[n].float(), strength) for n in changed}
+        return {**before, **moved}
+
+    return at
+
+
 @torch.no_grad()
 def evaluate(
     model: LentModel,
     forgotten: Forgotten,
-    lora: LoraWeights,
+    weights_at: WeightsAt,
     seed: int,
     monitor: RunMonitor,
     judge: Judge | None = None,
 ) -> Evaluation:
-    """Compare the lent model with and without the LoRA; raises WrongModel, Cancelled."""
-    weights = model.text_encoder_weights()
+    """Compare the lent model before and after; raises WrongModel, Cancelled."""
 
     def encoder_at(strength: float) -> TextEncoder:
-        changed = apply_lora(weights, lora, strength)
-        return TextEncoder(changed, model.last_used_layer, model.device)
+        return TextEncoder(dict(weights_at(strength)), model.last_used_layer, model.device)
 
     before, after = encoder_at(0.0), encoder_at(1.0)
     subjects = _subjects(forgotten, before)

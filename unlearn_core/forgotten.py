@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 from .concept import Concept, Kind
 from .errors import BadFile
+from .lent_model import SilentMonitor
 from .prompts import ForgetPrompts, Name, Prompts, fill, make_prompts, pair_prompts
+from .settings import UnlearnSettings
+from .stand_in import choose_stand_in, look_around
+from .text_encoder import TextEncoder
 from .unlearn import UnlearnResult
 
 # Grammars that the eraser's own templates lack.
@@ -29,6 +33,14 @@ class Forgotten:
     def from_result(cls, result: UnlearnResult) -> Forgotten:
         """As a run has it."""
         return cls(result.concept, result.names, result.stand_in.word, result.kept)
+
+    @classmethod
+    def by_nearness(cls, encoder: TextEncoder, concept: Concept, seed: int) -> Forgotten:
+        """As a run would choose from the words alone; raises BadConcept."""
+        around = look_around(encoder, concept)
+        choice = choose_stand_in(encoder, concept, around, None, 0, seed, SilentMonitor())
+        kept = around.nearest(UnlearnSettings().keep_nearest)
+        return cls(concept, concept.names, choice.word, kept)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Forgotten:

@@ -136,8 +136,8 @@ def invert(
         loss = functional.mse_loss(model.predict(noisy, t, text), target)
         if not bool(loss.isfinite()):
             raise TrainingFailed(
-                f"The inversion loss is {float(loss)} at step {step + 1}; lower the inversion "
-                "learning rate."
+                f"The inversion loss is {float(loss.detach())} at step {step + 1}; lower the "
+                "inversion learning rate."
             )
         optimizer.zero_grad()
         loss.backward()

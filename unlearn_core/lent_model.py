@@ -70,6 +70,9 @@ class Progress:
 class RunMonitor(Protocol):
     """Where a host shows progress, and where its user asks to stop."""
 
+    shows_pictures: bool
+    """Whether previews can be seen; where not, none are drawn."""
+
     def report(self, progress: Progress) -> None:
         """Show the progress; called about once a step."""
 
@@ -79,6 +82,8 @@ class RunMonitor(Protocol):
 
 class SilentMonitor:
     """A monitor that shows nothing and never stops."""
+
+    shows_pictures = False
 
     def report(self, progress: Progress) -> None:
         """Show nothing."""

@@ -25,6 +25,8 @@ class ProgressBar:
     comes back on leaving. In another thread than the main one signals are left alone.
     """
 
+    shows_pictures = False
+
     def __init__(self, stream: TextIO | None = None) -> None:
         """Show bars on `stream`; None means stderr."""
         self._stream = stream if stream is not None else sys.stderr

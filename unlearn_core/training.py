@@ -198,7 +198,7 @@ class Training:
                     total=settings.steps,
                     loss=losses[-1],
                     seconds_left=per_step * (settings.steps - step - 1),
-                    preview=self.preview() if show else None,
+                    preview=self.preview() if show and monitor.shows_pictures else None,
                 )
             )
         self.lora.set_strength(1.0)

@@ -62,13 +62,25 @@ def unlearn(
     concept: Concept,
     settings: UnlearnSettings | None = None,
     monitor: RunMonitor | None = None,
+    learned: LearnedVectors | None = None,
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
-    The lent model is only read. Raises BadSettings, BadConcept, WrongModel, TrainingFailed or
+    `learned` are vectors that `invert` gave before; without them they are learned from the
+    concept's pictures, if the settings use these. The lent model is only read. Raises BadSettings, BadConcept, WrongModel, TrainingFailed or
     Cancelled.
     """
-    return _Run(model, concept, settings or UnlearnSettings(), monitor or SilentMonitor()).go()
+    settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
+    return _Run(model, concept, settings, monitor, learned).go()
+
+
+def learn_vectors(
+    model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
+) -> LearnedVectors:
+    """The first step alone: word vectors from the concept's pictures, see `invert`."""
+    encoder = build_encoder(model)
+    styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
+    return invert(model, encoder, concept, settings, styles, monitor)
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
@@ -78,7 +90,12 @@ def build_encoder(model: LentModel) -> TextEncoder:
 
 class _Run:
     def __init__(
-        self, model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
+        self,
+        model: LentModel,
+        concept: Concept,
+        settings: UnlearnSettings,
+        monitor: RunMonitor,
+        learned: LearnedVectors | None,
     ) -> None:
         if not settings.forgets:
             raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
@@ -89,6 +106,7 @@ class _Run:
             )
         self.model, self.concept, self.settings = model, concept, settings
         self.monitor = monitor
+        self.learned = learned
         self.seconds: dict[str, float] = {}
         self.encoder = build_encoder(model)
         self.modules = chosen_modules(settings, self.encoder.last_used_layer)
@@ -147,7 +165,11 @@ class _Run:
 
     def _invert(self, around: Neighbourhood) -> LearnedVectors | None:
         settings = self.settings
-        if not settings.use_pictures or settings.inversion_steps == 0 or not self.concept.images:
+        if not settings.use_pictures:
+            return None
+        if self.learned is not None:
+            return self.learned
+        if settings.inversion_steps == 0 or not self.concept.images:
             return None
         styles = around.known_styles[: settings.caption_styles]
         return invert(self.model, self.encoder, self.concept, settings, styles, self.monitor)
@@ -216,7 +238,8 @@ class _Run:
         if concept.kind not in MEASURED_KINDS:
             yield f"Results for the kind {concept.kind!r} are not measured."
         if learned is None:
-            why = "these settings leave them out" if concept.images else "no pictures"
+            left_out = concept.images or self.learned
+            why = "these settings leave them out" if left_out else "no pictures"
             yield f"Learned vectors not used: {why}."
         elif not learned.accepted:
             yield (
