@@ -47,8 +47,7 @@ def apply_lora(
     BadSettings for a strength that is not finite.
     """
     _check_strength(strength)
-    for key, pair in lora.pairs.items():
-        _check_fit(weights, key, pair)
+    check_fit(weights, lora)
     changed = dict(weights)
     if strength:
         for key, pair in lora.pairs.items():
@@ -56,6 +55,12 @@ def apply_lora(
             delta = pair.delta().to(weight.device)
             changed[weight_name(key)] = weight.float() + strength * delta
     return changed
+
+
+def check_fit(weights: Mapping[str, Tensor], lora: LoraWeights) -> None:
+    """Raise WrongModel if the LoRA names a layer that these weights lack or of another width."""
+    for key, pair in lora.pairs.items():
+        _check_pair(weights, key, pair)
 
 
 def _join(key: ModuleKey, parts: Sequence[tuple[LoraPair, float]]) -> LoraPair:
@@ -75,7 +80,7 @@ def _join(key: ModuleKey, parts: Sequence[tuple[LoraPair, float]]) -> LoraPair:
     return LoraPair(down, torch.cat(ups, dim=1), alpha=greatest * down.shape[0])
 
 
-def _check_fit(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -> None:
+def _check_pair(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -> None:
     weight = weights.get(weight_name(key))
     if weight is None:
         raise WrongModel(

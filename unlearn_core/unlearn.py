@@ -66,9 +66,9 @@ def unlearn(
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
-    `learned` are vectors that `invert` gave before; without them they are learned from the
-    concept's pictures, if the settings use these. The lent model is only read. Raises BadSettings, BadConcept, WrongModel, TrainingFailed or
-    Cancelled.
+    `learned` are vectors that `learn_vectors` gave before; without them they are learned from the
+    concept's pictures, if the settings use these. The lent model is only read. Raises BadSettings,
+    BadConcept, WrongModel, TrainingFailed or Cancelled.
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     return _Run(model, concept, settings, monitor, learned).go()

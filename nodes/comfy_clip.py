@@ -1,0 +1,80 @@
+"""ComfyUI's CLIP: which layer conditions the picture, its weights, a LoRA on top of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.lora
+import comfy.sd
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from ..unlearn_core.errors import WrongModel
+from ..unlearn_core.lora_file import LoraWeights, lora_bytes
+from ..unlearn_core.lora_keys import LAST_LAYER
+from ..unlearn_core.lora_math import check_fit
+
+_ROOT = "clip_h.transformer."
+_PREFIX = f"{_ROOT}text_model."
+
+
+def active_layer(clip: Any) -> int:
+    """The text encoder layer that conditions the picture: 22, or less with Clip Skip.
+
+    Raises WrongModel for anything but SD2's CLIP.
+    """
+    stage = clip.cond_stage_model
+    text = getattr(stage, "clip_h", None)
+    if text is None or hasattr(stage, "clip_l") or hasattr(stage, "clip_g"):
+        raise WrongModel(f"CLIP is {_family(stage)}; this pack needs that of Stable Diffusion 2.")
+    index = clip.layer_idx if clip.layer_idx is not None else text.options_default[1]
+    count = int(text.num_layers)
+    layer = count + index if index is not None and index < 0 else count - 1
+    if not 0 <= layer <= min(LAST_LAYER, count - 2):
+        raise WrongModel(
+            f"CLIP uses its layer {layer} of {count}, which Stable Diffusion 2 never does and no "
+            "LoRA file can name: take CLIP Set Last Layer out, or set it to -2 or below."
+        )
+    return layer
+
+
+def text_weights(clip: Any, alone: bool = False) -> dict[str, Tensor]:
+    """CLIPTextModel weights, copied to float32, with the LoRAs that CLIP carries unless `alone`."""
+    weights = {}
+    for key, (first, *patches) in clip.patcher.get_key_patches(_PREFIX).items():
+        stored, convert = first
+        value = convert(stored, inplace=False).detach().to("cpu", torch.float32, copy=True)
+        if patches and not alone:
+            value = comfy.lora.calculate_weight(patches, value, key)
+        if "position_ids" not in key:
+            weights[key.removeprefix(_ROOT)] = value
+    return weights
+
+
+def text_width(clip: Any) -> int:
+    """Width of the text encoder's states: 1024 on SD2."""
+    return int(clip.cond_stage_model.clip_h.transformer.get_input_embeddings().weight.shape[1])
+
+
+def has_loras(clip: Any) -> bool:
+    """Whether CLIP carries LoRAs already."""
+    return any(key.startswith(_PREFIX) for key in clip.patcher.patches)
+
+
+def with_lora(clip: Any, lora: LoraWeights, strength: float) -> Any:
+    """CLIP with the LoRA as its file holds it, in a clone; raises WrongModel if it doesn't fit."""
+    active_layer(clip)
+    stored = clip.patcher.get_key_patches(_PREFIX).items()
+    check_fit({key.removeprefix(_ROOT): first[0] for key, (first, *_) in stored}, lora)
+    _, changed = comfy.sd.load_lora_for_models(None, clip, load(lora_bytes(lora)), 0, strength)
+    return changed
+
+
+def _family(stage: Any) -> str:
+    if hasattr(stage, "clip_g"):
+        return "of SDXL"
+    if hasattr(stage, "clip_l"):
+        width = stage.clip_l.transformer.get_input_embeddings().weight.shape[1]
+        return f"of Stable Diffusion 1.x (its text width is {width})"
+    return f"of another model ({type(stage).__name__})"

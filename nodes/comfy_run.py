@@ -1,0 +1,101 @@
+"""A run inside ComfyUI: gradients, progress and interruption, and the host as it was before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management as management
+import comfy.utils
+import torch
+from PIL import Image
+from server import PromptServer
+
+from ..unlearn_core.errors import Cancelled, TrainingFailed
+from ..unlearn_core.lent_model import Progress
+from ..unlearn_core.pictures import to_image
+
+_PREVIEW_EDGE = 256
+_SECONDS_BETWEEN_TEXTS = 0.2
+
+
+class ComfyMonitor:
+    """Shows progress on the node and asks ComfyUI whether the user wants to stop."""
+
+    def __init__(self, node_id: str, shows_pictures: bool) -> None:
+        self.shows_pictures = shows_pictures
+        self._node_id = node_id
+        self._stage = ""
+        self._bar: Any = None
+        self._last_text = 0.0
+
+    def report(self, progress: Progress) -> None:
+        """Move the node's bar, write step and loss below it, show the preview."""
+        if progress.stage != self._stage:
+            self._stage, self._last_text = progress.stage, 0.0
+            self._bar = comfy.utils.ProgressBar(progress.total)
+        preview = None
+        if progress.preview is not None:
+            image = to_image(progress.preview * 2 - 1)
+            if image.width < _PREVIEW_EDGE:
+                image = image.resize((_PREVIEW_EDGE, _PREVIEW_EDGE), Image.Resampling.NEAREST)
+            preview = ("JPEG", image, 512)
+        self._bar.update_absolute(progress.step, progress.total, preview)
+        now = time.monotonic()
+        if now - self._last_text > _SECONDS_BETWEEN_TEXTS or progress.step == progress.total:
+            self._last_text = now
+            PromptServer.instance.send_progress_text(_in_words(progress), self._node_id)
+
+    def should_stop(self) -> bool:
+        """Whether Interrupt was pressed."""
+        return bool(management.processing_interrupted())
+
+
+@contextmanager
+def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
+    """Gradients inside a node, and the host as it was afterwards, whatever happens.
+
+    Turns Cancelled into ComfyUI's own interruption and running out of memory into TrainingFailed.
+    """
+    unet = getattr(model, "model", None)
+    cast = unet.manual_cast_dtype if unet is not None else None
+    flags = _cast_flags(unet)
+    trained_before = getattr(management, "in_training", None)
+    if trained_before is not None:  # newer hosts then leave their shared cast buffers alone
+        management.in_training = True
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    except Cancelled as error:
+        management.interrupt_current_processing(False)
+        raise management.InterruptProcessingException() from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingFailed(
+            f"Out of memory on {clip.patcher.load_device}. Lower batch_size, inversion_batch or "
+            "stand_in_pictures in Unlearning Settings, or choose the preset quick, which needs no "
+            "MODEL. Nothing was changed."
+        ) from error
+    finally:
+        if trained_before is not None:
+            management.in_training = trained_before
+        if unet is not None:
+            unet.manual_cast_dtype = cast
+        for part, flag in flags:
+            part.comfy_cast_weights = flag
+        management.soft_empty_cache()
+
+
+def _in_words(progress: Progress) -> str:
+    words = f"{progress.stage}: {progress.step} of {progress.total}"
+    if progress.loss is not None:
+        words += f", loss {progress.loss:.3g}"
+    if progress.seconds_left is not None:
+        words += f", {progress.seconds_left:.0f} s left"
+    return words
+
+
+def _cast_flags(unet: Any) -> list[tuple[Any, bool]]:
+    parts = unet.modules() if unet is not None else ()
+    return [(p, p.comfy_cast_weights) for p in parts if hasattr(p, "comfy_cast_weights")]
