@@ -1,7 +1,14 @@
-"""ComfyUI's door into SD Unlearn.
+"""ComfyUI's door into SD Unlearn; nothing is imported before the host asks for the nodes."""
 
-This release has no nodes yet: ComfyUI loads the pack, finds nothing to add and goes on. The
-headless command (`python install.py --demo`) is what works today.
-"""
+from __future__ import annotations
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
+from typing import Any
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint() -> Any:
+    """Called once by ComfyUI at its start."""
+    from .nodes.extension import UnlearnExtension
+
+    return UnlearnExtension()

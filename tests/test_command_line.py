@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from unlearn_core import commands, evaluation, inversion, settings, strength_curve, unlearn
+from unlearn_core import commands, evaluation, inversion, settings, strength_curve
 from unlearn_core.__main__ import main
 from unlearn_core.command_line import build_parser
 from unlearn_core.demo_model import demo_folder
@@ -54,7 +54,7 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
     for module, name, value in (
         (evaluation, "JUDGED_PICTURES", 2),
         (evaluation, "SHEET_COLUMNS", 2),
-        (unlearn, "PREVIEW_STEPS", 1),
+        (inversion, "PREVIEW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
         (strength_curve, "STRENGTHS", (0.0, 1.0)),
         (evaluation, "DRAW_STEPS", 1),

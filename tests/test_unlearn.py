@@ -21,6 +21,7 @@ from torch import nn
 from unlearn_core import unlearn as engine
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
+from unlearn_core.inversion import PREVIEW_STEPS
 from unlearn_core.lent_model import Prediction
 from unlearn_core.lora_file import complete, lora_bytes, round_to_half
 from unlearn_core.lora_keys import ATTENTION, ModuleKey
@@ -153,7 +154,7 @@ def test_the_quick_preset_never_calls_the_unet_but_for_previews() -> None:
     settings = preset("quick", forget_prompts=12, keep_prompts=16, steps=1)
     unlearn(model, WITH_PICTURES, settings, monitor)
     assert model.calls["encode_image"] == 0
-    assert model.calls["predict"] == engine.PREVIEW_STEPS
+    assert model.calls["predict"] == PREVIEW_STEPS
 
 
 # The same seed, the same file

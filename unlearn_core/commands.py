@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from . import generate as drawing
 from .concept import Concept, Kind
-from .demo_model import demo_folder, load_demo_judge
+from .demo_judge import evaluation_judge
+from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
 from .errors import BadFile, BadSettings, Cancelled
 from .evaluation import Evaluation, Judge, evaluate, with_lora
 from .forgotten import Forgotten
 from .generate import ChosenLora
-from .headline import main_numbers
+from .headline import main_numbers, run_lines
 from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
 from .output_files import (
@@ -101,13 +100,8 @@ def forget(
     stop_if_asked(session.monitor)
     make_folder(out.parent)
     save_lora(result.lora, out)
-    session.say(f"forgotten: {', '.join(result.names)}")
-    session.say(
-        f"drawn in its place: {result.stand_in.word} (chosen by {result.stand_in.chosen_by})"
-    )
-    session.say(f"kept first: {', '.join(result.kept) or 'nothing in particular'}")
-    for note in result.notes:
-        session.say(f"note: {note}")
+    for line in run_lines(result):
+        session.say(line)
     session.say(f"written: {out}")
     if embedding is not None and result.learned is not None:
         make_folder(embedding.parent)
@@ -239,19 +233,6 @@ def demo(session: Session, out: Path) -> None:
     session.say(f"pictures and numbers: {report} (begin with contact-sheet.png)")
     for line in main_numbers(evaluation):
         session.say(line)
-
-
-def evaluation_judge(kind: Kind) -> Judge:
-    """The demo model's judge as a function: pictures to the names of their styles or objects."""
-    judge = load_demo_judge()
-
-    def look(pixels: Tensor) -> list[str]:
-        objects, styles = judge.classify(pixels)
-        if kind == "style":
-            return [judge.styles[i] for i in styles.tolist()]
-        return [judge.objects[i] for i in objects.tolist()]
-
-    return Judge(frozenset(judge.styles if kind == "style" else judge.objects), look)
 
 
 def _report(

@@ -1,10 +1,22 @@
-"""The few numbers of an evaluation that a user should see first, as plain sentences."""
+"""What a user should see first of a run and of an evaluation, as plain sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from .evaluation import Evaluation, Group
+from .unlearn import UnlearnResult
+
+
+def run_lines(result: UnlearnResult) -> list[str]:
+    """What a run has done: forgotten, drawn instead, kept, and what the user should know."""
+    stand_in = result.stand_in
+    return [
+        f"forgotten: {', '.join(result.names)}",
+        f"drawn in its place: {stand_in.word} (chosen by {stand_in.chosen_by})",
+        f"kept first: {', '.join(result.kept) or 'nothing in particular'}",
+        *(f"note: {note}" for note in result.notes),
+    ]
 
 
 def main_numbers(evaluation: Evaluation) -> list[str]:

@@ -19,8 +19,8 @@ from .errors import TrainingFailed
 from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
 from .noise import add_noise, draw_timesteps, training_target
 from .pictures import fit_to_square
-from .prompts import Name, fill, make_prompts
-from .sampling import denoise, paired_noise
+from .prompts import Name, fill, make_prompts, whole_prompts
+from .sampling import denoise, draw_pictures, paired_noise
 from .settings import UnlearnSettings
 from .text_encoder import TextEncoder
 from .tokenizer import VOCABULARY, tokenize
@@ -28,6 +28,9 @@ from .tokenizer import VOCABULARY, tokenize
 OBJECT_TEMPLATES = ("a photo of {it}", "a picture of {it}", "an image of {it}", "{it}")
 STYLE_TEMPLATES = ("a photo in {it} style", "a picture, {it} style", "{it} style", "{it}")
 STYLED = ("{it}, {style} style", "a photo of {it}, {style} style")
+PREVIEWS = 4
+"""Pictures drawn during a stage, so that the user sees the concept come or go."""
+PREVIEW_STEPS = 10
 TEST_PICTURES = 12
 TEST_STEPS = 10
 TEST_GUIDANCE = 5.0
@@ -146,6 +149,7 @@ def invert(
         optimizer.step()
         losses.append(float(loss.detach()))
         per_step = (time.monotonic() - started) / (step + 1)
+        show = monitor.shows_pictures and (step + 1) % preview_every(settings.inversion_steps) == 0
         monitor.report(
             Progress(
                 "learning the concept",
@@ -153,6 +157,7 @@ def invert(
                 settings.inversion_steps,
                 losses[-1],
                 per_step * (settings.inversion_steps - step - 1),
+                preview_picture(model, encoder, rows[0], settings.seed, vectors) if show else None,
             )
         )
     learned = vectors.detach()
@@ -174,6 +179,22 @@ def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
         typical = (known - known.mean(0)).norm(dim=1).argmin()
         vectors[:] = known[typical]
     return vectors
+
+
+def preview_every(steps: int) -> int:
+    """Steps between two of a stage's few previews."""
+    return max(1, steps // PREVIEWS)
+
+
+@torch.no_grad()
+def preview_picture(
+    model: LentModel, encoder: TextEncoder, token_ids: Tensor, seed: int, learned: Tensor | None
+) -> Tensor:
+    """A prompt (77,) as it is drawn now, (3, h, w) float32 in [0, 1]."""
+    text = encoder.encode(torch.stack([token_ids, whole_prompts([""]).token_ids[0]]), learned)
+    size = model.native_size
+    noise = paired_noise(seed, 0, size, size)
+    return (draw_pictures(model, text[:1], text[1:], noise, PREVIEW_STEPS)[0] + 1) / 2
 
 
 def _prompt_rows(

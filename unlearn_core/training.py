@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import TrainingFailed
+from .inversion import preview_every
 from .lent_model import Progress, RunMonitor, stop_if_asked
 from .lora import EncoderLora
 from .lora_keys import ModuleKey
@@ -26,8 +27,6 @@ SHORT = 32
 """Positions of a short batch. The encoder is causal: leaving later positions out changes nothing
 before them, so three steps of four spare more than half of the work."""
 LONG_EVERY = 4
-PREVIEWS = 4
-"""Pictures drawn during a run, so that the user sees the concept go."""
 
 
 @dataclass
@@ -189,7 +188,7 @@ class Training:
             project_away(self.lora, self.bases)
             losses.append(float(loss.detach()))
             per_step = (time.monotonic() - started) / (step + 1)
-            show = (step + 1) % max(1, settings.steps // PREVIEWS) == 0
+            show = monitor.shows_pictures and (step + 1) % preview_every(settings.steps) == 0
             self.lora.set_strength(1.0)
             monitor.report(
                 Progress(
@@ -198,7 +197,7 @@ class Training:
                     total=settings.steps,
                     loss=losses[-1],
                     seconds_left=per_step * (settings.steps - step - 1),
-                    preview=self.preview() if show and monitor.shows_pictures else None,
+                    preview=self.preview() if show else None,
                 )
             )
         self.lora.set_strength(1.0)

@@ -15,7 +15,7 @@ from . import closed_form
 from .adversary import Adversary
 from .concept import MEASURED_KINDS, Concept
 from .errors import BadConcept, BadSettings
-from .inversion import LearnedVectors, encode_pictures, invert
+from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons
 from .lora import EncoderLora, chosen_modules
@@ -24,7 +24,6 @@ from .losses import RoleScales
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import Name, fill, make_prompts, whole_prompts
-from .sampling import draw_pictures, paired_noise
 from .settings import UnlearnSettings
 from .stand_in import Neighbourhood, StandIn, choose_stand_in, look_around, plain_template
 from .text_encoder import TextEncoder
@@ -32,7 +31,6 @@ from .training import Training, felt_directions, forget_lesson, keep_lesson
 
 SCALE_PROMPTS = 200
 """Prompts over which each role's variance is measured."""
-PREVIEW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -220,13 +218,8 @@ class _Run:
         """The concept's prompt as it is drawn now, (3, h, w) float32 in [0, 1]."""
         template = plain_template(self.concept)
         prompt = make_prompts([fill(template, Name.of(self.concept.name, self.concept.kind))])
-        ids = torch.cat([prompt.token_ids, whole_prompts([""]).token_ids])
-        with torch.no_grad():
-            text = self.encoder.encode(ids)
-        size = self.model.native_size
-        noise = paired_noise(self.settings.seed, 0, size, size)
-        picture = draw_pictures(self.model, text[:1], text[1:], noise, PREVIEW_STEPS)
-        return (picture[0] + 1) / 2
+        ids = prompt.token_ids[0]
+        return preview_picture(self.model, self.encoder, ids, self.settings.seed, None)
 
     def _notes(self, learned: LearnedVectors | None, stand_in: StandIn) -> Iterator[str]:
         concept, settings = self.concept, self.settings

@@ -1,0 +1,65 @@
+"""The node Concept to Forget."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..unlearn_core.concept import KINDS, Concept
+from .values import CATEGORY, AskedConcept, ConceptWire
+
+
+class ConceptToForget(io.ComfyNode):
+    """Names the concept, what takes its place and what must stay."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UnlearnConcept",
+            display_name="Concept to Forget",
+            category=CATEGORY,
+            description="What Stable Diffusion 2 shall no longer draw, in words.",
+            inputs=[
+                io.String.Input(
+                    "name",
+                    default="dog",
+                    tooltip="What prompts call it, as in 'a photo of a NAME' or 'NAME style'.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default="object",
+                    tooltip="A thing, a style, a person or something unsafe. Decides the prompts "
+                    "that are forgotten; for person and unsafe no picture of it is shown.",
+                ),
+                io.String.Input(
+                    "synonyms",
+                    default="",
+                    tooltip="Other names of it, with commas: puppy, hound. Forgotten too.",
+                ),
+                io.String.Input(
+                    "stand_in",
+                    default="",
+                    tooltip="What is drawn in its place. Empty: a near word is chosen and shown in "
+                    "the report.",
+                ),
+                io.String.Input(
+                    "keep",
+                    default="",
+                    tooltip="Words that must stay, with commas. Near words are kept anyway.",
+                ),
+            ],
+            outputs=[
+                ConceptWire.Output(
+                    display_name="concept", tooltip="For Invert Concept, Forget Concept, Measure."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, name: str, kind: str, synonyms: str, stand_in: str, keep: str
+    ) -> io.NodeOutput:
+        """Check the words."""
+        concept = Concept.from_text(name, kind, synonyms, stand_in, keep)  # type: ignore[arg-type]
+        return io.NodeOutput(AskedConcept(concept))

@@ -1,0 +1,31 @@
+"""The list of nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .concept_node import ConceptToForget
+from .demo_node import LoadDemoSd2
+from .forget_node import ForgetConcept
+from .invert_node import InvertConcept
+from .load_node import LoadTextEncoderLora
+from .measure_node import MeasureForgetting
+from .save_node import SaveUnlearningLora
+from .settings_node import UnlearningSettings
+
+
+class UnlearnExtension(ComfyExtension):
+    """What this pack adds to ComfyUI."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node, in the order of a workflow."""
+        return [
+            LoadDemoSd2,
+            ConceptToForget,
+            InvertConcept,
+            ForgetConcept,
+            UnlearningSettings,
+            SaveUnlearningLora,
+            LoadTextEncoderLora,
+            MeasureForgetting,
+        ]

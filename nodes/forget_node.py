@@ -1,0 +1,163 @@
+"""The node Forget Concept: the unlearning itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..unlearn_core.concept import Concept
+from ..unlearn_core.headline import run_lines
+from ..unlearn_core.inversion import preview_picture
+from ..unlearn_core.lora_math import apply_lora
+from ..unlearn_core.prompts import Name, fill, make_prompts
+from ..unlearn_core.settings import (
+    DEFAULT_PRESET,
+    PRESET_HELP,
+    PRESETS,
+    UnlearnSettings,
+    bounds_of,
+    help_of,
+)
+from ..unlearn_core.sheets import HIDDEN_KINDS
+from ..unlearn_core.stand_in import plain_template
+from ..unlearn_core.text_encoder import TextEncoder
+from ..unlearn_core.unlearn import UnlearnResult, unlearn
+from .comfy_clip import active_layer, has_loras, with_lora
+from .comfy_model import ComfyModel
+from .comfy_run import ComfyMonitor, training_allowed
+from .values import (
+    CATEGORY,
+    AskedConcept,
+    ConceptWire,
+    LoraWire,
+    SettingsWire,
+    UnlearnedLora,
+    with_pictures,
+)
+
+
+class ForgetConcept(io.ComfyNode):
+    """Trains the text-encoder LoRA with which the model no longer draws the concept."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        presets = "\n".join(f"{name}: {text}" for name, text in PRESET_HELP.items())
+        return io.Schema(
+            node_id="UnlearnForget",
+            display_name="Forget Concept",
+            category=CATEGORY,
+            description="Trains a LoRA of the text encoder with which Stable Diffusion 2 no longer "
+            "draws the concept. The checkpoint itself stays as it is.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP of a Stable Diffusion 2 checkpoint."),
+                ConceptWire.Input("concept", tooltip="From Concept to Forget or Invert Concept."),
+                io.Combo.Input(
+                    "preset", options=list(PRESETS), default=DEFAULT_PRESET, tooltip=presets
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=UnlearnSettings().seed,
+                    min=0,
+                    max=bounds_of("seed")[1],
+                    control_after_generate=False,
+                    tooltip=help_of("seed"),
+                ),
+                io.Boolean.Input(
+                    "ignore_other_loras",
+                    default=False,
+                    tooltip="Off: the LoRA is trained on top of those that CLIP carries already "
+                    "and is valid only with them. On: on the bare checkpoint.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The MODEL of the same checkpoint; only read. The preset quick can do "
+                    "without.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="For pictures and live previews; only read."
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="4 or 5 pictures of the concept. Word vectors are learned from them "
+                    "first, unless Invert Concept has done so.",
+                ),
+                SettingsWire.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="From Unlearning Settings; takes the preset's place.",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="CLIP that has forgotten, for the rest of this graph.",
+                ),
+                LoraWire.Output(
+                    display_name="unlearn_lora",
+                    tooltip="For Save Unlearning LoRA. It changes the text encoder: ComfyUI's own "
+                    "LoRA model nodes patch the UNet only and would silently do nothing with it, "
+                    "so this wire is of a type of its own.",
+                ),
+                io.String.Output(display_name="report", tooltip="What was done, in words."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        concept: AskedConcept,
+        preset: str,
+        seed: int,
+        ignore_other_loras: bool,
+        model: Any = None,
+        vae: Any = None,
+        images: Any = None,
+        settings: UnlearnSettings | None = None,
+    ) -> io.NodeOutput:
+        """Train, and put the LoRA on a clone of CLIP."""
+        chosen = (settings or PRESETS[preset]).replace(seed=seed)
+        with training_allowed(clip, model):
+            asked = concept.concept
+            if images is not None:
+                asked = with_pictures(asked, images)
+            lent = ComfyModel(clip, model, vae, ignore_other_loras)
+            seen = lent.draws and asked.kind not in HIDDEN_KINDS
+            monitor = ComfyMonitor(cls.hidden.unique_id, seen)
+            result = unlearn(lent, asked, chosen, monitor, concept.learned)
+            after = _draw_after(lent, asked, result) if lent.draws else None
+        report = "\n".join(_report(clip, result, ignore_other_loras))
+        forgetful = with_lora(clip, result.lora, 1.0)
+        wire = UnlearnedLora(result, after)
+        return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))
+
+
+def _draw_after(lent: ComfyModel, concept: Concept, result: UnlearnResult) -> Any:
+    weights = apply_lora(lent.text_encoder_weights(), result.lora)
+    encoder = TextEncoder(weights, lent.last_used_layer, lent.device)
+    prompt = make_prompts([fill(plain_template(concept), Name.of(concept.name, concept.kind))])
+    seed = result.settings.seed
+    return preview_picture(lent, encoder, prompt.token_ids[0], seed, None) * 2 - 1
+
+
+def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Iterator[str]:
+    yield from run_lines(result)
+    if has_loras(clip):
+        yield (
+            "note: CLIP carried other LoRAs, which were left out while training."
+            if ignore_other_loras
+            else "note: trained on top of the LoRAs that CLIP carries; the file is valid only "
+            "with them."
+        )
+    if clip.layer_idx is not None and clip.layer_idx != -2:
+        yield (
+            f"note: trained at CLIP Set Last Layer {clip.layer_idx} (layer {active_layer(clip)}); "
+            "the file is valid only with it."
+        )
+    yield f"took {sum(result.seconds.values()):.0f} s"

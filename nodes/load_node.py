@@ -1,0 +1,60 @@
+"""The node Load Text-Encoder LoRA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..unlearn_core.lora_file import load_lora
+from .comfy_clip import active_layer, with_lora
+from .comfy_files import lora_names, lora_path
+from .values import CATEGORY
+
+
+class LoadTextEncoderLora(io.ComfyNode):
+    """Puts a LoRA on CLIP alone."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UnlearnLoadLora",
+            display_name="Load Text-Encoder LoRA",
+            category=CATEGORY,
+            description="Puts a LoRA of the text encoder on CLIP; no MODEL needed.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP of a Stable Diffusion 2 checkpoint."),
+                io.Combo.Input(
+                    "lora_name", options=lora_names(), tooltip="A file in models/loras."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="1 forgets, 0 changes nothing. Measure Forgetting shows which is best.",
+                ),
+            ],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="CLIP that has forgotten.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str, **_: object) -> int:
+        """The file's time: another file of the same name is loaded anew."""
+        return lora_path(lora_name).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, clip: Any, lora_name: str, strength: float) -> io.NodeOutput:
+        """Load the file onto a clone of CLIP."""
+        lora = load_lora(lora_path(lora_name))
+        changed = with_lora(clip, lora, strength)
+        layers = sorted({key.layer for key in lora.pairs})
+        text = f"changes {len(lora.pairs)} projections in layers {layers[0]} to {layers[-1]}"
+        if layers[-1] > active_layer(clip):
+            text += (
+                f"\nnote: CLIP is used up to layer {active_layer(clip)} (Clip Skip), so what lies "
+                "above has no effect"
+            )
+        return io.NodeOutput(changed, ui=ui.PreviewText(text))

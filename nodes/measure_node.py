@@ -1,0 +1,100 @@
+"""The node Measure Forgetting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..unlearn_core.demo_judge import evaluation_judge
+from ..unlearn_core.evaluation import between, evaluate
+from ..unlearn_core.forgotten import Forgotten
+from ..unlearn_core.headline import main_numbers
+from ..unlearn_core.pictures import to_tensor
+from ..unlearn_core.settings import bounds_of
+from ..unlearn_core.sheets import contact_sheet, strength_sheet
+from ..unlearn_core.unlearn import build_encoder
+from .comfy_clip import text_weights
+from .comfy_demo import is_demo
+from .comfy_model import ComfyModel
+from .comfy_run import ComfyMonitor, training_allowed
+from .values import CATEGORY, AskedConcept, ConceptWire, LoraWire, UnlearnedLora, as_image
+
+
+class MeasureForgetting(io.ComfyNode):
+    """Shows in pictures and numbers what a change of CLIP has done."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UnlearnMeasure",
+            display_name="Measure Forgetting",
+            category=CATEGORY,
+            description="Draws the concept, its synonyms, its neighbours and unrelated words "
+            "before and after from the same noise, and measures strengths from -1 to 1.5. For the "
+            "kinds person and unsafe what is drawn before is blurred.",
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that draws."),
+                io.Clip.Input("clip_before", tooltip="CLIP of the checkpoint."),
+                io.Clip.Input(
+                    "clip_after", tooltip="From Forget Concept or Load Text-Encoder LoRA."
+                ),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                ConceptWire.Input("concept", tooltip="What is said to be forgotten."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=bounds_of("seed")[1],
+                    control_after_generate=False,
+                    tooltip="Seed of every picture; the same before and after.",
+                ),
+                LoraWire.Input(
+                    "unlearn_lora",
+                    optional=True,
+                    tooltip="From Forget Concept: measures against the stand-in and the kept words "
+                    "that it chose. Without it the nearest words are taken.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="contact_sheet", tooltip="Before and after, from the same noise."
+                ),
+                io.Image.Output(
+                    display_name="strength_curve", tooltip="Pictures and two curves by strength."
+                ),
+                io.String.Output(display_name="numbers", tooltip="What to read first."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip_before: Any,
+        clip_after: Any,
+        vae: Any,
+        concept: AskedConcept,
+        seed: int,
+        unlearn_lora: UnlearnedLora | None = None,
+    ) -> io.NodeOutput:
+        """Draw and measure."""
+        with training_allowed(clip_before, model):
+            lent = ComfyModel(clip_before, model, vae)
+            before = lent.text_encoder_weights()
+            weights_at = between(before, text_weights(clip_after))
+            if unlearn_lora is not None:
+                forgotten = Forgotten.from_result(unlearn_lora.result)
+            else:
+                forgotten = Forgotten.by_nearness(build_encoder(lent), concept.concept, seed)
+            judge = evaluation_judge(forgotten.concept.kind) if is_demo(model) else None
+            monitor = ComfyMonitor(cls.hidden.unique_id, shows_pictures=False)
+            evaluation = evaluate(lent, forgotten, weights_at, seed, monitor, judge)
+        sheet = as_image(to_tensor(contact_sheet(evaluation)))
+        curve = as_image(to_tensor(strength_sheet(evaluation)))
+        numbers = "\n".join(main_numbers(evaluation))
+        shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (numbers,)}
+        return io.NodeOutput(sheet, curve, numbers, ui=shown)

@@ -1,0 +1,117 @@
+"""The node Save Unlearning LoRA."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from comfy_api.latest import io
+
+from ..unlearn_core.embedding_file import free_embedding_name, save_embedding
+from ..unlearn_core.errors import BadSettings
+from ..unlearn_core.file_names import safe_file_name
+from ..unlearn_core.lora_file import LoraWeights, lora_bytes
+from ..unlearn_core.output_files import make_folder, png_bytes
+from ..unlearn_core.tensor_file import write_whole
+from .comfy_files import output_folder
+from .values import CATEGORY, LoraWire, UnlearnedLora
+
+NAME_MARK = "%concept%"
+
+
+class SaveUnlearningLora(io.ComfyNode):
+    """Writes the LoRA where the stock loaders look for it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UnlearnSaveLora",
+            display_name="Save Unlearning LoRA",
+            category=CATEGORY,
+            description="Writes the LoRA into models/loras, with a picture of what is drawn "
+            "afterwards beside it. Load it with ComfyUI's own Load LoRA or with Load Text-Encoder "
+            "LoRA. The pictures and the learned vectors never enter the file.",
+            inputs=[
+                LoraWire.Input("unlearn_lora", tooltip="From Forget Concept."),
+                io.String.Input(
+                    "filename",
+                    default=f"unlearn/forget-{NAME_MARK}",
+                    tooltip=f"Name below models/loras; {NAME_MARK} becomes the concept's name. A "
+                    "name that is taken by another LoRA gets -2, -3 and so on.",
+                ),
+                io.Boolean.Input(
+                    "save_embedding",
+                    default=False,
+                    tooltip="Also write the learned vectors into models/embeddings. They are a "
+                    "recipe for drawing the concept: keep them to yourself.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="lora_name", tooltip="The name that the LoRA loaders show."
+                )
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        """Never the same: a file that was deleted is written again, one that is there is kept."""
+        return float("nan")
+
+    @classmethod
+    def execute(
+        cls, unlearn_lora: UnlearnedLora, filename: str, save_embedding: bool
+    ) -> io.NodeOutput:
+        """Write the files, unless the same LoRA is there already."""
+        result = unlearn_lora.result
+        if save_embedding and result.learned is None:
+            raise BadSettings(
+                "save_embedding is on, but no vectors were learned: wire pictures into Forget "
+                "Concept and choose a preset that uses them (not quick)."
+            )
+        root = output_folder("loras")
+        wanted = root / relative_name(filename, result.concept.name)
+        path = _place(wanted, result.lora)
+        make_folder(path.parent)
+        if not path.exists():
+            write_whole(path, lora_bytes(result.lora, path.stem))
+        if unlearn_lora.preview is not None:
+            write_whole(path.with_suffix(".png"), png_bytes(unlearn_lora.preview))
+        name = path.relative_to(root).as_posix()
+        text = [f"models/loras/{name}"]
+        if save_embedding:
+            text.append(_save_vectors(unlearn_lora))
+        return io.NodeOutput(name, ui={"text": ("\n".join(text),)})
+
+
+def relative_name(filename: str, concept: str) -> PurePosixPath:
+    """What the user typed as a path below a folder, each part a safe name; no ending.
+
+    Raises BadConcept for a part without letters or digits, such as "..".
+    """
+    filled = filename.replace(NAME_MARK, safe_file_name(concept)).removesuffix(".safetensors")
+    parts = [part for part in re.split(r"[/\\]+", filled) if part]
+    return PurePosixPath(*(safe_file_name(part) for part in parts or [f"forget {concept}"]))
+
+
+def _place(wanted: Path, lora: LoraWeights) -> Path:
+    """The first free path, or the one that holds this very LoRA."""
+    number = 1
+    while True:
+        stem = wanted.name if number == 1 else f"{wanted.name}-{number}"
+        path = wanted.with_name(f"{stem}.safetensors")
+        if not path.exists() or path.read_bytes() == lora_bytes(lora, stem):
+            return path
+        number += 1
+
+
+def _save_vectors(unlearn_lora: UnlearnedLora) -> str:
+    result = unlearn_lora.result
+    assert result.learned is not None
+    folder = output_folder("embeddings")
+    make_folder(folder)
+    name = free_embedding_name(result.concept.name, folder)
+    save_embedding(result.learned.vectors, folder / f"{name}.safetensors")
+    return f"models/embeddings/{name}.safetensors; in prompts: embedding:{name}"

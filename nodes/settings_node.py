@@ -1,0 +1,56 @@
+"""The node Unlearning Settings: every setting of the engine, with its own default and bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..unlearn_core.settings import DEFAULT_PRESET, PRESETS, UnlearnSettings
+from .values import CATEGORY, SettingsWire
+
+
+def _input(item: dataclasses.Field[Any], default: Any) -> io.Input:
+    text = item.metadata["help"]
+    if "choices" in item.metadata:
+        options = list(item.metadata["choices"])
+        return io.Combo.Input(item.name, options=options, default=default, tooltip=text)
+    if isinstance(default, bool):
+        return io.Boolean.Input(item.name, default=default, tooltip=text)
+    if "bounds" not in item.metadata:
+        return io.String.Input(item.name, default=default, tooltip=text)
+    low, high = item.metadata["bounds"]
+    if isinstance(default, int):
+        return io.Int.Input(item.name, default=default, min=low, max=high, tooltip=text)
+    step = 0.05 if low == 0 or low >= 0.1 else low
+    return io.Float.Input(
+        item.name, default=default, min=low, max=high, step=step, round=False, tooltip=text
+    )
+
+
+class UnlearningSettings(io.ComfyNode):
+    """All settings, for those who want more than a preset."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """One input for each field of the engine's settings but the seed."""
+        defaults = PRESETS[DEFAULT_PRESET]
+        return io.Schema(
+            node_id="UnlearnSettings",
+            display_name="Unlearning Settings",
+            category=CATEGORY,
+            description="Every setting of the unlearning. Starts at the preset balanced; wired "
+            "into Forget Concept or Invert Concept it takes the preset's place.",
+            inputs=[
+                _input(item, getattr(defaults, item.name))
+                for item in dataclasses.fields(UnlearnSettings)
+                if item.name != "seed"
+            ],
+            outputs=[SettingsWire.Output(display_name="settings")],
+        )
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        """Check the values together."""
+        return io.NodeOutput(UnlearnSettings(**values))

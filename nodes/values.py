@@ -1,0 +1,51 @@
+"""What travels on this pack's own wires."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..unlearn_core.concept import Concept
+from ..unlearn_core.errors import BadConcept
+from ..unlearn_core.inversion import LearnedVectors
+from ..unlearn_core.pictures import MOST_PICTURES
+from ..unlearn_core.unlearn import UnlearnResult
+
+CATEGORY = "unlearn"
+ConceptWire = io.Custom("UNLEARN_CONCEPT")
+LoraWire = io.Custom("UNLEARN_LORA")
+SettingsWire = io.Custom("UNLEARN_SETTINGS")
+
+
+@dataclass(frozen=True)
+class AskedConcept:
+    """On an UNLEARN_CONCEPT wire."""
+
+    concept: Concept
+    learned: LearnedVectors | None = None
+    """From Invert Concept."""
+
+
+@dataclass(frozen=True)
+class UnlearnedLora:
+    """On an UNLEARN_LORA wire."""
+
+    result: UnlearnResult
+    preview: Tensor | None
+    """(3, h, w) float32 in [-1, 1]: the concept's prompt after forgetting."""
+
+
+def with_pictures(concept: Concept, images: Tensor) -> Concept:
+    """The concept with an IMAGE batch (B, height, width, 3 or 4) in [0, 1] as its pictures."""
+    if len(images) > MOST_PICTURES:
+        raise BadConcept(f"IMAGE holds {len(images)} pictures; give {MOST_PICTURES} at most.")
+    pixels = images[..., :3].movedim(-1, 1).float() * 2 - 1
+    return concept.replace(images=tuple(pixels.clone()))
+
+
+def as_image(pixels: Tensor) -> Tensor:
+    """(3, h, w) or (B, 3, h, w) in [-1, 1] as an IMAGE, (B, h, w, 3) in [0, 1]."""
+    batch = pixels if pixels.dim() == 4 else pixels[None]
+    return (batch.detach().cpu().float().movedim(1, -1) / 2 + 0.5).clamp(0, 1)

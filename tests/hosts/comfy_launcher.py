@@ -1,0 +1,36 @@
+"""Runs ComfyUI's main.py: `comfy_launcher.py COMFYUI [arguments]`.
+
+The CPU build of torchvision that pip finds may lack its operators, which are not used here; two
+schemas keep its import alive. diffusers is hidden, as ComfyUI does not bring it.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import torch
+
+torchvision = torch.library.Library("torchvision", "FRAGMENT")
+torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+class _Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name.split(".")[0] == "diffusers":
+            raise ModuleNotFoundError("No module named 'diffusers'", name=name)
+        return None
+
+
+sys.meta_path.insert(0, _Hidden())
+folder = sys.argv[1]
+sys.argv = ["main.py", *sys.argv[2:]]
+sys.path[0] = folder
+runpy.run_path(f"{folder}/main.py", run_name="__main__")
