@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from comfy_api.latest import io
 
+from ..unlearn_core.demo_model import demo_folder
+from ..unlearn_core.pictures import read_pictures
 from .comfy_demo import load_demo
-from .values import CATEGORY
+from .values import CATEGORY, as_image
 
 
 class LoadDemoSd2(io.ComfyNode):
@@ -21,15 +26,29 @@ class LoadDemoSd2(io.ComfyNode):
             description="A small Stable Diffusion 2 of 64 x 64 pixels that ships with this pack "
             "and knows a world of emoji: every template runs with it offline, on a CPU, in about a "
             "minute. Draw at 64 x 64.",
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "pictures",
+                    options=sorted(path.name for path in _pictures().iterdir()),
+                    default="dog",
+                    tooltip="Which five pictures to give out: to try Invert Concept and Forget "
+                    "Concept with.",
+                )
+            ],
             outputs=[
                 io.Model.Output(tooltip="Its UNet; predicts v."),
                 io.Clip.Output(tooltip="Its text encoder, 192 wide."),
                 io.Vae.Output(tooltip="Its VAE."),
+                io.Image.Output(display_name="pictures", tooltip="Five pictures of the concept."),
             ],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, pictures: str) -> io.NodeOutput:
         """Read demo/."""
-        return io.NodeOutput(*load_demo())
+        images = as_image(torch.stack(read_pictures(_pictures() / pictures)))
+        return io.NodeOutput(*load_demo(), images)
+
+
+def _pictures() -> Path:
+    return demo_folder() / "pictures"

@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load_helper(name: str) -> None:
-    """Make tests/NAME.py importable as NAME; tests/ is no package, and sys.path stays as it is."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
+def load_helper(path: str) -> None:
+    """Make tests/PATH.py importable by its name; tests/ is no package, sys.path stays as it is."""
+    name = path.rpartition("/")[2]
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{path}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,6 +23,7 @@ def load_helper(name: str) -> None:
 
 
 load_helper("tiny_model")
+load_helper("hosts/comfy_host")
 
 
 @pytest.fixture(scope="session")

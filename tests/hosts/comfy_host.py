@@ -37,9 +37,9 @@ def install() -> Path:
         return python
     venv.EnvBuilder(with_pip=True, clear=True).create(HOME / "venv")
     packages = next((HOME / "venv" / "lib").glob("python3.*/site-packages"))
-    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    mine = [path for path in sys.path if path.endswith("site-packages")]
     # torch, transformers and peft are these tests' own: another copy would take gigabytes.
-    (packages / "lent.pth").write_text(f"{mine}\n")
+    (packages / "lent.pth").write_text("\n".join(mine))
     pip = [str(python), "-m", "pip", "install", "-qq", "--no-input"]
     subprocess.run([*pip, *PACKAGES], check=True)
     subprocess.run([*pip, "--no-deps", _torchvision(python)], check=True)

@@ -1,7 +1,8 @@
 """Runs ComfyUI's main.py: `comfy_launcher.py COMFYUI [arguments]`.
 
 The CPU build of torchvision that pip finds may lack its operators, which are not used here; two
-schemas keep its import alive. diffusers is hidden, as ComfyUI does not bring it.
+schemas keep its import alive. diffusers is hidden, as ComfyUI does not bring it, and what the pack
+imports of the heavy packages is printed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import torch
 
@@ -20,10 +21,20 @@ torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tens
 torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
+HEAVY = ("transformers", "peft", "diffusers")
+
+
 class _Hidden(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if name in HEAVY:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None:
+                if "sd-unlearn" in frame.f_code.co_filename:
+                    print(f"{name} is imported by the pack", flush=True)
+                    break
+                frame = frame.f_back
         if name.split(".")[0] == "diffusers":
             raise ModuleNotFoundError("No module named 'diffusers'", name=name)
         return None

@@ -1,0 +1,194 @@
+"""Runs inside ComfyUI's Python: `comfy_contract.py COMFYUI PACK`; prints what it measured as JSON.
+
+The pack is loaded from a path with a dash, as ComfyUI does it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from typing import Any
+
+import torch
+
+folder, checkout = sys.argv[1:3]
+sys.argv = ["main.py", "--cpu"]
+os.chdir(folder)
+sys.path[0] = folder
+torch.library.Library("torchvision", "FRAGMENT").define(
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+)
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.sd  # noqa: E402
+import comfy.sd1_clip  # noqa: E402
+import comfy.supported_models_base  # noqa: E402
+import utils.install_util  # noqa: E402, F401  (before comfy.utils takes its name)
+
+PACK = "sd_unlearn_in_comfyui"
+spec = importlib.util.spec_from_file_location(
+    PACK, f"{checkout}/__init__.py", submodule_search_locations=[checkout]
+)
+assert spec
+assert spec.loader
+sys.modules[PACK] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[PACK])
+
+
+def ours(name: str) -> Any:
+    """A module of the pack."""
+    return importlib.import_module(f"{PACK}.{name}")
+
+
+comfy_clip, comfy_demo = ours("nodes.comfy_clip"), ours("nodes.comfy_demo")
+comfy_model, comfy_run = ours("nodes.comfy_model"), ours("nodes.comfy_run")
+engine, errors = ours("unlearn_core.unlearn"), ours("unlearn_core.errors")
+Concept = ours("unlearn_core.concept").Concept
+preset = ours("unlearn_core.settings").preset
+apply_lora = ours("unlearn_core.lora_math").apply_lora
+DiffusersModel = ours("unlearn_core.diffusers_model").DiffusersModel
+load_demo_pipeline = ours("unlearn_core.demo_model").load_demo_pipeline
+token_ids = ours("unlearn_core.tokenizer").token_ids
+TextEncoder = ours("unlearn_core.text_encoder").TextEncoder
+
+PROMPTS = ("a photo of a dog", "", "sketch of an (apple:1.0), on a green background, " * 4)
+SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
+         "stand_in_pictures": 2, "batch_size": 4}  # fmt: skip
+
+
+class Monitor:
+    """Stops after some questions."""
+
+    shows_pictures = True
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.left = stop_after
+
+    def report(self, progress: Any) -> None:
+        """Show nothing."""
+
+    def should_stop(self) -> bool:
+        """Whether the questions are used up."""
+        self.left -= 1
+        return self.left < 0
+
+
+def checksum(*modules: Any) -> str:
+    """Of every weight."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def greatest(one: Any, other: Any) -> float:
+    """Greatest absolute difference."""
+    return float((one.float() - other.float()).abs().max())
+
+
+def host_encode(clip: Any, text: str) -> Any:
+    """The conditioning as CLIPTextEncode gives it."""
+    with torch.inference_mode():
+        return clip.encode_from_tokens(clip.tokenize(text)).clone()
+
+
+def main() -> dict[str, Any]:
+    """Measure everything."""
+    with torch.inference_mode():
+        model, clip, vae = comfy_demo.load_demo()
+    theirs = DiffusersModel(load_demo_pipeline())
+    before = checksum(model.model, clip.cond_stage_model, vae.first_stage_model)
+    found: dict[str, Any] = {}
+    with torch.inference_mode(), comfy_run.training_allowed(clip, model):
+        lent = comfy_model.ComfyModel(clip, model, vae)
+        encoder = engine.build_encoder(lent)
+        ids = [token_ids(text) for text in PROMPTS]
+        texts = [encoder.encode(part).flatten(0, 1)[None] for part in ids]
+        found["text"] = max(
+            greatest(text, host_encode(clip, prompt))
+            for text, prompt in zip(texts, PROMPTS, strict=True)
+        )
+        latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        steps, text = torch.tensor([10, 700]), texts[0].expand(2, -1, -1)
+        found["unet"] = greatest(
+            lent.predict(latents, steps, text), theirs.predict(latents, steps, text)
+        )
+        gradients = []
+        for each in (lent, theirs):
+            given = text.clone().requires_grad_(True)
+            each.predict(latents, steps, given).square().sum().backward()
+            gradients.append(given.grad)
+        found["gradient"] = greatest(*gradients) / float(gradients[1].abs().max())
+        pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        found["encode"] = greatest(lent.encode_image(pixels), theirs.encode_image(pixels))
+        found["decode"] = greatest(lent.decode_latents(latents), theirs.decode_latents(latents))
+
+    concept = Concept("dog", ("puppy",), images=tuple(pixels.expand(2, -1, -1, -1)))
+    unchanged = {}
+    for name, monitor, settings in (
+        ("success", Monitor(), preset("balanced", **SMALL)),
+        ("cancel", Monitor(9), preset("balanced", **SMALL)),
+        ("error", Monitor(), preset("balanced", **SMALL, learning_rate=1.0, keep_weight=100.0)),
+    ):
+        try:
+            with torch.inference_mode(), comfy_run.training_allowed(clip, model):
+                lent = comfy_model.ComfyModel(clip, model, vae)
+                if name == "error":
+                    lent.predict = lambda latents, *_: latents * float("nan")
+                result = engine.unlearn(lent, concept, settings, monitor)
+            ended = "success"
+        except errors.UnlearnError:
+            ended = "error"
+        except comfy_run.management.InterruptProcessingException:
+            ended = "cancel"
+        after = checksum(model.model, clip.cond_stage_model, vae.first_stage_model)
+        unchanged[name] = ended == name and after == before
+        if name == "success":
+            lora = result.lora
+    found["unchanged"] = unchanged
+
+    with torch.inference_mode():
+        changed = comfy_clip.with_lora(clip, lora, 1.0)
+    expected = TextEncoder(
+        apply_lora(theirs.text_encoder_weights(), lora), 5, torch.device("cpu")
+    ).encode(ids[0])
+    found["lora"] = greatest(host_encode(changed, PROMPTS[0]), expected)
+    found["lora_moves"] = greatest(host_encode(clip, PROMPTS[0]), expected)
+    own, new = comfy_clip.text_weights(clip), comfy_clip.text_weights(changed)
+    found["layers"] = sorted({int(n.split(".")[3]) for n in own if not own[n].equal(new[n])})
+    alone = comfy_clip.text_weights(changed, alone=True)
+    found["alone"] = all(own[n].equal(alone[n]) for n in own)
+
+    skipping = clip.clone()
+    skipping.clip_layer(-4)
+    found["clip_skip"] = [comfy_clip.active_layer(clip), comfy_clip.active_layer(skipping)]
+    with torch.inference_mode(), comfy_run.training_allowed(skipping, model):
+        skipped = engine.build_encoder(comfy_model.ComfyModel(skipping, model, vae))
+        found["clip_skip_text"] = greatest(
+            skipped.encode(ids[0]), host_encode(skipping, PROMPTS[0])
+        )
+    found["sd1"] = refusal_of_sd1()
+    return found
+
+
+def refusal_of_sd1() -> str:
+    """What is said to the CLIP of SD 1.x, here two layers of it."""
+    target = comfy.supported_models_base.ClipTarget(
+        comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
+    )
+    sizes = {"num_hidden_layers": 2}
+    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": sizes})
+    try:
+        comfy_clip.active_layer(clip)
+    except errors.WrongModel as error:
+        return str(error)
+    return ""
+
+
+print("MEASURED", json.dumps(main()))

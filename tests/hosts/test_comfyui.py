@@ -1,0 +1,281 @@
+"""The ComfyUI pack in a real ComfyUI 0.3.75, on the CPU, with the demo model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy_host
+import pytest
+from comfy_host import HOME, ROOT, ComfyServer, Failed, Graph, error_of, install
+
+from unlearn_core.lora_file import load_lora
+from unlearn_core.settings import PRESETS, UnlearnSettings
+
+pytestmark = pytest.mark.host
+NODES = {
+    "UnlearnConcept", "UnlearnDemoModel", "UnlearnForget", "UnlearnInvert", "UnlearnLoadLora",
+    "UnlearnMeasure", "UnlearnSaveLora", "UnlearnSettings",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A ComfyUI of its own for this file."""
+    server = ComfyServer(tmp_path_factory.mktemp("comfyui"))
+    yield server
+    server.stop()
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    """One node of a graph."""
+    return {"class_type": kind, "inputs": inputs}
+
+
+def forget_graph(preset: str = "quick", **concept: str) -> Graph:
+    """Load the demo model and forget, with few steps."""
+    words = {"name": "dog", "kind": "object", "synonyms": "", "stand_in": "", "keep": ""}
+    small = PRESETS[preset].replace(
+        steps=4, forget_prompts=16, keep_prompts=16, batch_size=4, stand_in_pictures=0,
+        inversion_steps=2, inversion_batch=2, caption_styles=2,
+    ).as_dict()  # fmt: skip
+    small.pop("seed")
+    return {
+        "demo": node("UnlearnDemoModel", pictures="dog"),
+        "concept": node("UnlearnConcept", **{**words, **concept}),
+        "settings": node("UnlearnSettings", **small),
+        "forget": node(
+            "UnlearnForget", clip=["demo", 1], concept=["concept", 0], preset=preset, seed=0,
+            ignore_other_loras=False, model=["demo", 0], vae=["demo", 2], settings=["settings", 0],
+        ),
+        "save": node(
+            "UnlearnSaveLora", unlearn_lora=["forget", 1], filename="test/forget-%concept%",
+            save_embedding=False,
+        ),
+    }  # fmt: skip
+
+
+def test_the_pack_is_loaded_without_heavy_packages_and_every_input_is_explained(
+    server: ComfyServer,
+) -> None:
+    assert "is imported by the pack" not in server.log
+    info = server.get("object_info")
+    assert {name for name in info if name.startswith("Unlearn")} == NODES
+    for name in NODES:
+        inputs = info[name]["input"]
+        for group in ("required", "optional"):
+            for key, (_, options) in inputs.get(group, {}).items():
+                assert options.get("tooltip"), f"{name}.{key} has no tooltip"
+        assert info[name]["category"] == "unlearn"
+        assert info[name]["description"]
+
+
+def test_the_settings_node_offers_the_engines_settings(server: ComfyServer) -> None:
+    inputs = server.get("object_info")["UnlearnSettings"]["input"]["required"]
+    defaults = PRESETS["balanced"].as_dict()
+    assert set(inputs) == set(defaults) - {"seed"}
+    assert {key: options["default"] for key, (_, options) in inputs.items()} == {
+        key: value for key, value in defaults.items() if key != "seed"
+    }
+
+
+def test_a_saved_lora_loads_with_the_stock_loader_and_all_its_keys(server: ComfyServer) -> None:
+    shown = server.run(forget_graph())
+    assert shown["save"]["text"] == ["models/loras/test/forget-dog.safetensors"]
+    file = server.folder / "models" / "loras" / "test" / "forget-dog.safetensors"
+    lora = load_lora(file)
+    assert lora.metadata["unlearn_concept"] == "dog"
+    assert file.with_suffix(".png").exists()
+    assert "test/forget-dog.safetensors" in str(server.get("object_info/LoraLoader"))
+    pictures = [server.run(drawing_graph(strength)) for strength in (0.0, 1.0)]
+    assert "not loaded" not in server.log.lower()
+    first, second = (output_bytes(server, shown["save"]) for shown in pictures)
+    assert first != second
+
+
+def drawing_graph(strength: float) -> Graph:
+    """A picture of the concept with the saved LoRA on both loaders, one after the other."""
+    return {
+        "demo": node("UnlearnDemoModel", pictures="dog"),
+        "lora": node(
+            "LoraLoader", model=["demo", 0], clip=["demo", 1], strength_model=1.0,
+            lora_name="test/forget-dog.safetensors", strength_clip=strength,
+        ),
+        "again": node(
+            "UnlearnLoadLora", clip=["lora", 1], lora_name="test/forget-dog.safetensors",
+            strength=0.0,
+        ),
+        "prompt": node("CLIPTextEncode", text="a photo of a dog", clip=["again", 0]),
+        "empty": node("CLIPTextEncode", text="", clip=["again", 0]),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sampler": node(
+            "KSampler", model=["lora", 0], seed=1, steps=4, cfg=5.0, sampler_name="ddim",
+            scheduler="normal", positive=["prompt", 0], negative=["empty", 0],
+            latent_image=["latent", 0], denoise=1.0,
+        ),
+        "pixels": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
+        "save": node("SaveImage", images=["pixels", 0], filename_prefix="drawn"),
+    }  # fmt: skip
+
+
+def output_bytes(server: ComfyServer, shown: dict[str, Any]) -> bytes:
+    """The pixels of a saved picture."""
+    from PIL import Image
+
+    image = shown["images"][0]
+    with Image.open(server.folder / "output" / image["subfolder"] / image["filename"]) as picture:
+        return picture.tobytes()
+
+
+def test_an_unchanged_graph_is_not_trained_again(server: ComfyServer) -> None:
+    server.run(forget_graph())
+    entry = server.wait(server.queue(forget_graph()))
+    messages = dict(entry["status"]["messages"])
+    assert "forget" in messages["execution_cached"]["nodes"]
+    folder = server.folder / "models" / "loras" / "test"
+    assert [path.name for path in folder.glob("*dog*.safetensors")] == ["forget-dog.safetensors"]
+
+
+def test_pictures_are_inverted_and_the_vectors_never_enter_the_lora(server: ComfyServer) -> None:
+    graph = forget_graph("balanced")
+    graph["forget"]["inputs"]["images"] = ["demo", 3]
+    graph["save"]["inputs"] |= {"save_embedding": True, "filename": "test/with-pictures"}
+    shown = server.run(graph)
+    assert "embedding:forget-dog-concept" in shown["save"]["text"][0]
+    assert (server.folder / "models" / "embeddings" / "forget-dog-concept.safetensors").exists()
+    file = server.folder / "models" / "loras" / "test" / "with-pictures.safetensors"
+    assert all("lora_te" in name for name in tensor_names(file))
+
+
+def tensor_names(file: Path) -> list[str]:
+    """Names in a safetensors file."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return [name for name in header if name != "__metadata__"]
+
+
+def test_invert_concept_hands_its_vectors_on(server: ComfyServer) -> None:
+    graph = forget_graph("balanced", name="cat")
+    graph["invert"] = node(
+        "UnlearnInvert", model=["demo", 0], clip=["demo", 1], vae=["demo", 2], images=["demo", 3],
+        concept=["concept", 0], steps=2, seed=0, settings=["settings", 0],
+    )  # fmt: skip
+    graph["forget"]["inputs"]["concept"] = ["invert", 0]
+    graph["curve"] = node("PreviewImage", images=["invert", 1])
+    shown = server.run(graph)
+    assert "the vectors draw" in shown["invert"]["text"][0]
+    assert shown["curve"]["images"]
+
+
+def test_cancel_stops_at_once_and_the_next_prompt_runs(server: ComfyServer) -> None:
+    graph = forget_graph(name="owl")
+    graph["settings"]["inputs"]["steps"] = 5000
+    prompt = server.queue(graph)
+    while not server.get("queue")["queue_running"]:
+        time.sleep(0.1)
+    time.sleep(3)
+    server.post("interrupt", {})
+    entry = server.wait(prompt, 30)
+    assert error_of(entry) == "interrupted"
+    assert not list((server.folder / "models" / "loras" / "test").glob("*owl*"))
+    assert server.run(forget_graph(name="owl"))
+
+
+HOSTILE = [
+    ({"name": ""}, "no name"),
+    ({"name": "dog " * 200}, "tokens long"),
+    ({"name": "dog", "stand_in": "dog"}, "is the concept itself"),
+    ({"name": "dog", "stand_in": "zzyzx"}, "no word vector"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), HOSTILE)
+def test_bad_words_get_a_clear_sentence(
+    server: ComfyServer, words: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Failed, match=said):
+        server.run(forget_graph(**words))
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("cat/../../dog", "forget-cat-dog"), ("🐶", "forget-dog-face")]
+)
+def test_odd_names_become_safe_file_names(server: ComfyServer, name: str, stem: str) -> None:
+    shown = server.run(forget_graph(name=name))
+    assert shown["save"]["text"] == [f"models/loras/test/{stem}.safetensors"]
+
+
+def test_a_file_name_cannot_leave_the_folder(server: ComfyServer) -> None:
+    graph = forget_graph()
+    graph["save"]["inputs"]["filename"] = "../../outside"
+    with pytest.raises(Failed, match="No file can be named"):
+        server.run(graph)
+
+
+def test_a_picture_of_one_pixel_and_no_picture_get_a_clear_sentence(server: ComfyServer) -> None:
+    graph = forget_graph("balanced")
+    graph["pixel"] = node("EmptyImage", width=1, height=1, batch_size=1, color=0)
+    graph["forget"]["inputs"]["images"] = ["pixel", 0]
+    with pytest.raises(Failed, match="1x1 pixels; at least 32"):
+        server.run(graph)
+    graph = forget_graph("paper")
+    with pytest.raises(Failed, match="need pictures of the concept"):
+        server.run(graph)
+
+
+def test_without_model_the_quick_preset_runs_and_the_others_say_what_is_missing(
+    server: ComfyServer,
+) -> None:
+    graph = forget_graph(name="bus")
+    for wire in ("model", "vae"):
+        del graph["forget"]["inputs"][wire]
+    assert server.run(graph)
+    graph["forget"]["inputs"]["preset"] = "balanced"
+    del graph["forget"]["inputs"]["settings"]
+    with pytest.raises(Failed, match="MODEL is not connected"):
+        server.run(graph)
+
+
+def test_measuring_shows_a_sheet_and_numbers(
+    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = forget_graph(name="dog", synonyms="puppy")
+    graph["measure"] = node(
+        "UnlearnMeasure", model=["demo", 0], clip_before=["demo", 1], clip_after=["forget", 0],
+        vae=["demo", 2], concept=["concept", 0], seed=0, unlearn_lora=["forget", 1],
+    )  # fmt: skip
+    graph["curve"] = node("PreviewImage", images=["measure", 1])
+    shown = server.run(graph)
+    assert shown["measure"]["images"]
+    assert "forgotten: dog, puppy seen in" in shown["measure"]["text"][0]
+
+
+def test_comfy_model_keeps_the_lent_models_contract() -> None:
+    python = install()
+    script = Path(comfy_host.__file__).with_name("comfy_contract.py")
+    done = subprocess.run(
+        [str(python), str(script), str(HOME / "ComfyUI"), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = next((x for x in done.stdout.splitlines() if x.startswith("MEASURED ")), None)
+    assert line, done.stderr[-3000:]
+    found = json.loads(line.removeprefix("MEASURED "))
+    assert found["text"] <= 1e-4
+    assert found["unet"] <= 1e-3
+    assert found["gradient"] <= 1e-3
+    assert found["encode"] <= 1e-3
+    assert found["decode"] <= 1e-3
+    assert found["unchanged"] == {"success": True, "cancel": True, "error": True}
+    assert found["lora"] <= 1e-4 < found["lora_moves"]
+    assert found["layers"] == [3, 4, 5]
+    assert found["alone"]
+    assert found["clip_skip"] == [5, 3]
+    assert found["clip_skip_text"] <= 1e-4
+    assert "Stable Diffusion 1.x (its text width is 768)" in found["sd1"]
+    assert UnlearnSettings().layers == "last:3"
