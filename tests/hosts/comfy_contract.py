@@ -18,9 +18,9 @@ folder, checkout = sys.argv[1:3]
 sys.argv = ["main.py", "--cpu"]
 os.chdir(folder)
 sys.path[0] = folder
-torch.library.Library("torchvision", "FRAGMENT").define(
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-)
+torchvision = torch.library.Library("torchvision", "FRAGMENT")
+torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()

@@ -31,9 +31,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     server.stop()
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
+def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
     """One node of a graph."""
-    return {"class_type": kind, "inputs": inputs}
+    return {"class_type": class_type, "inputs": inputs}
 
 
 def forget_graph(preset: str = "quick", **concept: str) -> Graph:
