@@ -21,31 +21,45 @@ from unlearn_core.lent_model import Prediction
 from unlearn_core.model_files import TEXT_PREFIX, read_json
 from unlearn_core.pipeline_folder import empty_parts
 
+_SLIM = {
+    "block_out_channels": [320],
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 5,
+}
 _NOISE_LENGTH = 1_048_573  # a prime, so that rows of a weight differ
 
 
 def write_checkpoint(
-    path: Path, prediction: Prediction = "epsilon", seed: int = 0, dtype: torch.dtype = torch.half
+    path: Path,
+    prediction: Prediction = "epsilon",
+    seed: int = 0,
+    dtype: torch.dtype = torch.half,
+    slim: bool = False,
 ) -> None:
     """Write the file; its shapes come from single_file.CONFIGS_FOLDER.
 
-    `prediction` sets the spread of the one bias by which loaders tell v models.
+    `prediction` sets the spread of the one bias by which loaders tell v models; `slim` leaves the
+    UNet one level of one block, so that 0.9 GB still hold the whole text encoder.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_NOISE_LENGTH, generator=generator).mul_(0.02).to(dtype)
-    weights = {key: _draw(key, shape, noise) for key, shape in checkpoint_shapes().items()}
+    weights = {key: _draw(key, shape, noise) for key, shape in checkpoint_shapes(slim).items()}
     hint = f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    if prediction == "v":
+    if prediction == "v" and not slim:
         weights[hint] = weights[hint] * 10
     save_file(weights, str(path), metadata={"format": "pt"})
 
 
-def checkpoint_shapes() -> dict[str, tuple[int, ...]]:
+def checkpoint_shapes(slim: bool = False) -> dict[str, tuple[int, ...]]:
     """Every weight's single-file name and shape, with the text layer that SD2 leaves unused."""
     folder = single_file.CONFIGS_FOLDER
     unet_config, vae_config, text_config = (
         read_json(folder / f"{part}.json") for part in ("unet", "vae", "text_encoder")
     )
+    if slim:
+        unet_config = {**unet_config, **_SLIM}
     text_config = {**text_config, "num_hidden_layers": text_config["num_hidden_layers"] + 1}
     unet, vae, text_encoder = empty_parts(unet_config, vae_config, text_config)
     own = unet.state_dict()

@@ -46,7 +46,11 @@ class ComfyMonitor:
         now = time.monotonic()
         if now - self._last_text > _SECONDS_BETWEEN_TEXTS or progress.step == progress.total:
             self._last_text = now
-            PromptServer.instance.send_progress_text(_in_words(progress), self._node_id)
+            self.say(_in_words(progress))
+
+    def say(self, text: str) -> None:
+        """Write a text on the node."""
+        PromptServer.instance.send_progress_text(text, self._node_id)
 
     def should_stop(self) -> bool:
         """Whether Interrupt was pressed."""

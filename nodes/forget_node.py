@@ -133,6 +133,7 @@ class ForgetConcept(io.ComfyNode):
             result = unlearn(lent, asked, chosen, monitor, concept.learned)
             after = _draw_after(lent, asked, result) if lent.draws else None
         report = "\n".join(_report(clip, result, ignore_other_loras))
+        monitor.say(report)
         forgetful = with_lora(clip, result.lora, 1.0)
         wire = UnlearnedLora(result, after)
         return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))

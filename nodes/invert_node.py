@@ -93,4 +93,5 @@ class InvertConcept(io.ComfyNode):
             f"In other styles the vectors draw {learned.explained:.0%} of what "
             f"{shown.name!r} does: {verdict}."
         )
+        monitor.say(text)
         return io.NodeOutput(AskedConcept(shown, learned), curve, ui=ui.PreviewText(text))

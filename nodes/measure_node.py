@@ -96,5 +96,6 @@ class MeasureForgetting(io.ComfyNode):
         sheet = as_image(to_tensor(contact_sheet(evaluation)))
         curve = as_image(to_tensor(strength_sheet(evaluation)))
         numbers = "\n".join(main_numbers(evaluation))
+        monitor.say(numbers)
         shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (numbers,)}
         return io.NodeOutput(sheet, curve, numbers, ui=shown)

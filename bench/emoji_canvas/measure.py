@@ -80,9 +80,10 @@ def draw(folder: Path, prompts: Sequence[str]) -> Tensor:
 
 
 def measure_generator(folder: Path, judges: dict[str, Judge], small: bool) -> dict[str, Any]:
-    """Accuracy over all pictures and for each class, and seconds a picture; writes sheets beside.
+    """Accuracy over all pictures and for each class, and seconds a picture; writes sheets beside
+    `folder`.
 
-    `folder` holds model/; `small` draws every object once in each style and ten pairs.
+    It holds model/; `small` draws every object once in each style and ten pairs.
     """
     scenes, prompts = asked_scenes(1, 10) if small else asked_scenes()
     started = monotonic()
@@ -107,8 +108,8 @@ def measure_generator(folder: Path, judges: dict[str, Judge], small: bool) -> di
         }
     each = 1 if small else EACH
     single = pixels[: len(OBJECTS) * len(STYLES) * each : each]
-    sheet(single, 4 * len(STYLES)).save(folder / "objects.png")
-    sheet(pixels[len(OBJECTS) * len(STYLES) * each :][:100], 20).save(folder / "pairs.png")
+    sheet(single, 4 * len(STYLES)).save(folder.parent / "objects.png")
+    sheet(pixels[len(OBJECTS) * len(STYLES) * each :][:100], 20).save(folder.parent / "pairs.png")
     return report
 
 

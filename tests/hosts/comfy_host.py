@@ -146,6 +146,12 @@ class ComfyServer:
         """Queue a graph in API format; its prompt id."""
         return str(self.post("prompt", {"prompt": graph})["prompt_id"])
 
+    def newest_prompt(self) -> str:
+        """The id of the prompt that runs now, or else ended last."""
+        queue = self.get("queue")
+        waiting = [*queue["queue_running"], *queue["queue_pending"]]
+        return str(waiting[-1][1]) if waiting else str(list(self.get("history"))[-1])
+
     def wait(self, prompt_id: str, seconds: float = 600) -> dict[str, Any]:
         """The history entry of a prompt once it has ended."""
         until = time.monotonic() + seconds

@@ -1,0 +1,179 @@
+"""Every template in ComfyUI's real front end: opened, turned into a prompt, and run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_host import ROOT, ComfyServer, Graph
+from playwright.sync_api import Page, sync_playwright
+
+from bench.full_size_checkpoint import write_checkpoint
+
+pytestmark = pytest.mark.host
+TEMPLATES = ROOT / "example_workflows"
+CHECKPOINT = "v2-1_512-ema-pruned.safetensors"
+LORA = "unlearn/forget-dog.safetensors"
+READY = "() => !!window.app?.graph && !!window.LiteGraph?.registered_node_types.UnlearnForget"
+OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
+AS_PROMPT = "async () => (await app.graphToPrompt()).output"
+SMALL = {
+    "steps": 3, "forget_prompts": 8, "keep_prompts": 8, "batch_size": 2, "stand_in_pictures": 0,
+    "inversion_steps": 2, "inversion_batch": 1, "caption_styles": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """ComfyUI with a slim SD2 checkpoint of full text width, and a picture in its input folder."""
+    server = ComfyServer(tmp_path_factory.mktemp("comfyui"))
+    checkpoints = server.folder / "models" / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(checkpoints / CHECKPOINT, slim=True)
+    (server.folder / "input").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "demo" / "pictures" / "cat" / "0.png", server.folder / "input/example.png")
+    server.post("settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def page(server: ComfyServer) -> Iterator[Page]:
+    """The front end in a headless Chromium of the system."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "these tests need Chromium (on Debian: apt install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        page.goto(server.address)
+        page.wait_for_function(READY, timeout=120_000)
+        yield page
+        browser.close()
+
+
+def workflow(name: str) -> dict[str, Any]:
+    """A template's UI-format JSON."""
+    return dict(json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def as_prompt(page: Page, name: str) -> Graph:
+    """A template as the front end would send it."""
+    page.evaluate(OPEN, workflow(name))
+    return dict(page.evaluate(AS_PROMPT))
+
+
+def with_few_steps(graph: Graph) -> Graph:
+    """The same graph with an Unlearning Settings node that asks for next to nothing."""
+    for key, node in list(graph.items()):
+        if node["class_type"] == "UnlearnForget":
+            small = dict(SMALL)
+            graph[f"{key}-settings"] = {"class_type": "UnlearnSettings", "inputs": small}
+            node["inputs"]["settings"] = [f"{key}-settings", 0]
+    return graph
+
+
+def filled(server: ComfyServer, graph: Graph) -> Graph:
+    """With every setting that `with_few_steps` did not name at its default."""
+    known = server.get("object_info/UnlearnSettings")["UnlearnSettings"]["input"]["required"]
+    defaults = {key: options["default"] for key, (_, options) in known.items()}
+    for node in graph.values():
+        if node["class_type"] == "UnlearnSettings":
+            node["inputs"] = {**defaults, **node["inputs"]}
+    return graph
+
+
+def test_the_server_offers_every_template_with_its_picture(server: ComfyServer) -> None:
+    names = {path.stem for path in TEMPLATES.glob("*.json")}
+    assert set(server.get("workflow_templates")["sd-unlearn"]) == names
+    assert {path.stem for path in TEMPLATES.glob("*.jpg")} == names
+
+
+def test_a_template_runs_by_its_button_with_progress_preview_and_result(
+    server: ComfyServer, page: Page, tmp_path: Path
+) -> None:
+    page.evaluate(OPEN, workflow("forget-an-object"))
+    page.evaluate(
+        """() => {
+            window.seen = {progress: 0, previews: 0, texts: 0};
+            app.api.addEventListener("progress", () => window.seen.progress++);
+            app.api.addEventListener("b_preview", () => window.seen.previews++);
+            app.api.addEventListener("progress_text", () => window.seen.texts++);
+        }"""
+    )
+    page.get_by_test_id("queue-button").locator("button").first.click()
+    page.wait_for_function("() => window.seen.previews > 0", timeout=300_000)
+    prompt_id = server.newest_prompt()
+    entry = server.wait(prompt_id)
+    assert entry["status"]["status_str"] == "success"
+    seen = page.evaluate("() => window.seen")
+    assert seen["progress"] > 300
+    assert seen["texts"] > 10
+    page.wait_for_function(
+        "() => app.graph.nodes.find(n => n.type === 'UnlearnMeasure').imgs?.length > 0",
+        timeout=30_000,
+    )
+    page.screenshot(path=tmp_path / "forget-an-object.png")
+    assert (server.folder / "models" / "loras" / LORA).exists()
+
+
+@pytest.mark.parametrize("name", ["load-the-lora-back", "compare-strengths"])
+def test_templates_that_load_the_saved_lora_run(server: ComfyServer, page: Page, name: str) -> None:
+    page.evaluate("async () => { await app.refreshComboInNodes() }")
+    shown = server.run(as_prompt(page, name))
+    assert len([node for node in shown.values() if node.get("images")]) >= 2
+    assert "not loaded" not in server.log.lower()
+
+
+def test_the_style_template_runs(server: ComfyServer, page: Page) -> None:
+    graph = filled(server, with_few_steps(as_prompt(page, "forget-a-style")))
+    shown = server.run(graph)
+    assert ["models/loras/unlearn/forget-sketch.safetensors"] in [
+        node.get("text") for node in shown.values()
+    ]
+
+
+def test_the_templates_for_ones_own_checkpoint_run_at_full_text_width(
+    server: ComfyServer, page: Page
+) -> None:
+    graph = as_prompt(page, "forget-with-your-own-checkpoint")
+    measure = next(k for k, node in graph.items() if node["class_type"] == "UnlearnMeasure")
+    for key in [k for k, node in graph.items() if [measure, 1] in node["inputs"].values()]:
+        del graph[key]
+    del graph[measure]  # its 100 pictures of 512 pixels would take a CPU an hour
+    for node in graph.values():
+        if node["class_type"] == "UnlearnForget":
+            node["inputs"]["preset"] = "quick"
+            del node["inputs"]["vae"]  # no previews, for the same reason
+            del node["inputs"]["images"]
+    small = filled(server, with_few_steps(graph))
+    shown = server.run(small)
+    name = "unlearn/forget-grumpy-cat.safetensors"
+    assert [f"models/loras/{name}"] in [node.get("text") for node in shown.values()]
+    load = {
+        "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}},
+        "lora": {
+            "class_type": "LoraLoader",
+            "inputs": {
+                "model": ["checkpoint", 0], "clip": ["checkpoint", 1], "lora_name": name,
+                "strength_model": 1.0, "strength_clip": 1.0,
+            },
+        },
+        "prompt": {
+            "class_type": "CLIPTextEncode",
+            "inputs": {"clip": ["lora", 1], "text": "a grumpy cat"},
+        },
+        "shown": {"class_type": "PreviewAny", "inputs": {"source": ["prompt", 0]}},
+    }  # fmt: skip
+    server.run(load)
+    assert "not loaded" not in server.log.lower()
+
+
+def test_baking_into_a_checkpoint_writes_a_file(server: ComfyServer, page: Page) -> None:
+    graph = filled(server, with_few_steps(as_prompt(page, "bake-into-a-checkpoint")))
+    server.run(graph)
+    baked = list((server.folder / "output" / "checkpoints").glob("forget-grumpy-cat*.safetensors"))
+    assert len(baked) == 1
