@@ -43,10 +43,11 @@ def is_demo(model: Any) -> bool:
 def load_demo() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE, float32. Raises BadFile if a file of demo/ is missing or damaged."""
     folder = demo_folder() / "model"
-    return _load_model(folder / "unet"), _load_clip(folder / "text_encoder"), _load_vae(folder)
+    return load_unet(folder / "unet"), _load_clip(folder / "text_encoder"), _load_vae(folder)
 
 
-def _load_model(folder: Path) -> Any:
+def load_unet(folder: Path, stored: torch.dtype = torch.float32) -> Any:
+    """MODEL from a diffusers folder, its weights of the dtype `stored`, computing in float32."""
     config = read_json(folder / "config.json")
     blocks, widths = config["layers_per_block"], config["block_out_channels"]
     attention = [int("Attn" in kind) for kind in config["down_block_types"]]
@@ -70,7 +71,7 @@ def _load_model(folder: Path) -> Any:
         "use_temporal_resblock": False,
     }
     shape = DemoSD2(unet_config)
-    shape.set_inference_dtype(torch.float32, None)
+    shape.set_inference_dtype(stored, None if stored == torch.float32 else torch.float32)
     device, offload = management.get_torch_device(), management.unet_offload_device()
     unet = shape.get_model({}, "", device=offload)
     file = folder / "diffusion_pytorch_model.safetensors"

@@ -14,7 +14,7 @@ import comfy.model_management as management
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
-from comfy.model_base import ModelType
+from comfy.model_sampling import EPS, V_PREDICTION
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,10 +25,6 @@ from .comfy_clip import active_layer, text_weights, text_width
 
 logger = logging.getLogger(__name__)
 
-_PREDICTIONS: dict[ModelType, Prediction] = {
-    ModelType.EPS: "epsilon",
-    ModelType.V_PREDICTION: "v",
-}
 _STOCK_IMAGE_SIZE = 32
 """What ComfyUI's detection writes into every UNet config, whatever the model's size."""
 _RECOMPUTE_FROM = 64
@@ -64,11 +60,7 @@ class ComfyModel:
 
     def _read_unet(self) -> None:
         unet = self._model.model
-        if unet.model_type not in _PREDICTIONS:
-            raise WrongModel(
-                f"MODEL is a {unet.model_type.name} model ({type(unet).__name__}); this pack needs "
-                "Stable Diffusion 2, which predicts epsilon or v."
-            )
+        sampling = self._model.get_model_object("model_sampling")
         config = unet.model_config.unet_config
         width = text_width(self._clip)
         if config.get("context_dim") != width or config.get("adm_in_channels") is not None:
@@ -82,11 +74,10 @@ class ComfyModel:
                 f"MODEL takes {config.get('in_channels')} channels: it is an inpainting or depth "
                 "model. Use the plain text-to-image checkpoint."
             )
-        self.prediction = _PREDICTIONS[unet.model_type]
+        self.prediction = _prediction(sampling)
         self.device = self._model.load_device
         self.compute_dtype = unet.manual_cast_dtype or unet.get_dtype()
-        sigmas = self._model.get_model_object("model_sampling").sigmas
-        self.alphas_cumprod = 1 / (1 + sigmas.detach().clone().float().cpu() ** 2)
+        self.alphas_cumprod = 1 / (1 + sampling.sigmas.detach().clone().float().cpu() ** 2)
         size = config.get("image_size", _STOCK_IMAGE_SIZE)
         if size == _STOCK_IMAGE_SIZE:
             size = 96 if self.prediction == "v" else 64
@@ -196,6 +187,19 @@ def _static(model: Any) -> Any:
     if hasattr(model, "get_non_dynamic_delegate"):
         return model.get_non_dynamic_delegate()
     return model
+
+
+def _prediction(sampling: Any) -> Prediction:
+    """What MODEL predicts, ModelSamplingDiscrete included."""
+    if isinstance(sampling, V_PREDICTION):
+        return "v"
+    if getattr(type(sampling), "calculate_denoised", None) is EPS.calculate_denoised:
+        return "epsilon"
+    bases = ", ".join(base.__name__ for base in type(sampling).__mro__[1:3])
+    raise WrongModel(
+        f"MODEL samples as {bases}; this pack needs Stable Diffusion 2, which predicts epsilon or "
+        "v. Take LCM and similar sampling nodes out."
+    )
 
 
 def _as_the_host() -> Any:

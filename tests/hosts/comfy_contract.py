@@ -173,8 +173,70 @@ def main() -> dict[str, Any]:
         found["clip_skip_text"] = greatest(
             skipped.encode(ids[0]), host_encode(skipping, PROMPTS[0])
         )
+    found["stored"] = stored_in_less(clip, vae, latents, steps, text)
+    found["epsilon"] = as_epsilon(model, clip, theirs, latents, steps, text)
+    found["orders"] = beside_another_lora(model, clip, vae, lora)
     found["sd1"] = refusal_of_sd1()
     return found
+
+
+def stored_in_less(clip: Any, vae: Any, latents: Any, steps: Any, text: Any) -> dict[str, bool]:
+    """For UNet weights stored in fewer bits: the gradient is right and the weights stay."""
+    found = {}
+    folder = ours("unlearn_core.demo_model").demo_folder() / "model" / "unet"
+    for stored in (torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        with torch.inference_mode():
+            model = comfy_demo.load_unet(folder, stored)
+        before = checksum(model.model)
+        with torch.inference_mode(), comfy_run.training_allowed(clip, model):
+            lent = comfy_model.ComfyModel(clip, model, vae)
+            given = text.clone().requires_grad_(True)
+            lent.predict(latents, steps, given).square().sum().backward()
+        right = bool(given.grad.isfinite().all()) and bool(given.grad.any())
+        found[str(stored)] = right and checksum(model.model) == before
+    return found
+
+
+def as_epsilon(model: Any, clip: Any, theirs: Any, latents: Any, steps: Any, text: Any) -> Any:
+    """With ModelSamplingDiscrete set to eps: what is predicted, and how far from the raw output."""
+    import comfy_extras.nodes_model_advanced as advanced
+
+    with torch.inference_mode():
+        (changed,) = advanced.ModelSamplingDiscrete().patch(model, "eps", False)
+    with torch.inference_mode(), comfy_run.training_allowed(clip, changed):
+        lent = comfy_model.ComfyModel(clip, changed)
+        raw = theirs.predict(latents, steps, text)
+        return [lent.prediction, greatest(lent.predict(latents, steps, text), raw)]
+
+
+def beside_another_lora(model: Any, clip: Any, vae: Any, lora: Any) -> dict[str, Any]:
+    """Another LoRA at 0.8 below and above ours, and training on top of it."""
+    generator = torch.Generator().manual_seed(5)
+    pairs = {
+        key: type(pair)(
+            torch.randn(pair.down.shape, generator=generator) * 0.1,
+            torch.randn(pair.up.shape, generator=generator) * 0.1,
+            pair.alpha,
+        )
+        for key, pair in lora.pairs.items()
+    }
+    other = type(lora)(pairs)
+    with torch.inference_mode():
+        below = comfy_clip.with_lora(clip, other, 0.8)
+        first = comfy_clip.with_lora(below, lora, 1.0)
+        second = comfy_clip.with_lora(comfy_clip.with_lora(clip, lora, 1.0), other, 0.8)
+    with torch.inference_mode(), comfy_run.training_allowed(below, model):
+        lent = comfy_model.ComfyModel(below, model, vae)
+        own = engine.build_encoder(lent).encode(token_ids(PROMPTS[0]))
+        bare = comfy_model.ComfyModel(below, model, vae, alone=True).text_encoder_weights()
+    weights = comfy_clip.text_weights(clip)
+    return {
+        "same": greatest(host_encode(first, PROMPTS[0]), host_encode(second, PROMPTS[0])),
+        "on_top": greatest(own, host_encode(below, PROMPTS[0])),
+        "moves": greatest(own, host_encode(clip, PROMPTS[0])),
+        "alone": all(weights[name].equal(bare[name]) for name in weights),
+        "told": [comfy_clip.has_loras(clip), comfy_clip.has_loras(below)],
+    }
 
 
 def refusal_of_sd1() -> str:

@@ -277,5 +277,13 @@ def test_comfy_model_keeps_the_lent_models_contract() -> None:
     assert found["alone"]
     assert found["clip_skip"] == [5, 3]
     assert found["clip_skip_text"] <= 1e-4
+    assert len(found["stored"]) == 3
+    assert all(found["stored"].values())
+    prediction, difference = found["epsilon"]
+    assert (prediction, difference <= 1e-3) == ("epsilon", True)
+    assert found["orders"]["same"] <= 1e-4
+    assert found["orders"]["on_top"] <= 1e-4 < found["orders"]["moves"]
+    assert found["orders"]["alone"]
+    assert found["orders"]["told"] == [False, True]
     assert "Stable Diffusion 1.x (its text width is 768)" in found["sd1"]
     assert UnlearnSettings().layers == "last:3"
