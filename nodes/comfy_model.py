@@ -22,6 +22,7 @@ from ..unlearn_core.errors import TrainingFailed, WrongModel
 from ..unlearn_core.gradient_check import check_gradient, scale_gradient
 from ..unlearn_core.lent_model import Prediction
 from .comfy_clip import active_layer, text_weights, text_width
+from .comfy_run import TRAINING_MEMORY
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ _STOCK_IMAGE_SIZE = 32
 """What ComfyUI's detection writes into every UNet config, whatever the model's size."""
 _RECOMPUTE_FROM = 64
 """Latent edge from which activations are computed again instead of kept for the gradient."""
-_TRAINING_MEMORY = 4
-"""Memory of a step with gradient over ComfyUI's estimate for sampling."""
 _HALF_GRADIENT_SCALE = 4096.0
 """float16 gradients at the text would underflow without it."""
 _SD2_ALPHAS = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
@@ -135,7 +134,7 @@ class ComfyModel:
 
     def _load_unet(self, shape: torch.Size) -> None:
         model = self._needed(self._model, "MODEL")
-        memory = _TRAINING_MEMORY * model.memory_required(list(shape))
+        memory = TRAINING_MEMORY * model.memory_required(list(shape))
         with torch.inference_mode(True):
             management.load_models_gpu([model], memory_required=memory, force_full_load=True)
         _make_plain(model.model)

@@ -17,6 +17,8 @@ from ..unlearn_core.errors import Cancelled, TrainingFailed
 from ..unlearn_core.lent_model import Progress
 from ..unlearn_core.pictures import to_image
 
+TRAINING_MEMORY = 4
+"""Memory of a step with gradient over ComfyUI's estimate for sampling; an estimate too."""
 _PREVIEW_EDGE = 256
 _SECONDS_BETWEEN_TEXTS = 0.2
 
@@ -77,7 +79,7 @@ def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
         raise management.InterruptProcessingException() from error
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingFailed(
-            f"Out of memory on {clip.patcher.load_device}. Lower batch_size, inversion_batch or "
+            f"Out of memory{_in_numbers(model)}. Lower inversion_batch, batch_size or "
             "stand_in_pictures in Unlearning Settings, or choose the preset quick, which needs no "
             "MODEL. Nothing was changed."
         ) from error
@@ -89,6 +91,18 @@ def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
         for part, flag in flags:
             part.comfy_cast_weights = flag
         management.soft_empty_cache()
+
+
+def _in_numbers(model: Any) -> str:
+    if model is None:
+        return ""
+    pictures, edge = 8, 64
+    needed = TRAINING_MEMORY * model.memory_required([pictures, 4, edge, edge]) / 2**30
+    there = management.get_total_memory(model.load_device) / 2**30
+    return (
+        f" on {model.load_device}, which has {there:.1f} GB: a step with {pictures} pictures of "
+        f"{8 * edge} pixels needs about {needed:.1f} GB beside the weights"
+    )
 
 
 def _in_words(progress: Progress) -> str:

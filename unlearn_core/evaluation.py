@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import WrongModel
 from .forgotten import Forgotten, kept_prompts
-from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
+from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_asked
 from .lora_file import LoraWeights
 from .lora_math import apply_lora
 from .losses import drift
@@ -108,6 +108,7 @@ def evaluate(
     judge: Judge | None = None,
 ) -> Evaluation:
     """Compare the lent model before and after; raises WrongModel, Cancelled."""
+    model = Stoppable(model, monitor)
 
     def encoder_at(strength: float) -> TextEncoder:
         return TextEncoder(dict(weights_at(strength)), model.last_used_layer, model.device)

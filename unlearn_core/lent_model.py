@@ -97,3 +97,31 @@ def stop_if_asked(monitor: RunMonitor) -> None:
     """Raise Cancelled if the user asked to stop."""
     if monitor.should_stop():
         raise Cancelled("Stopped as you asked; nothing was changed or written.")
+
+
+class Stoppable:
+    """A lent model that asks before each prediction whether to stop, and then raises Cancelled."""
+
+    def __init__(self, model: LentModel, monitor: RunMonitor) -> None:
+        """Lend `model` on."""
+        self._model, self._monitor = model, monitor
+        self.device, self.compute_dtype = model.device, model.compute_dtype
+        self.prediction, self.alphas_cumprod = model.prediction, model.alphas_cumprod
+        self.native_size, self.last_used_layer = model.native_size, model.last_used_layer
+
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """See LentModel."""
+        return self._model.text_encoder_weights()
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """See LentModel; raises Cancelled."""
+        stop_if_asked(self._monitor)
+        return self._model.predict(latents, timesteps, text)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """See LentModel."""
+        return self._model.encode_image(pixels)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See LentModel."""
+        return self._model.decode_latents(latents)

@@ -60,11 +60,19 @@ class Lesson:
 
 @torch.no_grad()
 def encode_all(
-    encoder: TextEncoder, token_ids: Tensor, learned: Tensor | None = None
+    encoder: TextEncoder,
+    token_ids: Tensor,
+    learned: Tensor | None = None,
+    monitor: RunMonitor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(states before the tail, conditioning) of N chunks, each (N, 77, width) float32."""
+    """(states before the tail, conditioning) of N chunks, each (N, 77, width) float32.
+
+    Raises Cancelled between two batches if the user asked to stop.
+    """
     states, conditioning = [], []
     for ids in token_ids.split(ENCODE_BATCH):
+        if monitor is not None:
+            stop_if_asked(monitor)
         before = encoder.prefix(ids, learned)
         states.append(before)
         conditioning.append(encoder.tail(before, ids))
@@ -72,22 +80,28 @@ def encode_all(
 
 
 def forget_lesson(
-    encoder: TextEncoder, lora: EncoderLora, prompts: ForgetPrompts, learned: Tensor | None
+    encoder: TextEncoder,
+    lora: EncoderLora,
+    prompts: ForgetPrompts,
+    learned: Tensor | None,
+    monitor: RunMonitor | None = None,
 ) -> Lesson:
     """Concept prompts with the aligned states of the stand-in's prompts as targets."""
     with lora.disabled():
-        states, own = encode_all(encoder, prompts.token_ids, learned)
-        _, stand_in = encode_all(encoder, prompts.stand_in_ids)
+        states, own = encode_all(encoder, prompts.token_ids, learned, monitor)
+        _, stand_in = encode_all(encoder, prompts.stand_in_ids, monitor=monitor)
     source = prompts.source.to(own.device)
     gathered = stand_in.gather(1, source.clamp(min=0)[..., None].expand_as(own))
     targets = torch.where((source == OWN_STATE)[..., None], own, gathered)
     return _lesson(encoder, prompts, states, targets)
 
 
-def keep_lesson(encoder: TextEncoder, lora: EncoderLora, prompts: Prompts) -> Lesson:
+def keep_lesson(
+    encoder: TextEncoder, lora: EncoderLora, prompts: Prompts, monitor: RunMonitor | None = None
+) -> Lesson:
     """Prompts whose own states are the targets."""
     with lora.disabled():
-        states, own = encode_all(encoder, prompts.token_ids)
+        states, own = encode_all(encoder, prompts.token_ids, monitor=monitor)
     return _lesson(encoder, prompts, states, own)
 
 

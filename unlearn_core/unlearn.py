@@ -16,7 +16,7 @@ from .adversary import Adversary
 from .concept import MEASURED_KINDS, Concept
 from .errors import BadConcept, BadSettings
 from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
-from .lent_model import LentModel, RunMonitor, SilentMonitor, stop_if_asked
+from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
@@ -78,7 +78,7 @@ def learn_vectors(
     """The first step alone: word vectors from the concept's pictures, see `invert`."""
     encoder = build_encoder(model)
     styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
-    return invert(model, encoder, concept, settings, styles, monitor)
+    return invert(Stoppable(model, monitor), encoder, concept, settings, styles, monitor)
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
@@ -102,8 +102,8 @@ class _Run:
                 "These settings raise or compare the denoising loss of pictures, so they need "
                 "pictures of the concept; give 4 or 5, or choose the preset balanced."
             )
-        self.model, self.concept, self.settings = model, concept, settings
-        self.monitor = monitor
+        self.model = Stoppable(model, monitor)
+        self.concept, self.settings, self.monitor = concept, settings, monitor
         self.learned = learned
         self.seconds: dict[str, float] = {}
         self.encoder = build_encoder(model)
@@ -190,8 +190,9 @@ class _Run:
         settings, encoder, generator = self.settings, self.encoder, self.generator
         vectors = learned.vectors.to(encoder.device) if learned else None
         prompts = plan.forget_prompts(settings.forget_prompts)
-        forget = forget_lesson(encoder, lora, prompts, vectors)
-        keep = keep_lesson(encoder, lora, plan.keep_prompts(settings.keep_prompts))
+        forget = forget_lesson(encoder, lora, prompts, vectors, self.monitor)
+        kept = plan.keep_prompts(settings.keep_prompts)
+        keep = keep_lesson(encoder, lora, kept, self.monitor)
         guarded = [prompt for prompt in GUARD_PROMPTS if not mentions(prompt, self.concept)]
         guard = keep_lesson(encoder, lora, whole_prompts(guarded))
         scales = RoleScales.measure(keep.targets[:SCALE_PROMPTS], keep.roles[:SCALE_PROMPTS])
