@@ -128,7 +128,7 @@ class ComfyModel:
         if part is None:
             raise WrongModel(
                 f"{name} is not connected, and these settings draw or read pictures: connect it, "
-                "or choose the preset quick and no pictures."
+                "or choose the preset quick."
             )
         return part
 

@@ -30,7 +30,8 @@ class ConceptToForget(io.ComfyNode):
                     options=list(KINDS),
                     default="object",
                     tooltip="A thing, a style, a person or something unsafe. Decides the prompts "
-                    "that are forgotten; for person and unsafe no picture of it is shown.",
+                    "that are forgotten; for person and unsafe no preview is drawn, and what was "
+                    "drawn before is blurred.",
                 ),
                 io.String.Input(
                     "synonyms",
@@ -51,7 +52,8 @@ class ConceptToForget(io.ComfyNode):
             ],
             outputs=[
                 ConceptWire.Output(
-                    display_name="concept", tooltip="For Invert Concept, Forget Concept, Measure."
+                    display_name="concept",
+                    tooltip="For Invert Concept, Forget Concept and Measure Forgetting.",
                 )
             ],
         )

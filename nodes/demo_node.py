@@ -24,8 +24,8 @@ class LoadDemoSd2(io.ComfyNode):
             display_name="Load Demo SD2",
             category=CATEGORY,
             description="A small Stable Diffusion 2 of 64 x 64 pixels that ships with this pack "
-            "and knows a world of emoji: every template runs with it offline, on a CPU, in about a "
-            "minute. Draw at 64 x 64.",
+            "and knows a world of emoji: templates that start with it run offline, on a CPU, in "
+            "about a minute. Draw at 64 x 64.",
             inputs=[
                 io.Combo.Input(
                     "pictures",

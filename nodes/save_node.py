@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from comfy_api.latest import io
 
-from ..unlearn_core.embedding_file import free_embedding_name, save_embedding
+from ..unlearn_core.embedding_file import free_embedding_name, load_embedding, save_embedding
 from ..unlearn_core.errors import BadSettings
 from ..unlearn_core.file_names import safe_file_name
 from ..unlearn_core.lora_file import LoraWeights, lora_bytes
@@ -31,7 +31,8 @@ class SaveUnlearningLora(io.ComfyNode):
             category=CATEGORY,
             description="Writes the LoRA into models/loras, with a picture of what is drawn "
             "afterwards beside it. Load it with ComfyUI's own Load LoRA or with Load Text-Encoder "
-            "LoRA. The pictures and the learned vectors never enter the file.",
+            "LoRA. The pictures and the learned vectors never enter the file; the concept's name "
+            "does.",
             inputs=[
                 LoraWire.Input("unlearn_lora", tooltip="From Forget Concept."),
                 io.String.Input(
@@ -69,7 +70,7 @@ class SaveUnlearningLora(io.ComfyNode):
         if save_embedding and result.learned is None:
             raise BadSettings(
                 "save_embedding is on, but no vectors were learned: wire pictures into Forget "
-                "Concept and choose a preset that uses them (not quick)."
+                "Concept and choose a preset that learns from them (balanced or robust)."
             )
         root = output_folder("loras")
         wanted = root / relative_name(filename, result.concept.name)
@@ -113,5 +114,10 @@ def _save_vectors(unlearn_lora: UnlearnedLora) -> str:
     folder = output_folder("embeddings")
     make_folder(folder)
     name = free_embedding_name(result.concept.name, folder)
-    save_embedding(result.learned.vectors, folder / f"{name}.safetensors")
+    for path in sorted(folder.glob(f"forget-{safe_file_name(result.concept.name)}-concept*")):
+        if load_embedding(path).equal(result.learned.vectors):
+            name = path.stem
+            break
+    else:
+        save_embedding(result.learned.vectors, folder / f"{name}.safetensors")
     return f"models/embeddings/{name}.safetensors; in prompts: embedding:{name}"

@@ -47,7 +47,11 @@ class UnlearningSettings(io.ComfyNode):
                 for item in dataclasses.fields(UnlearnSettings)
                 if item.name != "seed"
             ],
-            outputs=[SettingsWire.Output(display_name="settings")],
+            outputs=[
+                SettingsWire.Output(
+                    display_name="settings", tooltip="For Forget Concept and Invert Concept."
+                )
+            ],
         )
 
     @classmethod

@@ -93,7 +93,7 @@ def forget(
         if not (concept.images and settings.use_pictures and settings.inversion_steps):
             raise BadSettings(
                 "--embedding saves what is learned from pictures: give --images, and a preset "
-                "that learns from them (not quick)."
+                "that learns from them (balanced or robust)."
             )
     model = session.load()
     result = unlearn(model, concept, settings, session.monitor)

@@ -78,7 +78,7 @@ class UnlearnSettings:
     )
     forget_prompts: int = _number(512, 8, 4096, "Different prompts with the concept in them.")
     keep_prompts: int = _number(384, 8, 8192, "Different prompts that must not change.")
-    keep_nearest: int = _number(12, 0, 200, "Nouns near the concept that are kept first.")
+    keep_nearest: int = _number(12, 0, 200, "Words near the concept that are kept first.")
 
     stand_in_pictures: int = _number(
         16, 0, 256, "Pictures drawn for a stand-in to see that they don't show the concept."
@@ -99,7 +99,7 @@ class UnlearnSettings:
         0.1, 1e-5, 10.0, "Adam's step on a learned vector, relative to the size of its elements."
     )
     caption_styles: int = _number(
-        8, 0, 32, "Style words that may caption the pictures, so that the vectors need not."
+        8, 0, 32, "Style words that may caption the pictures, so that the vectors carry no style."
     )
     inversion_batch: int = _number(8, 1, 64, "Noised pictures per inversion step.")
 
