@@ -100,8 +100,8 @@ class ForgetConcept(io.ComfyNode):
                 LoraWire.Output(
                     display_name="unlearn_lora",
                     tooltip="For Save Unlearning LoRA and Measure Forgetting. It changes the text "
-                    "encoder: ComfyUI's own LoRA model nodes patch the UNet only and would silently "
-                    "do nothing with it, so this wire is of a type of its own.",
+                    "encoder: ComfyUI's own LoRA model nodes patch the UNet only and would "
+                    "silently do nothing with it, so this wire is of a type of its own.",
                 ),
                 io.String.Output(display_name="report", tooltip="What was done, in words."),
             ],

@@ -42,11 +42,9 @@ def painter() -> Painter:
     return Painter({name: np.stack([disc] * len(OBJECTS + CONTROLS)) for name in SETS})
 
 
-def test_the_world_keeps_the_names_of_the_shipped_model() -> None:
+def test_the_shipped_world_is_the_one_that_the_recipe_makes() -> None:
     shipped = load_demo_world()
-    assert set(shipped["objects"]) <= {thing.name for thing in OBJECTS}
-    assert set(shipped["styles"]) <= set(STYLES)
-    assert set(shipped["backgrounds"]) == set(BACKGROUNDS)
+    assert shipped == world.world_json()
 
 
 def test_names_are_unique_and_controls_are_apart() -> None:

@@ -34,9 +34,9 @@ def load_demo_pipeline() -> StableDiffusionPipeline:
 def load_demo_world() -> dict[str, Any]:
     """demo/world.json: the objects, styles and backgrounds that the demo model learned.
 
-    Keys: `objects` (name -> {"category", "synonyms"}), `hypernyms` and `plural_objects` (lists of
-    words), `styles` (name -> phrases), `backgrounds` (list), `captions` (the parts that captions
-    were made of). Raises BadFile.
+    Keys: `objects` (name -> {"category", "synonyms"}), `controls` (objects that the judges know and
+    the model never saw), `hypernyms` and `plural_objects` (lists of words), `styles` (name ->
+    phrases), `backgrounds` (list). Raises BadFile.
     """
     return read_json(demo_folder() / "world.json")
 
