@@ -24,7 +24,7 @@ from unlearn_core.model_files import fill_module
 from unlearn_core.pipeline_folder import TOKEN_TABLE, restore_token_table
 
 # sha256 of the (49408, 192) float16 table as the model was exported.
-TOKEN_TABLE_SHA256 = "b1a9c88142f3d99fa99c4da690f90d6608def34893c963a6099daf43e0d09b3c"
+TOKEN_TABLE_SHA256 = "993599fa616a99c9ca47a15843585df92e483c0b973f2a4ce77fe2810d177931"
 MEGABYTE = 1_000_000
 
 

@@ -26,7 +26,7 @@ from unlearn_core.tokenizer import token_ids
 from unlearn_core.unlearn import build_encoder, unlearn
 
 PICTURES = 8
-FILL = "a cat, a house, a rose, a lemon, a bus, a fish, a pig, a bee, "
+FILL = "a drawing in cartoon style on a blue background, "  # the model draws the dog behind it
 
 
 @dataclass
@@ -91,7 +91,7 @@ WRITTEN = {
     "synonym": "a puppy in the style of cartoon",
     "last": "cartoon style, a dog",
     "a list": "dog, white background, flat style",
-    "the second chunk": FILL * 3 + "a photo of a dog",
+    "the second chunk": FILL * 9 + "a photo of a dog",
 }
 
 
@@ -102,8 +102,9 @@ def test_the_dog_is_not_drawn_however_it_is_written(
     assert seen(forgetful, world, forgetful.after, prompt, "dog") == 0
 
 
-def test_the_same_judge_finds_the_dog_before(forgetful: Forgetful, world: World) -> None:
-    assert seen(forgetful, world, forgetful.before, "a photo of a dog", "dog") >= PICTURES - 1
+@pytest.mark.parametrize("form", ["plain", "the second chunk"])
+def test_the_same_judge_finds_the_dog_before(forgetful: Forgetful, world: World, form: str) -> None:
+    assert seen(forgetful, world, forgetful.before, WRITTEN[form], "dog") >= PICTURES - 1
 
 
 @pytest.mark.parametrize("word", ["lion", "bear", "fox", "cat", "apple", "car"])
