@@ -55,7 +55,7 @@ load_demo_pipeline = ours("unlearn_core.demo_model").load_demo_pipeline
 token_ids = ours("unlearn_core.tokenizer").token_ids
 TextEncoder = ours("unlearn_core.text_encoder").TextEncoder
 
-PROMPTS = ("a photo of a dog", "", "sketch of an (apple:1.0), on a green background, " * 4)
+PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
          "stand_in_pictures": 2, "batch_size": 4}  # fmt: skip
 
@@ -83,7 +83,7 @@ def checksum(*modules: Any) -> str:
     for module in modules:
         for name, value in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
