@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_management as management
@@ -22,7 +22,7 @@ from ..unlearn_core.errors import TrainingFailed, WrongModel
 from ..unlearn_core.gradient_check import check_gradient, scale_gradient
 from ..unlearn_core.lent_model import Prediction
 from .comfy_clip import active_layer, text_weights, text_width
-from .comfy_run import TRAINING_MEMORY
+from .comfy_run import TRAINING_MEMORY, static
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class ComfyModel:
 
         Raises WrongModel for anything but Stable Diffusion 2.
         """
-        self._clip, self._model, self._vae, self._alone = clip, _static(model), vae, alone
+        self._clip, self._model, self._vae, self._alone = clip, static(model), vae, alone
         self.last_used_layer = active_layer(clip)
         self.native_size = 512
         self.prediction: Prediction = "epsilon"
@@ -101,8 +101,7 @@ class ComfyModel:
         if not self._gradient_checked:
             self._check_gradient(latents, timesteps, text)
             self._gradient_checked = True
-        with _recomputed(self._model.model.diffusion_model, latents.shape[-1]):
-            return self._predict(latents, timesteps, text)
+        return self._predict(latents, timesteps, text)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """See LentModel; ComfyUI's VAE gives the mean."""
@@ -142,20 +141,23 @@ class ComfyModel:
 
     def _predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         unet = self._model.model
-        sigma = unet.model_sampling.sigmas.to(self.device)[timesteps.to(self.device)].float()
+        sigmas: Tensor = unet.model_sampling.sigmas.to(self.device).float()
+        sigma = sigmas[timesteps.to(self.device)]
         spread = sigma.view(-1, 1, 1, 1)
         noisy = latents.to(self.device) * (1 + spread**2).sqrt()
         scale = _HALF_GRADIENT_SCALE if self.compute_dtype == torch.float16 else 1.0
         options = dict(self._model.model_options.get("transformer_options", {}))
         if text.requires_grad:
             options["optimized_attention_override"] = _differentiable_attention
-        clean = unet.apply_model(
-            noisy,
-            sigma,
-            c_crossattn=scale_gradient(text.to(self.device), 1 / scale),
-            transformer_options=options,
-        )
-        clean = scale_gradient(clean, scale)
+        recompute = text.requires_grad and latents.shape[-1] >= _RECOMPUTE_FROM
+        with _recomputed(unet.diffusion_model) if recompute else nullcontext():
+            denoised = unet.apply_model(
+                noisy,
+                sigma,
+                c_crossattn=scale_gradient(text.to(self.device), 1 / scale),
+                transformer_options=options,
+            )
+        clean = scale_gradient(denoised, scale)
         if self.prediction == "epsilon":
             return (noisy - clean) / spread
         return (noisy / (1 + spread**2) - clean) * (1 + spread**2).sqrt() / spread
@@ -179,13 +181,6 @@ class ComfyModel:
             if hasattr(part, "comfy_cast_weights"):
                 part.comfy_cast_weights = True
         unet.manual_cast_dtype = self.compute_dtype = torch.float32
-
-
-def _static(model: Any) -> Any:
-    """MODEL without the lazy weights of newer hosts, which have no gradient."""
-    if hasattr(model, "get_non_dynamic_delegate"):
-        return model.get_non_dynamic_delegate()
-    return model
 
 
 def _prediction(sampling: Any) -> Prediction:
@@ -224,10 +219,9 @@ def _differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @contextmanager
-def _recomputed(unet: nn.Module, edge: int) -> Iterator[None]:
-    """Blocks keep their inputs only and run again on the way back, for large pictures."""
+def _recomputed(unet: nn.Module) -> Iterator[None]:
+    """Blocks keep their inputs only and run again on the way back."""
     blocks = [p for p in unet.modules() if isinstance(p, (ResBlock, SpatialTransformer))]
-    blocks = blocks if edge >= _RECOMPUTE_FROM else []
     for block in blocks:
         block.forward = _checkpointed(block.forward)
     try:

@@ -59,13 +59,20 @@ class ComfyMonitor:
         return bool(management.processing_interrupted())
 
 
+def static(model: Any) -> Any:
+    """MODEL without the lazy weights of newer hosts, which have no gradient."""
+    if hasattr(model, "get_non_dynamic_delegate"):
+        return model.get_non_dynamic_delegate()
+    return model
+
+
 @contextmanager
 def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
     """Gradients inside a node, and the host as it was afterwards, whatever happens.
 
     Turns Cancelled into ComfyUI's own interruption and running out of memory into TrainingFailed.
     """
-    unet = getattr(model, "model", None)
+    unet = None if model is None else static(model).model
     cast = unet.manual_cast_dtype if unet is not None else None
     flags = _cast_flags(unet)
     trained_before = getattr(management, "in_training", None)

@@ -18,14 +18,14 @@ class LoadDemoSd2(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Outputs only."""
+        """Inputs and outputs."""
         return io.Schema(
             node_id="UnlearnDemoModel",
             display_name="Load Demo SD2",
             category=CATEGORY,
             description="A small Stable Diffusion 2 of 64 x 64 pixels that ships with this pack "
             "and knows a world of emoji: templates that start with it run offline, on a CPU, in "
-            "about a minute. Draw at 64 x 64.",
+            "about two minutes. Draw at 64 x 64.",
             inputs=[
                 io.Combo.Input(
                     "pictures",

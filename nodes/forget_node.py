@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..unlearn_core.concept import Concept
 from ..unlearn_core.headline import run_lines
-from ..unlearn_core.inversion import preview_picture
 from ..unlearn_core.lora_math import apply_lora
-from ..unlearn_core.prompts import Name, fill, make_prompts
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,
     PRESET_HELP,
@@ -21,9 +20,8 @@ from ..unlearn_core.settings import (
     help_of,
 )
 from ..unlearn_core.sheets import HIDDEN_KINDS
-from ..unlearn_core.stand_in import plain_template
 from ..unlearn_core.text_encoder import TextEncoder
-from ..unlearn_core.unlearn import UnlearnResult, unlearn
+from ..unlearn_core.unlearn import UnlearnResult, draw_concept, unlearn
 from .comfy_clip import active_layer, has_loras, with_lora
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
@@ -139,12 +137,10 @@ class ForgetConcept(io.ComfyNode):
         return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))
 
 
-def _draw_after(lent: ComfyModel, concept: Concept, result: UnlearnResult) -> Any:
+def _draw_after(lent: ComfyModel, concept: Concept, result: UnlearnResult) -> Tensor:
     weights = apply_lora(lent.text_encoder_weights(), result.lora)
     encoder = TextEncoder(weights, lent.last_used_layer, lent.device)
-    prompt = make_prompts([fill(plain_template(concept), Name.of(concept.name, concept.kind))])
-    seed = result.settings.seed
-    return preview_picture(lent, encoder, prompt.token_ids[0], seed, None) * 2 - 1
+    return draw_concept(lent, encoder, concept, result.settings.seed) * 2 - 1
 
 
 def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Iterator[str]:

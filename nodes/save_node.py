@@ -113,11 +113,10 @@ def _save_vectors(unlearn_lora: UnlearnedLora) -> str:
     assert result.learned is not None
     folder = output_folder("embeddings")
     make_folder(folder)
-    name = free_embedding_name(result.concept.name, folder)
-    for path in sorted(folder.glob(f"forget-{safe_file_name(result.concept.name)}-concept*")):
-        if load_embedding(path).equal(result.learned.vectors):
-            name = path.stem
-            break
-    else:
-        save_embedding(result.learned.vectors, folder / f"{name}.safetensors")
+    vectors, concept = result.learned.vectors, result.concept.name
+    mine = folder.glob(f"forget-{safe_file_name(concept)}-concept*.safetensors")
+    same = [path.stem for path in sorted(mine) if load_embedding(path).equal(vectors)]
+    name = same[0] if same else free_embedding_name(concept, folder)
+    if not same:
+        save_embedding(vectors, folder / f"{name}.safetensors")
     return f"models/embeddings/{name}.safetensors; in prompts: embedding:{name}"

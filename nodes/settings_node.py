@@ -23,6 +23,7 @@ def _input(item: dataclasses.Field[Any], default: Any) -> io.Input:
     low, high = item.metadata["bounds"]
     if isinstance(default, int):
         return io.Int.Input(item.name, default=default, min=low, max=high, tooltip=text)
+    # The arrows' step: a twentieth for weights and strengths, the lowest value for learning rates.
     step = 0.05 if low == 0 or low >= 0.1 else low
     return io.Float.Input(
         item.name, default=default, min=low, max=high, step=step, round=False, tooltip=text

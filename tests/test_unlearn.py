@@ -31,7 +31,7 @@ from unlearn_core.prompts import Prompts, whole_prompts
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids
-from unlearn_core.unlearn import UnlearnResult, build_encoder, unlearn
+from unlearn_core.unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
 
 DOG = Concept("dog", ("puppy",), keep=("cat",))
 WITH_PICTURES = DOG.replace(images=pictures())
@@ -119,6 +119,16 @@ def test_the_pictures_prediction_can_be_moved_too() -> None:
     with_term = unlearn(TinyModel(), WITH_PICTURES, small(image_weight=5.0))
     without = unlearn(TinyModel(), WITH_PICTURES, small())
     assert not same_lora(with_term, without)
+
+
+def test_vectors_learned_before_are_not_learned_again() -> None:
+    model, settings = TinyModel(), small()
+    learned = learn_vectors(model, WITH_PICTURES, settings, Recorder())
+    given = Recorder()
+    result = unlearn(model, WITH_PICTURES, settings, given, learned)
+    assert result.learned is learned
+    assert "learning the concept" not in given.stages
+    assert same_lora(result, unlearn(model, WITH_PICTURES, settings))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
     """The same tensor, whose gradient is multiplied by `factor` on the way back."""
     if factor == 1 or not torch.is_grad_enabled():
         return tensor
-    scaled: Tensor = _ScaledGradient.apply(tensor, factor)
+    scaled: Tensor = _ScaledGradient.apply(tensor, factor)  # type: ignore[no-untyped-call]
     return scaled
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from .concept import Concept
 from .errors import TrainingFailed
-from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
+from .lent_model import LentModel, Progress, RunMonitor, preview_is_due, stop_if_asked
 from .noise import add_noise, draw_timesteps, training_target
 from .pictures import fit_to_square
 from .prompts import Name, fill, make_prompts, whole_prompts
@@ -28,8 +28,6 @@ from .tokenizer import VOCABULARY, tokenize
 OBJECT_TEMPLATES = ("a photo of {it}", "a picture of {it}", "an image of {it}", "{it}")
 STYLE_TEMPLATES = ("a photo in {it} style", "a picture, {it} style", "{it} style", "{it}")
 STYLED = ("{it}, {style} style", "a photo of {it}, {style} style")
-PREVIEWS = 4
-"""Pictures drawn during a stage, so that the user sees the concept come or go."""
 PREVIEW_STEPS = 10
 TEST_PICTURES = 12
 TEST_STEPS = 10
@@ -149,7 +147,7 @@ def invert(
         optimizer.step()
         losses.append(float(loss.detach()))
         per_step = (time.monotonic() - started) / (step + 1)
-        show = monitor.shows_pictures and (step + 1) % preview_every(settings.inversion_steps) == 0
+        show = preview_is_due(monitor, step + 1, settings.inversion_steps)
         monitor.report(
             Progress(
                 "learning the concept",
@@ -179,11 +177,6 @@ def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
         typical = (known - known.mean(0)).norm(dim=1).argmin()
         vectors[:] = known[typical]
     return vectors
-
-
-def preview_every(steps: int) -> int:
-    """Steps between two of a stage's few previews."""
-    return max(1, steps // PREVIEWS)
 
 
 @torch.no_grad()

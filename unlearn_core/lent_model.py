@@ -80,6 +80,15 @@ class RunMonitor(Protocol):
         """Whether the user wants to stop; asked once a step."""
 
 
+PREVIEWS = 4
+"""Pictures drawn during a stage, so that the user sees the concept come or go."""
+
+
+def preview_is_due(monitor: RunMonitor, step: int, steps: int) -> bool:
+    """Whether the report of `step` (1 to `steps`) should carry a preview."""
+    return monitor.shows_pictures and step % max(1, steps // PREVIEWS) == 0
+
+
 class SilentMonitor:
     """A monitor that shows nothing and never stops."""
 

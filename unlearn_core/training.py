@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import TrainingFailed
-from .inversion import preview_every
-from .lent_model import Progress, RunMonitor, stop_if_asked
+from .lent_model import Progress, RunMonitor, preview_is_due, stop_if_asked
 from .lora import EncoderLora
 from .lora_keys import ModuleKey
 from .losses import RoleScales, role_distance
@@ -202,7 +201,7 @@ class Training:
             project_away(self.lora, self.bases)
             losses.append(float(loss.detach()))
             per_step = (time.monotonic() - started) / (step + 1)
-            show = monitor.shows_pictures and (step + 1) % preview_every(settings.steps) == 0
+            show = preview_is_due(monitor, step + 1, settings.steps)
             self.lora.set_strength(1.0)
             monitor.report(
                 Progress(

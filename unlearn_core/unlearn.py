@@ -86,6 +86,13 @@ def build_encoder(model: LentModel) -> TextEncoder:
     return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device)
 
 
+def draw_concept(model: LentModel, encoder: TextEncoder, concept: Concept, seed: int) -> Tensor:
+    """The concept's plain prompt as this encoder draws it, (3, h, w) float32 in [0, 1]."""
+    name = Name.of(concept.name, concept.kind)
+    prompt = make_prompts([fill(plain_template(concept), name)])
+    return preview_picture(model, encoder, prompt.token_ids[0], seed, None)
+
+
 class _Run:
     def __init__(
         self,
@@ -216,11 +223,7 @@ class _Run:
         return training
 
     def _preview(self) -> Tensor:
-        """The concept's prompt as it is drawn now, (3, h, w) float32 in [0, 1]."""
-        template = plain_template(self.concept)
-        prompt = make_prompts([fill(template, Name.of(self.concept.name, self.concept.kind))])
-        ids = prompt.token_ids[0]
-        return preview_picture(self.model, self.encoder, ids, self.settings.seed, None)
+        return draw_concept(self.model, self.encoder, self.concept, self.settings.seed)
 
     def _notes(self, learned: LearnedVectors | None, stand_in: StandIn) -> Iterator[str]:
         concept, settings = self.concept, self.settings

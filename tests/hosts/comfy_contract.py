@@ -83,7 +83,9 @@ def checksum(*modules: Any) -> str:
     for module in modules:
         for name, value in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()
 
 

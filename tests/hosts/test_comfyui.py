@@ -240,9 +240,7 @@ def test_without_model_the_quick_preset_runs_and_the_others_say_what_is_missing(
         server.run(graph)
 
 
-def test_measuring_shows_a_sheet_and_numbers(
-    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_shows_a_sheet_and_numbers(server: ComfyServer) -> None:
     graph = forget_graph(name="dog", synonyms="puppy")
     graph["measure"] = node(
         "UnlearnMeasure", model=["demo", 0], clip_before=["demo", 1], clip_after=["forget", 0],
@@ -273,6 +271,7 @@ def test_comfy_model_keeps_the_lent_models_contract() -> None:
     assert found["decode"] <= 1e-3
     assert found["unchanged"] == {"success": True, "cancel": True, "error": True}
     assert found["lora"] <= 1e-4 < found["lora_moves"]
+    assert UnlearnSettings().layers == "last:3"
     assert found["layers"] == [3, 4, 5]
     assert found["alone"]
     assert found["clip_skip"] == [5, 3]
@@ -286,4 +285,3 @@ def test_comfy_model_keeps_the_lent_models_contract() -> None:
     assert found["orders"]["alone"]
     assert found["orders"]["told"] == [False, True]
     assert "Stable Diffusion 1.x (its text width is 768)" in found["sd1"]
-    assert UnlearnSettings().layers == "last:3"
