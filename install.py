@@ -3,6 +3,7 @@
     python install.py                   what a host runs: adds a fitting peft to this Python
     python install.py --demo [...]      makes .venv and runs the demo in it
     python install.py --test [--slow]   makes .venv and runs the tests in it
+    python3.10 install.py --test --oldest   the engine's tests with what the WebUI ships
 
 Arguments it does not know go on to the demo, or to pytest.
 """
@@ -29,6 +30,10 @@ VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 REQUIREMENTS = ROOT / "requirements.txt"
 DEMO_FILES = ("requirements.txt", "requirements-headless.txt")
 TEST_FILES = (*DEMO_FILES, "requirements-test.txt")
+OLDEST_VENV = ROOT / ".venv-oldest"
+OLDEST_FILE = ROOT / "requirements-oldest.txt"
+NOT_OF_THE_ENGINE = ("hosts", "test_emoji_canvas.py", "test_install.py", "test_peft_pairs.py")
+ENGINE = ("-m", "not host and not slow", *(f"--ignore=tests/{name}" for name in NOT_OF_THE_ENGINE))
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 6)  # what today's transformers and diffusers ask for
@@ -261,11 +266,33 @@ def ensure_venv(files: tuple[str, ...]) -> None:
     stamp.write_text(json.dumps(prints if wanted == "test" else {"demo": prints["demo"]}), "utf-8")
 
 
-def run(*arguments: str, cwd: Path | None = None) -> int:
+def ensure_oldest_venv() -> Path:
+    """Make and fill .venv-oldest unless that was done; return its Python."""
+    if sys.version_info[:2] != OLDEST_PYTHON:
+        raise CannotInstallError(
+            "AUTOMATIC1111's WebUI ships Python 3.10, this is "
+            f"{sys.version.split()[0]}: run python3.10 install.py --test --oldest"
+        )
+    python = OLDEST_VENV / VENV_PYTHON.relative_to(VENV)
+    stamp = OLDEST_VENV / "sd-unlearn.txt"
+    wanted = OLDEST_FILE.read_text("utf-8")
+    if not stamp.exists() or stamp.read_text("utf-8") != wanted:
+        import venv
+
+        say(f"making {OLDEST_VENV.name}: its torch takes gigabytes, CUDA libraries included")
+        venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(OLDEST_VENV)
+        process = pip(python, "install", "--prefer-binary", "-r", str(OLDEST_FILE))
+        if process.returncode != 0:
+            raise CannotInstallError(f"pip failed:\n{process.stderr.strip()}")
+        stamp.write_text(wanted, "utf-8")
+    return python
+
+
+def run(*arguments: str, cwd: Path | None = None, python: Path = VENV_PYTHON) -> int:
     """Run .venv's Python with this checkout importable; return its exit status."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run([str(VENV_PYTHON), *arguments], env=environment, cwd=cwd).returncode
+    return subprocess.run([str(python), *arguments], env=environment, cwd=cwd).returncode
 
 
 def main() -> int:
@@ -279,9 +306,12 @@ def main() -> int:
     mode.add_argument("--demo", action="store_true", help="make .venv, run the demo")
     mode.add_argument("--test", action="store_true", help="make .venv, run the tests")
     parser.add_argument("--slow", action="store_true", help="with --test: the slow tests too")
+    parser.add_argument(
+        "--oldest", action="store_true", help="with --test: the engine's, with what the WebUI ships"
+    )
     options, rest = parser.parse_known_args()
-    if options.slow and not options.test:
-        parser.error("--slow goes with --test")
+    if (options.slow or options.oldest) and not options.test:
+        parser.error("--slow and --oldest go with --test")
     if rest and not (options.demo or options.test):
         parser.error(f"unknown arguments: {' '.join(rest)}")
 
@@ -292,6 +322,8 @@ def main() -> int:
             say(f"nothing installed: {error!r}")
         return 0
     try:
+        if options.oldest:
+            return run("-m", "pytest", *ENGINE, *rest, cwd=ROOT, python=ensure_oldest_venv())
         ensure_venv(TEST_FILES if options.test else DEMO_FILES)
     except CannotInstallError as error:
         print(f"sd-unlearn: {error}", file=sys.stderr)

@@ -10,16 +10,16 @@ from typing import Any
 import comfy.model_management as management
 import comfy.utils
 import torch
-from PIL import Image
 from server import PromptServer
 
 from ..unlearn_core.errors import Cancelled, TrainingFailed
 from ..unlearn_core.lent_model import Progress
-from ..unlearn_core.pictures import to_image
+from ..unlearn_core.pictures import preview_image
 
 TRAINING_MEMORY = 4
 """Memory of a step with gradient over ComfyUI's estimate for sampling; an estimate too."""
-_PREVIEW_EDGE = 256
+_PREVIEW_EDGE = 400
+_LARGEST_EDGE = 1024
 _SECONDS_BETWEEN_TEXTS = 0.2
 
 
@@ -40,10 +40,7 @@ class ComfyMonitor:
             self._bar = comfy.utils.ProgressBar(progress.total)
         preview = None
         if progress.preview is not None:
-            image = to_image(progress.preview * 2 - 1)
-            if image.width < _PREVIEW_EDGE:
-                image = image.resize((_PREVIEW_EDGE, _PREVIEW_EDGE), Image.Resampling.NEAREST)
-            preview = ("JPEG", image, 512)
+            preview = ("JPEG", preview_image(progress.preview, _PREVIEW_EDGE), _LARGEST_EDGE)
         self._bar.update_absolute(progress.step, progress.total, preview)
         now = time.monotonic()
         if now - self._last_text > _SECONDS_BETWEEN_TEXTS or progress.step == progress.total:

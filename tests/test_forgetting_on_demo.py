@@ -135,6 +135,10 @@ def test_the_lent_model_is_bit_for_bit_unchanged(forgetful: Forgetful) -> None:
 
 @torch.no_grad()
 def test_diffusers_reads_the_file_as_the_engine_does(forgetful: Forgetful) -> None:
+    from diffusers.utils import USE_PEFT_BACKEND
+
+    if not USE_PEFT_BACKEND:
+        pytest.skip("diffusers loads LoRAs only beside a newer transformers")
     pipeline = load_model("demo")[0].pipeline
     prompts = ["a photo of a dog", "a puppy, flat style", "", "a cat on a blue background"]
     ids = torch.cat([token_ids(prompt) for prompt in prompts])

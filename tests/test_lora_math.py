@@ -151,6 +151,8 @@ def test_a_strength_that_is_not_finite_is_refused(strength: float) -> None:
 def test_diffusers_loads_the_file_and_its_conditioning_changes_as_ours(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     pytest.importorskip("peft")
+    if not diffusers.utils.USE_PEFT_BACKEND:
+        pytest.skip("diffusers loads LoRAs only beside a newer transformers")
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(

@@ -107,6 +107,7 @@ def test_a_single_file_reads_as_diffusers_reads_it(tiny_configs: Path, tmp_path:
         pytest.skip(f"this diffusers loads single files in another way: {error}")
     for part in ("unet", "vae", "text_encoder"):
         expected = getattr(theirs, part).state_dict()
+        expected.pop("text_model.embeddings.position_ids", None)  # transformers 4.30 stores them
         own = getattr(model.pipeline, part).state_dict()
         assert own.keys() == expected.keys()
         for name, value in own.items():

@@ -164,7 +164,7 @@ def test_the_quick_preset_never_calls_the_unet_but_for_previews() -> None:
     settings = preset("quick", forget_prompts=12, keep_prompts=16, steps=1)
     unlearn(model, WITH_PICTURES, settings, monitor)
     assert model.calls["encode_image"] == 0
-    assert model.calls["predict"] == PREVIEW_STEPS
+    assert model.calls["predict"] == 2 * PREVIEW_STEPS  # before and after
 
 
 # The same seed, the same file
@@ -388,13 +388,16 @@ def test_nothing_is_printed_and_no_warning_is_raised(
     assert caplog.records == []
 
 
-def test_previews_are_pictures() -> None:
+def test_previews_show_concept_and_two_neighbours_before_and_now() -> None:
     monitor = Recorder()
-    unlearn(TinyModel(), DOG, small(steps=4), monitor)
+    result = unlearn(TinyModel(), DOG, small(steps=4, closed_form=False), monitor)
+    assert len(result.kept) >= 2
     shown = [r.preview for r in monitor.reports if r.preview is not None]
     assert len(shown) == 4
+    assert all(preview[:, :64].equal(shown[0][:, :64]) for preview in shown)
+    assert not shown[0][:, 64:].equal(shown[-1][:, 64:])
     for preview in shown:
-        assert preview.shape == (3, 64, 64)
+        assert preview.shape == (3, 128, 192)
         assert preview.device.type == "cpu"
         assert 0 <= float(preview.min()) <= float(preview.max()) <= 1
 

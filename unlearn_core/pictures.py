@@ -71,6 +71,13 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.frombytes("RGB", (width, height), data)
 
 
+def preview_image(preview: Tensor, edge: int) -> Image.Image:
+    """A report's preview, (3, h, w) in [0, 1]; small ones whole times larger, about `edge` wide."""
+    image = to_image(preview * 2 - 1)
+    times = max(1, edge // image.width)
+    return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
+
+
 def fit_to_square(images: tuple[Tensor, ...], size: int) -> Tensor:
     """Centre-crop and resize pictures (3, h, w) to one batch (N, 3, size, size)."""
     fitted = []

@@ -171,7 +171,7 @@ class Training:
     generator: torch.Generator
     bases: dict[ModuleKey, Tensor]
     preview: Callable[[], Tensor]
-    """The concept's prompt as it is drawn now, asked for a few times in a run."""
+    """What is drawn now, asked for a few times in a run."""
     extra_loss: ExtraLoss | None = None
     find_adversary: Callable[[], Lesson] | None = None
 

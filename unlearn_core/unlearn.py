@@ -18,6 +18,7 @@ from .errors import BadConcept, BadSettings
 from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons
+from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
 from .losses import RoleScales
@@ -205,8 +206,9 @@ class _Run:
         scales = RoleScales.measure(keep.targets[:SCALE_PROMPTS], keep.roles[:SCALE_PROMPTS])
         bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
         training = Training(
-            encoder, lora, forget, keep, guard, scales, settings, generator, bases, self._preview
-        )
+            encoder, lora, forget, keep, guard, scales, settings, generator, bases,
+            LivePreview(self.model, encoder, lora, self.concept, plan.kept, settings.seed),
+        )  # fmt: skip
         if settings.closed_form:
             closed_form.solve(
                 encoder, lora, forget, keep, prompts, scales, settings.keep_weight, bases
@@ -221,9 +223,6 @@ class _Run:
                 self.model, encoder, lora, latents, plan, vectors, settings, generator
             )
         return training
-
-    def _preview(self) -> Tensor:
-        return draw_concept(self.model, self.encoder, self.concept, self.settings.seed)
 
     def _notes(self, learned: LearnedVectors | None, stand_in: StandIn) -> Iterator[str]:
         concept, settings = self.concept, self.settings

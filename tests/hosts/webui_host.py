@@ -1,0 +1,148 @@
+"""The thin WebUI with this checkout linked as an extension: real gradio 3.41.2 or 4.40.0.
+
+No package index carries the WebUI itself; the real hosts are started by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = Path(__file__).with_name("webui_launcher.py")
+COMMON = (
+    "httpx==0.24.1", "markupsafe==2.1.5", "jinja2==3.1.4", "numpy==1.26.4",
+    "huggingface-hub==0.36.0", "transformers==4.46.1", "diffusers==0.31.0", "peft==0.13.2",
+    "accelerate==0.31.0",
+)  # fmt: skip
+PACKAGES = {
+    "a1111": (
+        "gradio==3.41.2", "gradio_client==0.5.0", "fastapi==0.94.0", "starlette==0.26.1",
+        "pydantic==1.10.21", "httpcore==0.15.0", "websockets==11.0.3", *COMMON,
+    ),
+    "forge": (
+        "gradio==4.40.0", "gradio_client==1.2.0", "fastapi==0.104.1", "pydantic==2.8.2", *COMMON,
+    ),
+}  # fmt: skip
+"""What the hosts of that shape ship, where it matters here."""
+
+
+def install(shape: str) -> Path:
+    """Install one gradio once; returns the Python that runs it."""
+    home = ROOT / ".hosts" / f"webui-{shape}"
+    python = home / "bin" / "python"
+    stamp = home / "installed"
+    wanted = " ".join((*PACKAGES[shape], sys.prefix))
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    venv.EnvBuilder(with_pip=True, clear=True).create(home)
+    pip = [str(python), "-m", "pip", "install", "-qq", "--no-input"]
+    # peft and accelerate ask for torch, which is these tests' own: another copy takes gigabytes.
+    alone = [name for name in PACKAGES[shape] if name.startswith(("peft", "accelerate"))]
+    rest = [name for name in PACKAGES[shape] if name not in alone]
+    subprocess.run([*pip, *rest, "psutil", "safetensors", "tqdm"], check=True)
+    subprocess.run([*pip, "--no-deps", *alone], check=True)
+    packages = next((home / "lib").glob("python3.*/site-packages"))
+    mine = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "lent.pth").write_text("\n".join(mine))
+    stamp.write_text(wanted)
+    return python
+
+
+class Refused(Exception):
+    """The server answered with an error."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status, self.detail = status, detail
+
+
+class WebuiServer:
+    """The running thin host."""
+
+    def __init__(self, shape: str, folder: Path) -> None:
+        """Start it with models and uploads below `folder`."""
+        python = install(shape)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.shape, self.folder = shape, folder
+        self.loras = folder / "models" / "Lora"
+        self.loras.mkdir(parents=True)
+        self.uploads = folder / "uploads"
+        extension = folder / "extensions" / "sd-unlearn"
+        extension.parent.mkdir()
+        extension.symlink_to(ROOT)
+        self.log_file = folder / "server.log"
+        environment = {
+            **os.environ, "PYTHONPATH": "", "GRADIO_TEMP_DIR": str(self.uploads),
+            "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
+        }  # fmt: skip
+        arguments = [str(extension), str(folder), str(self.port), shape]
+        with self.log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                [str(python), str(LAUNCHER), *arguments],
+                stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder,
+            )  # fmt: skip
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(600):
+            if "READY" in self.log:
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.5)
+        self.stop()
+        raise RuntimeError(f"the thin WebUI did not start:\n{self.log[-3000:]}")
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has printed."""
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def address(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """End the server."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+    def call(
+        self, path: str, content: object = None, login: str | None = None, method: str = ""
+    ) -> Any:
+        """GET, or POST of JSON where there is content; raises Refused."""
+        headers = {"Content-Type": "application/json"}
+        if login is not None:
+            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(f"{self.address}{path}", body, headers)
+        request.method = method or ("GET" if content is None else "POST")
+        try:
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            text = error.read().decode()
+            raise Refused(error.code, json.loads(text).get("detail", text)) from error
+
+    def names(self) -> set[str]:
+        """Names of the files among the LoRAs."""
+        return {path.name for path in self.loras.rglob("*") if path.is_file()}

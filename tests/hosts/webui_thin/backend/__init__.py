@@ -1,0 +1,1 @@
+"""A thin stand-in for Forge's package `backend`."""

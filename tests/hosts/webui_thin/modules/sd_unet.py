@@ -1,0 +1,3 @@
+"""UNets that draw instead of the checkpoint's own: none."""
+
+current_unet = None

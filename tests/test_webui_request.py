@@ -1,0 +1,182 @@
+"""What the tab and the API may ask for, and what is refused in which words."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from unlearn_core.errors import BadConcept, BadFile, BadSettings, UnlearnError
+from unlearn_core.pictures import MOST_PICTURES
+from unlearn_core.settings import PRESETS
+from unlearn_webui.request import TUNABLE, ForgetRequest, typed_number
+from unlearn_webui.uploads import MOST_BYTES, pictures_from_base64, pictures_from_files
+
+
+def png(size: tuple[int, int] = (40, 32), color: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def coded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def test_the_first_name_is_the_concept_and_the_others_are_synonyms() -> None:
+    concept = ForgetRequest("Van Gogh, vincent,(starry night:1.2) ", kind="style").concept
+    assert concept.names == ("Van Gogh", "vincent", "starry night")
+    assert concept.kind == "style"
+
+
+def test_what_is_not_set_is_the_presets() -> None:
+    assert ForgetRequest("dog", preset="robust").settings == PRESETS["robust"]
+    changed = ForgetRequest("dog", preset="robust", steps=7, layers="all", forget_weight=2.5)
+    assert changed.settings == PRESETS["robust"].replace(steps=7, layers="all", forget_weight=2.5)
+
+
+def test_json_and_the_tab_give_the_same_request() -> None:
+    content = {"names": "dog", "keep": "cat, wolf", "seed": 3, "pictures": [coded(png())]}
+    request = ForgetRequest.from_json(content, first_preset="robust")
+    assert request.concept.keep == ("cat", "wolf")
+    assert request.settings == PRESETS["robust"].replace(seed=3)
+    assert torch.equal(request.pictures[0], pictures_from_base64([coded(png())])[0])
+
+
+def test_a_preset_in_the_json_goes_before_the_settings_page() -> None:
+    request = ForgetRequest.from_json({"names": "dog", "preset": "quick"}, first_preset="robust")
+    assert request.preset == "quick"
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        ([], BadSettings, "JSON object"),
+        ({}, BadConcept, "names is missing"),
+        ({"names": ""}, BadConcept, "no name"),
+        ({"names": ["dog"]}, BadConcept, "must be a text"),
+        ({"names": "dog", "path": "/etc"}, BadSettings, "Unknown: path"),
+        ({"names": "dog", "out": "x", "model": "y"}, BadSettings, "Unknown: model, out"),
+        ({"names": "dog", "kind": "animal"}, BadConcept, "Unknown kind"),
+        ({"names": "dog", "kind": 3}, BadSettings, "kind is 3"),
+        ({"names": "dog", "preset": "fast"}, BadSettings, "Unknown preset"),
+        ({"names": "dog", "preset": ["quick"]}, BadSettings, "preset is"),
+        ({"names": "dog", "stand_in": "dog"}, BadConcept, "the concept itself"),
+        ({"names": "dog", "keep": "dog"}, BadConcept, "forgotten and kept"),
+        ({"names": "dog", "steps": -1}, BadSettings, "steps is -1"),
+        ({"names": "dog", "steps": "7"}, BadSettings, "steps is '7'"),
+        ({"names": "dog", "seed": 1.5}, BadSettings, "seed is 1.5"),
+        ({"names": "dog", "rank": True}, BadSettings, "rank is True"),
+        ({"names": "dog", "layers": "../../etc"}, BadSettings, "layers is"),
+        ({"names": "dog", "forget_weight": float("nan")}, BadSettings, "forget_weight"),
+        ({"names": "dog", "forget_weight": 0}, None, ""),
+        ({"names": "dog", "private": 1}, BadSettings, "private is 1"),
+        ({"names": "dog", "measure": None}, BadSettings, "measure is None"),
+        ({"names": "dog", "pictures": "x"}, BadConcept, "list of strings"),
+        ({"names": "dog", "pictures": [1]}, BadConcept, "list of strings"),
+        ({"names": "dog", "pictures": ["/etc/passwd"]}, BadFile, "Picture 1"),
+        ({"names": "dog", "pictures": ["http://x/y.png"]}, BadFile, "not base64"),
+        ({"names": "dog", "pictures": ["aGVsbG8="]}, BadFile, "can't be read as a picture"),
+        ({"names": "dog", "pictures": [coded(png((8, 8)))]}, BadConcept, "at least 32"),
+        ({"names": "dog", "pictures": [coded(png()[:60])]}, BadFile, "Picture 1"),
+        ({"names": "dog", "save_embedding": True}, BadSettings, "embedding"),
+    ],
+)
+def test_hostile_and_mistaken_json_is_refused_in_words(
+    content: Any, error: type[UnlearnError] | None, words: str
+) -> None:
+    if error is None:
+        ForgetRequest.from_json(content)
+        return
+    with pytest.raises(error, match=words):
+        ForgetRequest.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("steps", "", None),
+        ("steps", "  ", None),
+        ("steps", " 7 ", 7),
+        ("forget_weight", "2.5", 2.5),
+    ],
+)
+def test_an_empty_field_of_the_tab_leaves_the_presets_value(
+    name: str, text: str, value: float | None
+) -> None:
+    assert typed_number(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("steps", "many", "'many'; write a whole"),
+        ("rank", "1.5", "whole"),
+        ("forget_weight", "x", "a number"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_words(name: str, text: str, words: str) -> None:
+    with pytest.raises(BadSettings, match=words):
+        typed_number(name, text)
+
+
+def test_the_tunable_settings_are_settings() -> None:
+    assert set(TUNABLE) <= set(PRESETS["balanced"].as_dict())
+
+
+def test_the_embedding_needs_a_preset_that_learns() -> None:
+    pictures = pictures_from_base64([coded(png())])
+    assert ForgetRequest("dog", pictures, save_embedding=True).save_embedding
+    with pytest.raises(BadSettings, match="not quick"):
+        ForgetRequest("dog", pictures, preset="quick", save_embedding=True)
+
+
+def test_more_than_64_pictures_are_refused_unread() -> None:
+    with pytest.raises(BadConcept, match="65 pictures"):
+        pictures_from_base64(["not read"] * (MOST_PICTURES + 1))
+    with pytest.raises(BadConcept, match="65 pictures"):
+        pictures_from_files([Path("not read")] * (MOST_PICTURES + 1))
+
+
+def test_a_file_above_20_mb_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "large.png"
+    with file.open("wb") as large:
+        large.truncate(MOST_BYTES + 1)
+    with pytest.raises(BadFile, match=r"large\.png has 20 MB"):
+        pictures_from_files([file])
+    with pytest.raises(BadFile, match="Picture 1 has"):
+        pictures_from_base64(["A" * (MOST_BYTES * 4 // 3 + 8)])
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"gone\.png can't be read"):
+        pictures_from_files([tmp_path / "gone.png"])
+
+
+def test_a_data_url_and_a_file_give_the_same_picture(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(png())
+    (read,) = pictures_from_files([file])
+    (sent,) = pictures_from_base64([f"data:image/png;base64,{coded(png())}"])
+    assert torch.equal(read, sent)
+    assert read.shape == (3, 32, 40)
+
+
+def test_a_large_picture_becomes_a_square_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "large.png"
+    file.write_bytes(png((1500, 1100)))
+    (picture,) = pictures_from_files([file])
+    assert picture.shape == (3, 1024, 1024)
+    file.write_bytes(png((3000, 400)))
+    (narrow,) = pictures_from_files([file])
+    assert narrow.shape == (3, 400, 400)
+
+
+def test_transparent_parts_become_white(tmp_path: Path) -> None:
+    file = tmp_path / "clear.png"
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(file)
+    (picture,) = pictures_from_files([file])
+    assert float(picture.min()) == 1.0

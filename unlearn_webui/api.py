@@ -1,0 +1,150 @@
+"""The API: POST /unlearn/v1/forget, GET /unlearn/v1/progress, POST /unlearn/v1/cancel."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import secrets
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+
+from unlearn_core.errors import Cancelled, TrainingFailed, UnlearnError, WrongModel
+from unlearn_core.pictures import MOST_PICTURES
+
+from . import host
+from .api_schema import forget_body
+from .host_run import in_words, queued
+from .host_settings import default_preset
+from .job import JOBS
+from .request import ForgetRequest
+from .run import Outcome, run
+from .uploads import MOST_BYTES
+
+PREFIX = "/unlearn/v1"
+_MOST_BODY = MOST_PICTURES * MOST_BYTES * 4 // 3 + 2**20
+_STATUS: tuple[tuple[type[UnlearnError], int], ...] = (
+    (Cancelled, 409),
+    (WrongModel, 409),
+    (TrainingFailed, 500),
+    (UnlearnError, 422),
+)
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body is not JSON."},
+    401: {"description": "Not one of the logins of --api-auth."},
+    409: {"description": "The loaded checkpoint can't be used, or the run was stopped."},
+    413: {"description": "The body is too large."},
+    422: {"description": "Something in the request is wrong; `detail` says what."},
+    500: {"description": "The training failed; `detail` says why."},
+}
+_LOGIN = HTTPBasic(auto_error=False)
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add the three routes; behind --api-auth's logins where the host has some."""
+    for path, answer, method, more in (
+        ("forget", forget, "POST", {"openapi_extra": forget_body(), "responses": _REFUSALS}),
+        ("progress", progress, "GET", {}),
+        ("cancel", cancel, "POST", {}),
+    ):
+        app.add_api_route(
+            f"{PREFIX}/{path}",
+            answer,
+            methods=[method],
+            dependencies=[Depends(check_login)],
+            tags=["SD Unlearn"],
+            **more,
+        )
+
+
+def check_login(given: HTTPBasicCredentials | None = Depends(_LOGIN)) -> None:  # noqa: B008
+    """Raise 401 unless the request names one of the logins; takes the same time for each guess."""
+    logins = host.api_logins()
+    if not logins:
+        return
+    user, password = (given.username, given.password) if given else ("", "")
+    right = False
+    for known_user, known_password in logins:
+        same_user = secrets.compare_digest(user.encode(), known_user.encode())
+        same_password = secrets.compare_digest(password.encode(), known_password.encode())
+        right = right | (same_user & same_password)
+    if not right:
+        challenge = {"WWW-Authenticate": "Basic"}
+        raise HTTPException(401, "Incorrect username or password", headers=challenge)
+
+
+async def forget(request: Request) -> dict[str, Any]:
+    """Run what the JSON body asks for and answer when it is done; see ForgetRequest."""
+    content = await _read_json(request)
+    try:
+        answer: dict[str, Any] = await run_in_threadpool(_forget, content)
+    except UnlearnError as error:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        raise HTTPException(status, str(error)) from error
+    return answer
+
+
+async def progress() -> dict[str, Any]:
+    """How far the working run is; names and pictures of it are not told."""
+    jobs = JOBS.all()
+    waiting = sum(not job.works for job in jobs)
+    report = jobs[0].progress if jobs and jobs[0].works else None
+    known: dict[str, Any] = {"active": len(jobs) > waiting, "waiting": waiting}
+    if report is not None:
+        known |= {
+            "stage": report.stage,
+            "step": report.step,
+            "total": report.total,
+            "loss": report.loss,
+            "seconds_left": report.seconds_left,
+            "text": in_words(report),
+        }
+    return known
+
+
+async def cancel() -> dict[str, int]:
+    """Stop every run of this extension, working or waiting; pictures of the host go on."""
+    return {"cancelled": JOBS.stop_all()}
+
+
+def _forget(content: object) -> dict[str, Any]:
+    request = ForgetRequest.from_json(content, default_preset())
+    with JOBS.enter() as job, queued(f"task(unlearn-{job.name})"):
+        return _as_json(run(request, job))
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "name": outcome.name,
+        "tag": outcome.tag,
+        "recommended_strength": outcome.recommended_strength,
+        "lines": outcome.lines,
+        "numbers": outcome.numbers,
+        "contact_sheet": None if outcome.sheet is None else _base64_png(outcome.sheet),
+        "embedding": outcome.embedding,
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def _base64_png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+async def _read_json(request: Request) -> object:
+    """The body, read no further than 64 pictures of 20 MB can take."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_BODY:
+            raise HTTPException(413, f"At most {_MOST_BODY // 2**20} MB are read.")
+    try:
+        content: object = json.loads(body)
+    except ValueError as error:
+        raise HTTPException(400, "The body must be JSON.") from error
+    return content

@@ -1,0 +1,76 @@
+"""The files of a run: the LoRA, its card for the WebUI, a picture, and the embedding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from unlearn_core.embedding_file import free_embedding_name, save_embedding
+from unlearn_core.file_names import safe_file_name
+from unlearn_core.lora_file import LoraWeights, save_lora
+from unlearn_core.output_files import make_folder, png_bytes
+from unlearn_core.tensor_file import write_whole
+
+from .private import NEUTRAL_STEM, hide_words
+
+_ENDINGS = (".safetensors", ".json", ".png")
+
+
+@dataclass(frozen=True)
+class LoraFiles:
+    """Where one LoRA and what stands beside it go: three names that nobody has."""
+
+    folder: Path
+    stem: str
+
+    @classmethod
+    def unused(cls, folder: Path, concept: str, private: bool, taken: Collection[str]) -> LoraFiles:
+        """forget-CONCEPT, or with -2, -3 and so on behind it; raises BadConcept.
+
+        `taken` are names of LoRAs in any folder, in lower case: the host tells them apart by name
+        alone. In private mode the name is neutral.
+        """
+        wanted = NEUTRAL_STEM if private else f"forget-{safe_file_name(concept)}"
+        stem, number = wanted, 1
+        while stem.lower() in taken or any((folder / f"{stem}{end}").exists() for end in _ENDINGS):
+            number += 1
+            stem = f"{wanted}-{number}"
+        return cls(folder, stem)
+
+    @property
+    def lora(self) -> Path:
+        """The LoRA's file."""
+        return self.folder / f"{self.stem}.safetensors"
+
+    def save_lora(self, lora: LoraWeights, private: bool) -> None:
+        """Write the LoRA; raises BadFile."""
+        make_folder(self.folder)
+        save_lora(hide_words(lora) if private else lora, self.lora)
+
+    def save_card(self, description: str, notes: Sequence[str]) -> None:
+        """Write what the host's LoRA card shows; a click inserts the LoRA at strength 1."""
+        card = {
+            "description": description,
+            "sd version": "SD2",
+            "activation text": "",
+            "preferred weight": 1.0,
+            "notes": "\n".join(notes),
+        }
+        content = json.dumps(card, indent=4, ensure_ascii=False) + "\n"
+        write_whole(self.folder / f"{self.stem}.json", content.encode())
+
+    def save_picture(self, pixels: Tensor) -> None:
+        """Write the card's picture, (3, h, w) float32 in [-1, 1]."""
+        write_whole(self.folder / f"{self.stem}.png", png_bytes(pixels))
+
+
+def save_vectors(vectors: Tensor, concept: str, private: bool, folder: Path) -> str:
+    """Write learned vectors as an embedding; the name that prompts use."""
+    make_folder(folder)
+    name = free_embedding_name(NEUTRAL_STEM if private else concept, folder)
+    save_embedding(vectors, folder / f"{name}.safetensors")
+    return name

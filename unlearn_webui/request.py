@@ -1,0 +1,128 @@
+"""What a user asks for, in the tab or over the API: one request, checked in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from unlearn_core.concept import KINDS, Concept, Kind
+from unlearn_core.errors import BadConcept, BadSettings
+from unlearn_core.settings import DEFAULT_PRESET, PRESETS, UnlearnSettings, help_of, preset
+
+from .uploads import pictures_from_base64
+
+TUNABLE = ("seed", "steps", "rank", "layers", "forget_weight")
+"""The engine's settings that a request may set; None leaves the preset's value."""
+
+
+def help_for(name: str) -> str:
+    """What a field of the request means, for the tab and the API's page."""
+    item = next(item for item in dataclasses.fields(ForgetRequest) if item.name == name)
+    return str(item.metadata["help"]) if item.metadata else help_of(name)
+
+
+def typed_number(name: str, text: str) -> Any:
+    """A setting as it is typed into the tab; None for an empty field. Raises BadSettings."""
+    text = text.strip()
+    if not text:
+        return None
+    kind = type(getattr(UnlearnSettings(), name))
+    try:
+        return kind(text)
+    except ValueError as error:
+        what = "a whole number" if kind is int else "a number"
+        raise BadSettings(f"{name} is {text[:40]!r}; write {what}, or nothing.") from error
+
+
+def _said(default: Any, text: str, **more: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """A run that was asked for. Raises BadConcept or BadSettings when it can't be done."""
+
+    names: str = dataclasses.field(
+        metadata={"help": "What prompts call it; further names after commas: dog, puppy."}
+    )
+    pictures: tuple[Tensor, ...] = _said((), "Pictures of it; 4 or 5 are enough.")
+    """Each (3, h, w) float32 in [-1, 1]."""
+    kind: Kind = dataclasses.field(
+        default="object",
+        metadata={
+            "help": "For person and unsafe no picture of it is shown or written.",
+            "choices": KINDS,
+        },
+    )
+    stand_in: str = _said("", "What is drawn in its place. Empty: a near word is chosen.")
+    keep: str = _said("", "Words that must stay, with commas. Near words are kept anyway.")
+    preset: str = _said(DEFAULT_PRESET, "How much is done.", choices=tuple(PRESETS))
+    seed: int | None = None
+    steps: int | None = None
+    rank: int | None = None
+    layers: str | None = None
+    forget_weight: float | None = None
+    save_embedding: bool = _said(
+        False,
+        "Write what was learned from the pictures as an embedding too: a recipe for the concept, "
+        "keep it to yourself.",
+    )
+    private: bool = _said(
+        False, "A neutral file name; hashes instead of names; no picture beside the LoRA."
+    )
+    measure: bool = _said(
+        True, "Draw about 120 pictures before and after and compare them: minutes on a GPU."
+    )
+
+    def __post_init__(self) -> None:
+        """Check the types of what JSON may bring, then concept and settings."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            for kind in (str, bool):
+                if isinstance(item.default, kind) and not isinstance(value, kind):
+                    raise BadSettings(f"{item.name} is {value!r}; it must be of {kind.__name__}.")
+        if not isinstance(self.names, str):
+            raise BadConcept(f"names is {self.names!r}; it must be a text such as 'dog, puppy'.")
+        settings = self.settings
+        learns = self.concept.images and settings.use_pictures and settings.inversion_steps
+        if self.save_embedding and not learns:
+            raise BadSettings(
+                "The embedding holds what is learned from pictures: give some, and choose a preset "
+                "that learns from them (not quick)."
+            )
+
+    @property
+    def concept(self) -> Concept:
+        """What is to be forgotten, as the engine takes it."""
+        name, _, synonyms = self.names.partition(",")
+        words = Concept.from_text(name, self.kind, synonyms, self.stand_in or None, self.keep)
+        return words.replace(images=self.pictures)
+
+    @property
+    def settings(self) -> UnlearnSettings:
+        """The preset with what was set beside it."""
+        chosen = {name: getattr(self, name) for name in TUNABLE}
+        return preset(
+            self.preset, **{name: value for name, value in chosen.items() if value is not None}
+        )
+
+    @classmethod
+    def from_json(cls, content: object, first_preset: str = DEFAULT_PRESET) -> ForgetRequest:
+        """From what the API was sent; `first_preset` counts where none is named.
+
+        Raises BadConcept, BadSettings or BadFile.
+        """
+        known = [item.name for item in dataclasses.fields(cls)]
+        if not isinstance(content, dict):
+            raise BadSettings(f"Send a JSON object with some of: {', '.join(known)}.")
+        unknown = sorted(str(name) for name in content if name not in known)
+        if unknown:
+            raise BadSettings(f"Unknown: {', '.join(unknown)}. Known: {', '.join(known)}.")
+        if "names" not in content:
+            raise BadConcept("names is missing: write what is to be forgotten, such as 'dog'.")
+        values: dict[str, Any] = {"preset": first_preset, **content}
+        values["pictures"] = pictures_from_base64(values.get("pictures", []))
+        return cls(**values)

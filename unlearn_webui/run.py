@@ -1,0 +1,159 @@
+"""A run from the request to its files and numbers; tab and API both call it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from PIL import Image
+from torch import Tensor
+
+from unlearn_core.errors import Cancelled, UnlearnError
+from unlearn_core.evaluation import Evaluation, evaluate, with_lora
+from unlearn_core.forgotten import Forgotten
+from unlearn_core.headline import main_numbers, run_lines
+from unlearn_core.lent_model import LentModel, stop_if_asked
+from unlearn_core.lora_math import apply_lora
+from unlearn_core.output_files import check_writable
+from unlearn_core.sheets import HIDDEN_KINDS, contact_sheet
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.unlearn import UnlearnResult, draw_concept, unlearn
+
+from . import host_files
+from .host import checkpoint_name
+from .host_run import WebuiMonitor, borrowed
+from .job import Job
+from .outputs import LoraFiles, save_vectors
+from .request import ForgetRequest
+from .webui_model import WebuiModel, memory_explained
+
+logger = logging.getLogger(__name__)
+
+PRIVATE_DESCRIPTION = "Made with SD Unlearn in private mode."
+
+
+@dataclass
+class Outcome:
+    """What a run gives back."""
+
+    name: str
+    """The LoRA's name, as the host lists it."""
+    lines: list[str]
+    """What was forgotten, drawn instead and kept; sentences that the user should read."""
+    recommended_strength: float | None = None
+    """None where nothing was measured."""
+    numbers: list[str] = field(default_factory=list)
+    sheet: Image.Image | None = None
+    """Before and after; for hidden kinds the former is blurred."""
+    embedding: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def tag(self) -> str:
+        """Ready to paste into a prompt; at 1, where the numbers are measured."""
+        return f"<lora:{self.name}:1>"
+
+
+def run(request: ForgetRequest, job: Job) -> Outcome:
+    """Forget, write the files, measure. Call it with the host's queue lock held.
+
+    Raises UnlearnError, Cancelled among them, with no LoRA written; once it is, later trouble
+    becomes a line of the outcome.
+    """
+    job.works = True
+    concept, settings = request.concept, request.settings
+    folder = host_files.lora_folder()
+    check_writable(folder)
+    hidden = concept.kind in HIDDEN_KINDS
+    monitor = WebuiMonitor(job, list(_stages(request)), shows_pictures=not hidden)
+    stop_if_asked(monitor)
+    with borrowed() as lent:
+        result = unlearn(lent, concept, settings, monitor)
+        stop_if_asked(monitor)
+        files = LoraFiles.unused(folder, concept.name, request.private, host_files.lora_names())
+        files.save_lora(result.lora, request.private)
+        logger.info("SD Unlearn has written %s", files.lora)
+        outcome = Outcome(files.stem, [*_lines(lent, result)])
+        outcome.seconds = sum(result.seconds.values())
+        try:
+            _finish(request, lent, result, files, outcome, monitor)
+        except Cancelled:
+            outcome.lines.append("note: stopped while measuring; the LoRA is written.")
+        except UnlearnError as error:
+            outcome.lines.append(f"note: the LoRA is written, but: {error}")
+        finally:
+            host_files.reload_loras()
+    return outcome
+
+
+def _finish(
+    request: ForgetRequest,
+    lent: WebuiModel,
+    result: UnlearnResult,
+    files: LoraFiles,
+    outcome: Outcome,
+    monitor: WebuiMonitor,
+) -> None:
+    """What stands beside the LoRA: card, picture, embedding, and at last the numbers."""
+    made_for = checkpoint_name(lent.host_model)
+    _save_card(request, result, files, outcome, made_for)
+    if request.save_embedding and result.learned is not None:
+        place = host_files.embeddings_folder()
+        vectors = result.learned.vectors
+        outcome.embedding = save_vectors(vectors, result.concept.name, request.private, place)
+        host_files.reload_embeddings(lent.host_model)
+    with memory_explained():
+        if not request.private and result.concept.kind not in HIDDEN_KINDS:
+            files.save_picture(_draw_after(lent, result))
+        if not request.measure:
+            return
+        evaluation = _measure(lent, result, monitor)
+    outcome.numbers = main_numbers(evaluation)
+    outcome.recommended_strength = evaluation.recommended_strength
+    outcome.sheet = contact_sheet(evaluation)
+    _save_card(request, result, files, outcome, made_for)
+
+
+def _save_card(
+    request: ForgetRequest,
+    result: UnlearnResult,
+    files: LoraFiles,
+    outcome: Outcome,
+    made_for: str,
+) -> None:
+    if request.private:
+        files.save_card(PRIVATE_DESCRIPTION, ())
+        return
+    description = f"Forgets {', '.join(result.names)}; draws {result.stand_in.word} instead."
+    notes = (*outcome.lines, *outcome.numbers, f"made for: {made_for}")
+    files.save_card(description, notes)
+
+
+def _measure(lent: LentModel, result: UnlearnResult, monitor: WebuiMonitor) -> Evaluation:
+    weights_at = with_lora(lent.text_encoder_weights(), result.lora)
+    forgotten = Forgotten.from_result(result)
+    return evaluate(lent, forgotten, weights_at, result.settings.seed, monitor)
+
+
+def _draw_after(lent: LentModel, result: UnlearnResult) -> Tensor:
+    """What the concept's prompt draws now, (3, h, w) float32 in [-1, 1]."""
+    weights = apply_lora(lent.text_encoder_weights(), result.lora)
+    encoder = TextEncoder(weights, lent.last_used_layer, lent.device)
+    return draw_concept(lent, encoder, result.concept, result.settings.seed) * 2 - 1
+
+
+def _lines(lent: WebuiModel, result: UnlearnResult) -> Iterator[str]:
+    yield from run_lines(result)
+    yield from (f"note: {note}" for note in lent.notes)
+
+
+def _stages(request: ForgetRequest) -> Iterator[str]:
+    """The stages that the engine will report, in order."""
+    settings = request.settings
+    if request.pictures and settings.use_pictures and settings.inversion_steps:
+        yield "learning the concept"
+    yield "forgetting"
+    if request.measure:
+        yield "drawing before and after"
+        yield "drawing the strength curve"
