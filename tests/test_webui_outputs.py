@@ -53,13 +53,13 @@ def test_the_files_alias_is_its_name_and_every_attention_module_is_there(tmp_pat
 
 def test_the_card_says_what_the_host_reads(tmp_path: Path) -> None:
     files = LoraFiles(tmp_path, "forget-dog")
-    files.save_card("Forgets dog.", ["kept: 99%", "ä"])
+    files.save_card("Forgets dog.", ["kept: 99%", "ä"], 0.75)
     card = json.loads((tmp_path / "forget-dog.json").read_text("utf-8"))
     assert card == {
         "description": "Forgets dog.",
         "sd version": "SD2",
         "activation text": "",
-        "preferred weight": 1.0,
+        "preferred weight": 0.75,
         "notes": "kept: 99%\nä",
     }
 

@@ -36,9 +36,9 @@ class CurvePoint:
 
 
 def recommend(curve: Sequence[CurvePoint]) -> float:
-    """The positive strength with the greatest min(forgotten, kept); the lower one when equal."""
+    """The positive strength with the greatest min(forgotten, kept); when equal, nearest to 1."""
     positive = [point for point in curve if point.strength > 0]
-    best = max(positive, key=lambda p: (round(min(p.forgotten, p.kept), 2), -p.strength))
+    best = max(positive, key=lambda p: (round(min(p.forgotten, p.kept), 2), -abs(p.strength - 1)))
     return best.strength
 
 

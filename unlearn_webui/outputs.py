@@ -51,13 +51,13 @@ class LoraFiles:
         make_folder(self.folder)
         save_lora(hide_words(lora) if private else lora, self.lora)
 
-    def save_card(self, description: str, notes: Sequence[str]) -> None:
-        """Write what the host's LoRA card shows; a click inserts the LoRA at strength 1."""
+    def save_card(self, description: str, notes: Sequence[str], strength: float) -> None:
+        """Write what the host's LoRA card shows: its text, and the strength a click inserts."""
         card = {
             "description": description,
             "sd version": "SD2",
             "activation text": "",
-            "preferred weight": 1.0,
+            "preferred weight": strength,
             "notes": "\n".join(notes),
         }
         content = json.dumps(card, indent=4, ensure_ascii=False) + "\n"

@@ -41,8 +41,8 @@ class Outcome:
     """The LoRA's name, as the host lists it."""
     lines: list[str]
     """What was forgotten, drawn instead and kept; sentences that the user should read."""
-    recommended_strength: float | None = None
-    """None where nothing was measured."""
+    recommended_strength: float = 1.0
+    """1 where nothing was measured."""
     numbers: list[str] = field(default_factory=list)
     sheet: Image.Image | None = None
     """Before and after; for hidden kinds the former is blurred."""
@@ -51,8 +51,8 @@ class Outcome:
 
     @property
     def tag(self) -> str:
-        """Ready to paste into a prompt; at 1, where the numbers are measured."""
-        return f"<lora:{self.name}:1>"
+        """Ready to paste into a prompt."""
+        return f"<lora:{self.name}:{self.recommended_strength:g}>"
 
 
 def run(request: ForgetRequest, job: Job) -> Outcome:
@@ -123,11 +123,11 @@ def _save_card(
     made_for: str,
 ) -> None:
     if request.private:
-        files.save_card(PRIVATE_DESCRIPTION, ())
+        files.save_card(PRIVATE_DESCRIPTION, (), outcome.recommended_strength)
         return
     description = f"Forgets {', '.join(result.names)}; draws {result.stand_in.word} instead."
     notes = (*outcome.lines, *outcome.numbers, f"made for: {made_for}")
-    files.save_card(description, notes)
+    files.save_card(description, notes, outcome.recommended_strength)
 
 
 def _measure(lent: LentModel, result: UnlearnResult, monitor: WebuiMonitor) -> Evaluation:

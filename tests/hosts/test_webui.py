@@ -100,7 +100,8 @@ def test_measuring_gives_sheet_numbers_and_a_strength(server: WebuiServer) -> No
         "forgotten", "kept", "strength",
     ]  # fmt: skip
     card = json.loads((server.loras / f"{answer['name']}.json").read_text("utf-8"))
-    assert card["preferred weight"] == 1.0
+    assert card["preferred weight"] == answer["recommended_strength"]
+    assert answer["tag"].endswith(f":{answer['recommended_strength']:g}>")
     assert any(line in card["notes"] for line in answer["numbers"])
     assert f"use {answer['recommended_strength']:g}" in answer["numbers"][2]
 
