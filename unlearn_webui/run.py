@@ -13,7 +13,7 @@ from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.evaluation import Evaluation, evaluate, with_lora
 from unlearn_core.forgotten import Forgotten
 from unlearn_core.headline import main_numbers, run_lines
-from unlearn_core.lent_model import LentModel, stop_if_asked
+from unlearn_core.lent_model import LentModel, Progress, Stoppable, stop_if_asked
 from unlearn_core.lora_math import apply_lora
 from unlearn_core.output_files import check_writable
 from unlearn_core.sheets import HIDDEN_KINDS, contact_sheet
@@ -30,6 +30,7 @@ from .webui_model import WebuiModel, memory_explained
 
 logger = logging.getLogger(__name__)
 
+DRAWING_THE_CARD = "drawing a picture for the card"
 PRIVATE_DESCRIPTION = "Made with SD Unlearn in private mode."
 
 
@@ -79,7 +80,7 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
         try:
             _finish(request, lent, result, files, outcome, monitor)
         except Cancelled:
-            outcome.lines.append("note: stopped while measuring; the LoRA is written.")
+            outcome.lines.append("note: stopped after the LoRA was written; the rest is missing.")
         except UnlearnError as error:
             outcome.lines.append(f"note: the LoRA is written, but: {error}")
         finally:
@@ -105,7 +106,9 @@ def _finish(
         host_files.reload_embeddings(lent.host_model)
     with memory_explained():
         if not request.private and result.concept.kind not in HIDDEN_KINDS:
-            files.save_picture(_draw_after(lent, result))
+            monitor.report(Progress(DRAWING_THE_CARD, 0, 1))
+            files.save_picture(_draw_after(Stoppable(lent, monitor), result))
+            monitor.report(Progress(DRAWING_THE_CARD, 1, 1))
         if not request.measure:
             return
         evaluation = _measure(lent, result, monitor)
@@ -154,6 +157,8 @@ def _stages(request: ForgetRequest) -> Iterator[str]:
     if request.pictures and settings.use_pictures and settings.inversion_steps:
         yield "learning the concept"
     yield "forgetting"
+    if not request.private and request.kind not in HIDDEN_KINDS:
+        yield DRAWING_THE_CARD
     if request.measure:
         yield "drawing before and after"
         yield "drawing the strength curve"

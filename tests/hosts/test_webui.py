@@ -131,6 +131,16 @@ def test_cancel_stops_a_run_and_nothing_is_written(server: WebuiServer) -> None:
     assert server.call(PROGRESS) == {"active": False, "waiting": 0}
 
 
+def test_cancel_after_the_lora_was_written_keeps_it(server: WebuiServer) -> None:
+    thread, answers = in_background(server, {**SMALL, "names": "bee", "measure": True})
+    wait_for(server, "drawing before and after")
+    server.call(CANCEL, {})
+    thread.join(60)
+    assert any("stopped after the LoRA was written" in line for line in answers[0]["lines"])
+    assert f"{answers[0]['name']}.safetensors" in server.names()
+    assert answers[0]["contact_sheet"] is None
+
+
 def test_the_hosts_interrupt_stops_it_too_and_the_next_run_works(server: WebuiServer) -> None:
     thread, answers = in_background(server, {**SMALL, "names": "owl", "steps": 5000})
     wait_for(server, "forgetting")
