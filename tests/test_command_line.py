@@ -535,7 +535,7 @@ def test_each_stage_has_a_bar_with_the_loss(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.usefixtures("handler_stays")
-@pytest.mark.parametrize("raised", [UnlearnError("a\n b"), torch.OutOfMemoryError("CUDA")])
+@pytest.mark.parametrize("raised", [UnlearnError("a\n b"), torch.cuda.OutOfMemoryError("CUDA")])
 def test_errors_are_one_line_and_others_keep_their_traceback(
     raised: Exception,
     monkeypatch: pytest.MonkeyPatch,

@@ -189,6 +189,19 @@ def test_inference_tensors_become_plain_ones_of_the_same_values() -> None:
         )
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_flags_of_inference_tensors_come_back(used: bool) -> None:
+    with torch.inference_mode():
+        block = BasicTransformerBlock()
+        block.norm1.requires_grad_(False)
+    before = {name: value.requires_grad for name, value in block.named_parameters()}
+    with frozen(block):
+        if used:
+            make_plain(block)
+        assert not any(value.requires_grad for value in block.parameters())
+    assert {name: value.requires_grad for name, value in block.named_parameters()} == before
+
+
 def test_flags_come_back_after_freezing_even_when_it_fails() -> None:
     block = BasicTransformerBlock()
     block.norm1.requires_grad_(False)

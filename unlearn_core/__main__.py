@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("Stopped at once, as you asked.", CANCELLED)
     except UnlearnError as error:
         return _fail(str(error), FAILED)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         return _fail("The GPU's memory is full: close what else uses it, or ask for less.", FAILED)
     return 0
 

@@ -25,15 +25,19 @@ Computing = Callable[[], AbstractContextManager[Any]]
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient inside; each flag is put back after."""
-    wanting = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in wanting:
-        parameter.requires_grad_(False)
+    """No parameter wants a gradient inside; each flag is put back after.
+
+    Kept by name, for `make_plain` puts other tensors in the place of parameters.
+    """
+    wanting = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    for name in wanting:
+        module.get_parameter(name).requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in wanting:
-            if not parameter.is_inference():  # make_plain has put another in its place
+        for name in wanting:
+            parameter = module.get_parameter(name)
+            with torch.inference_mode(parameter.is_inference()):  # its flag is fixed outside
                 parameter.requires_grad_(True)
 
 
