@@ -32,7 +32,9 @@ DEMO_FILES = ("requirements.txt", "requirements-headless.txt")
 TEST_FILES = (*DEMO_FILES, "requirements-test.txt")
 OLDEST_VENV = ROOT / ".venv-oldest"
 OLDEST_FILE = ROOT / "requirements-oldest.txt"
-NOT_OF_THE_ENGINE = ("hosts", "test_emoji_canvas.py", "test_install.py", "test_peft_pairs.py")
+NOT_OF_THE_ENGINE = (
+    "hosts", "test_emoji_canvas.py", "test_install.py", "test_peft_pairs.py", "test_repository.py",
+)  # fmt: skip
 ENGINE = ("-m", "not host and not slow", *(f"--ignore=tests/{name}" for name in NOT_OF_THE_ENGINE))
 
 OLDEST_PYTHON = (3, 10)
