@@ -16,7 +16,7 @@ ENGINE_MAY_IMPORT = {
     *("torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers", "peft", "diffusers"),
     "tqdm",
 }
-NOT_SHIPPED = {"tests", "bench", "out", ".venv", ".hosts", ".git"}
+NOT_SHIPPED = {"tests", "bench", "out", ".venv", ".venv-oldest", ".hosts", ".git"}
 
 LOAD_AS_COMFYUI = """
 import importlib.util, os, sys
