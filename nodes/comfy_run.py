@@ -45,7 +45,7 @@ class ComfyMonitor:
         now = time.monotonic()
         if now - self._last_text > _SECONDS_BETWEEN_TEXTS or progress.step == progress.total:
             self._last_text = now
-            self.say(_in_words(progress))
+            self.say(progress.in_words())
 
     def say(self, text: str) -> None:
         """Write a text on the node."""
@@ -107,15 +107,6 @@ def _in_numbers(model: Any) -> str:
         f" on {model.load_device}, which has {there:.1f} GB: a step with {pictures} pictures of "
         f"{8 * edge} pixels needs about {needed:.1f} GB beside the weights"
     )
-
-
-def _in_words(progress: Progress) -> str:
-    words = f"{progress.stage}: {progress.step} of {progress.total}"
-    if progress.loss is not None:
-        words += f", loss {progress.loss:.3g}"
-    if progress.seconds_left is not None:
-        words += f", {progress.seconds_left:.0f} s left"
-    return words
 
 
 def _cast_flags(unet: Any) -> list[tuple[Any, bool]]:

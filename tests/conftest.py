@@ -23,6 +23,7 @@ def load_helper(path: str) -> None:
 
 
 load_helper("tiny_model")
+load_helper("hosts/host_server")
 load_helper("hosts/comfy_host")
 load_helper("hosts/webui_demo_model")
 load_helper("hosts/webui_host")

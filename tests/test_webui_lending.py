@@ -221,19 +221,21 @@ def test_no_picture_is_written_or_shown_for_hidden_kinds(thin: Any, model: Any, 
     assert thin.shared.state.current_image is None
 
 
-def test_interrupt_anywhere_in_the_host_stops_within_one_step(thin: Any, model: Any) -> None:
+def test_interrupt_anywhere_in_the_host_stops_within_one_step(
+    thin: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = thin.job.Job("task(x)")
     asked = thin.request.ForgetRequest("dog", preset="quick", steps=500, measure=False)
     told: list[str] = []
     state = thin.shared.state
-    plain = thin.host_run.in_words
+    report = thin.host_run.WebuiMonitor.report
 
-    def interrupt_at_three(progress: Any) -> str:
-        told.append(plain(progress))
+    def interrupt_at_three(monitor: Any, progress: Any) -> None:
+        report(monitor, progress)
+        told.append(state.textinfo)
         state.interrupted = progress.step == 3
-        return told[-1]
 
-    thin.host_run.in_words = interrupt_at_three
+    monkeypatch.setattr(thin.host_run.WebuiMonitor, "report", interrupt_at_three)
     with pytest.raises(Cancelled):
         thin.run.run(asked, job)
     assert told[-1].startswith("forgetting: 3 of 500, loss ")

@@ -66,6 +66,15 @@ class Progress:
     preview: Tensor | None = None
     """(3, height, width) float32 in [0, 1], on the CPU."""
 
+    def in_words(self) -> str:
+        """On one line: stage, step, and what is known of loss and time left."""
+        words = f"{self.stage}: {self.step} of {self.total}"
+        if self.loss is not None:
+            words += f", loss {self.loss:.3g}"
+        if self.seconds_left is not None:
+            words += f", {self.seconds_left:.0f} s left"
+        return words
+
 
 class RunMonitor(Protocol):
     """Where a host shows progress, and where its user asks to stop."""

@@ -18,7 +18,7 @@ from unlearn_core.pictures import MOST_PICTURES
 
 from . import host
 from .api_schema import forget_body
-from .host_run import in_words, queued
+from .host_run import queued
 from .host_settings import default_preset
 from .job import JOBS
 from .request import ForgetRequest
@@ -101,7 +101,7 @@ async def progress() -> dict[str, Any]:
             "total": report.total,
             "loss": report.loss,
             "seconds_left": report.seconds_left,
-            "text": in_words(report),
+            "text": report.in_words(),
         }
     return known
 

@@ -46,7 +46,7 @@ class WebuiMonitor:
         if progress.preview is not None:
             state.assign_current_image(preview_image(progress.preview, _PREVIEW_EDGE))
         self._job.progress = progress
-        self._tell(in_words(progress))
+        self._tell(progress.in_words())
 
     def should_stop(self) -> bool:
         """Whether Stop was pressed here, or Interrupt anywhere in the host."""
@@ -58,16 +58,6 @@ class WebuiMonitor:
     def _tell(self, text: str) -> None:
         shared.state.textinfo = text
         shared.state.job_count = max(1, len(self._stages))
-
-
-def in_words(progress: Progress) -> str:
-    """A report on one line, as the host's bar shows it."""
-    words = f"{progress.stage}: {progress.step} of {progress.total}"
-    if progress.loss is not None:
-        words += f", loss {progress.loss:.3g}"
-    if progress.seconds_left is not None:
-        words += f", {progress.seconds_left:.0f} s left"
-    return words
 
 
 def queued_from_tab(work: Callable[..., Any], on_error: list[Any]) -> Callable[..., Any]:

@@ -92,16 +92,8 @@ def _first_fields() -> list[Any]:
 def _more_fields() -> list[Any]:
     with gr.Accordion("More", open=False, elem_id="unlearn_more"):
         words = [
-            gr.Textbox(
-                label="Stand-in",
-                info=help_for("stand_in"),
-                elem_id="unlearn_stand_in",
-            ),
-            gr.Textbox(
-                label="Keep",
-                info=help_for("keep"),
-                elem_id="unlearn_keep",
-            ),
+            _text("stand_in", "Stand-in", help_for("stand_in")),
+            _text("keep", "Keep", help_for("keep")),
             gr.Radio(
                 list(KINDS),
                 value=KINDS[0],
@@ -116,36 +108,29 @@ def _more_fields() -> list[Any]:
             ]  # fmt: skip
         with gr.Row():
             weights = [
-                gr.Textbox(label="Layers", info=layers_info(), elem_id="unlearn_layers"),
+                _text("layers", "Layers", layers_info()),
                 _number("forget_weight", "Strength of forgetting"),
             ]
-        return [*words, *numbers, *weights, *_switches()]
+        switches = [
+            _switch("measure", "Measure at the end"),
+            _switch("private", "Private"),
+            _switch("save_embedding", "Save the embedding too"),
+        ]
+        return [*words, *numbers, *weights, *switches]
 
 
-def _switches() -> list[Any]:
-    return [
-        gr.Checkbox(
-            label="Measure at the end",
-            info=help_for("measure"),
-            value=True,
-            elem_id="unlearn_measure",
-        ),
-        gr.Checkbox(
-            label="Private",
-            info=help_for("private"),
-            elem_id="unlearn_private",
-        ),
-        gr.Checkbox(
-            label="Save the embedding too",
-            info=help_for("save_embedding"),
-            elem_id="unlearn_embedding",
-        ),
-    ]
+def _text(name: str, label: str, info: str) -> Any:
+    return gr.Textbox(label=label, info=info, elem_id=f"unlearn_{name}")
+
+
+def _switch(name: str, label: str) -> Any:
+    start = getattr(ForgetRequest, name)
+    return gr.Checkbox(label=label, info=help_for(name), value=start, elem_id=f"unlearn_{name}")
 
 
 def _number(name: str, label: str) -> Any:
     # Not gr.Number: gradio 3 sends 0 for an empty one, and an empty field means the preset's value.
-    return gr.Textbox(label=label, info=number_info(name), elem_id=f"unlearn_{name}")
+    return _text(name, label, number_info(name))
 
 
 def _result_fields() -> list[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.gradient_check import check_gradient, scale_gradient
-from unlearn_core.lent_model import Prediction
+from unlearn_core.lent_model import LentModel, Prediction
 
 from .unet_care import recomputed
 
@@ -25,18 +25,12 @@ _STOCK_SIZES = (None, 32, 64)
 """What SD2's configs name as the latents' edge, whatever the model was trained at."""
 
 
-class WebuiModel(ABC):
+class WebuiModel(LentModel, ABC):
     """Lends the checkpoint that the WebUI has loaded; its weights are left as they were.
 
     Use it inside `prepared()`, with the host's queue lock held.
     """
 
-    device: torch.device
-    compute_dtype: torch.dtype
-    prediction: Prediction
-    alphas_cumprod: Tensor
-    native_size: int
-    last_used_layer: int
     notes: tuple[str, ...] = ()
     """Sentences that the user should read before a run."""
     host_model: Any

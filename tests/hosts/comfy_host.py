@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ import venv
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".hosts" / "comfyui-0.3.75"
@@ -67,28 +68,23 @@ class Failed(Exception):
     """The server refused a graph, or a node raised."""
 
 
-class ComfyServer:
+class ComfyServer(HostServer):
     """The running server."""
+
+    ends_with = signal.SIGINT
 
     def __init__(self, folder: Path) -> None:
         """Start it with models, input and output below `folder`."""
+        super().__init__(folder)
         python = install()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
         (folder / "custom_nodes").mkdir(parents=True)
         (folder / "custom_nodes" / "sd-unlearn").symlink_to(ROOT)
-        self.log_file = folder / "server.log"
         command = [
             str(python), str(LAUNCHER), str(HOME / "ComfyUI"), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--disable-api-nodes", "--base-directory", str(folder),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": ""}
-        with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=HOME / "ComfyUI"
-            )
+        self.start(command, environment, HOME / "ComfyUI")
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -103,25 +99,6 @@ class ComfyServer:
                 return
         self.stop()
         raise RuntimeError(f"ComfyUI did not start:\n{self.log[-3000:]}")
-
-    @property
-    def log(self) -> str:
-        """Everything that the server has printed."""
-        return self.log_file.read_text(errors="replace")
-
-    @property
-    def address(self) -> str:
-        """Where the front end is."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def stop(self) -> None:
-        """End the server."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
 
     def get(self, path: str) -> Any:
         """GET as JSON."""

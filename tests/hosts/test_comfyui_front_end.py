@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from comfy_host import ROOT, ComfyServer, Graph
+from host_server import open_browser
 from playwright.sync_api import Page, sync_playwright
 
 from bench.full_size_checkpoint import write_checkpoint
@@ -44,10 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 @pytest.fixture(scope="module")
 def page(server: ComfyServer) -> Iterator[Page]:
     """The front end in a headless Chromium of the system."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "these tests need Chromium (on Debian: apt install chromium)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = open_browser(playwright)
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         page.goto(server.address)
         page.wait_for_function(READY, timeout=120_000)

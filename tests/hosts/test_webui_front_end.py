@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
+from host_server import open_browser
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 from webui_host import ROOT, WebuiServer
 
@@ -37,10 +37,8 @@ def theme() -> str:
 @pytest.fixture
 def page(server: WebuiServer, theme: str) -> Iterator[Page]:
     """The page with the tab Unlearn open."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "these tests need Chromium (on Debian: apt install chromium)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = open_browser(playwright)
         page = browser.new_page(viewport={"width": 1500, "height": 1200})
         page.set_default_timeout(MINUTES)
         page.goto(f"{server.address}/?__theme={theme}")

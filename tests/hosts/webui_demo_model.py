@@ -70,7 +70,19 @@ def open_clip_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | {key: torch.cat(parts) for key, parts in thirds.items()}
 
 
-class LdmDemo:
+class WithDemoVae:
+    """What both kinds of host call to see latents."""
+
+    _vae: Any
+
+    def decode_first_stage(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self._vae.decode(
+            latents / float(self._vae.config.scaling_factor), return_dict=False
+        )[0]
+        return pixels
+
+
+class LdmDemo(WithDemoVae):
     """As AUTOMATIC1111's sd_model, every parameter with requires_grad, as the host leaves it."""
 
     def __init__(self) -> None:
@@ -117,12 +129,6 @@ class LdmDemo:
     def get_first_stage_encoding(self, latents: Tensor) -> Tensor:
         return latents * float(self._vae.config.scaling_factor)
 
-    def decode_first_stage(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self._vae.decode(
-            latents / float(self._vae.config.scaling_factor), return_dict=False
-        )[0]
-        return pixels
-
     def _patched_weight(self) -> nn.Parameter:
         weight: nn.Parameter = self.cond_stage_model.wrapped.model.ln_final.weight
         return weight
@@ -168,7 +174,7 @@ class ForgeObjects:
         return ForgeObjects(self.unet, self.clip, self.vae)
 
 
-class ForgeDemo:
+class ForgeDemo(WithDemoVae):
     """As Forge's diffusion engine; its weights are inference tensors, as the host's are."""
 
     def __init__(self) -> None:
@@ -207,12 +213,6 @@ class ForgeDemo:
         chosen = self.forge_objects.vae.patcher.model_options.get("model_vae_regulation")
         latents: Tensor = chosen(posterior) if chosen else posterior.sample()
         return latents * float(self._vae.config.scaling_factor)
-
-    def decode_first_stage(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self._vae.decode(
-            latents / float(self._vae.config.scaling_factor), return_dict=False
-        )[0]
-        return pixels
 
     def _count(self) -> None:
         self.reloads += 1

@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,8 @@ import urllib.request
 import venv
 from pathlib import Path
 from typing import Any
+
+from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = Path(__file__).with_name("webui_launcher.py")
@@ -68,33 +68,26 @@ class Refused(Exception):
         self.status, self.detail = status, detail
 
 
-class WebuiServer:
+class WebuiServer(HostServer):
     """The running thin host."""
 
     def __init__(self, shape: str, folder: Path) -> None:
         """Start it with models and uploads below `folder`."""
+        super().__init__(folder)
         python = install(shape)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.shape, self.folder = shape, folder
+        self.shape = shape
         self.loras = folder / "models" / "Lora"
         self.loras.mkdir(parents=True)
         self.uploads = folder / "uploads"
         extension = folder / "extensions" / "sd-unlearn"
         extension.parent.mkdir()
         extension.symlink_to(ROOT)
-        self.log_file = folder / "server.log"
         environment = {
             **os.environ, "PYTHONPATH": "", "GRADIO_TEMP_DIR": str(self.uploads),
             "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         arguments = [str(extension), str(folder), str(self.port), shape]
-        with self.log_file.open("w") as log:
-            self.process = subprocess.Popen(
-                [str(python), str(LAUNCHER), *arguments],
-                stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder,
-            )  # fmt: skip
+        self.start([str(python), str(LAUNCHER), *arguments], environment, folder)
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -106,25 +99,6 @@ class WebuiServer:
             time.sleep(0.5)
         self.stop()
         raise RuntimeError(f"the thin WebUI did not start:\n{self.log[-3000:]}")
-
-    @property
-    def log(self) -> str:
-        """Everything that the server has printed."""
-        return self.log_file.read_text(errors="replace")
-
-    @property
-    def address(self) -> str:
-        """Where the page is."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def stop(self) -> None:
-        """End the server."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
 
     def call(
         self, path: str, content: object = None, login: str | None = None, method: str = ""
