@@ -1,0 +1,7 @@
+"""The rivals, written anew from their papers.
+
+Each module holds one method as a frozen dataclass that is called with a base and a task, and
+`PUBLISHED` (the paper's settings), `FITTED` (what works on the demo model, chosen on
+`splits.TUNING` only) and `SWEEP` (strengths around that). Families: `few_shot_erasing` changes the
+text encoder; `uce`, `esd` and `concept_ablation` the UNet; `negative_prompt` nothing.
+"""
