@@ -1,20 +1,22 @@
 """Held-out prompts of the demo world, drawn and judged in cells.
 
 A cell is a set of pictures of one thing: prompts in grammars that the eraser's templates lack, a
-random style and background each, noise fixed by the cell. The judge is the classifier in demo/.
+random style and background each, noise fixed by the cell. The judge is the classifier in demo/, or
+CLIP (`bench.clip_judge`) where the model draws larger pictures.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from unlearn_core.demo_model import Judge, load_demo_judge, load_demo_world
+from bench.metrics import wilson as wilson  # bench.attacks and older scripts look for it here
+from unlearn_core.demo_model import load_demo_judge, load_demo_world
 from unlearn_core.lent_model import LentModel
 from unlearn_core.prompts import Name
 from unlearn_core.sampling import draw_pictures, paired_noise
@@ -28,6 +30,18 @@ GRAMMARS = (
 )
 DRAW_STEPS = 8
 GUIDANCE = 5.0
+SMALL, LARGE_BATCH = 128, 4
+"""Pictures with a longer edge than SMALL are drawn a few at a time."""
+
+
+class PictureJudge(Protocol):
+    """A network that names what pictures show."""
+
+    objects: list[str]
+    styles: list[str]
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, h, w) in [-1, 1] -> logits (B, objects) and (B, styles)."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +60,23 @@ class Reading:
     """What the judge saw, per picture."""
 
     objects: tuple[str, ...]
+    """The likeliest object."""
     styles: tuple[str, ...]
     pictures: Tensor
+    second_objects: tuple[str, ...] = ()
+    """The second likeliest object: in a picture of a pair both should be found."""
 
 
 class World:
     """The demo world: its words, and its judge."""
 
-    def __init__(self) -> None:
-        """Read world.json and the judge from demo/."""
+    def __init__(self, judge: PictureJudge | None = None) -> None:
+        """Read world.json, and without another judge the one from demo/."""
         world = load_demo_world()
         self.objects: dict[str, dict] = world["objects"]
         self.styles: tuple[str, ...] = tuple(world["styles"])
         self.backgrounds: tuple[str, ...] = tuple(world["backgrounds"])
-        self.judge: Judge = load_demo_judge()
+        self.judge: PictureJudge = judge or load_demo_judge()
 
     def synonyms(self, name: str) -> tuple[str, ...]:
         """Other names that the model was taught for an object; none for a style."""
@@ -87,14 +104,17 @@ class World:
             shown_styles.append(style)
         return Cell(tuple(prompts), tuple(objects), tuple(shown_styles), seed)
 
+    @torch.no_grad()
     def read(self, pictures: Tensor) -> Reading:
-        """Judge pictures (N, 3, 64, 64) in [-1, 1]."""
-        read = [self.judge.classify(part) for part in pictures.split(256)]
-        objects, styles = (torch.cat(part).tolist() for part in zip(*read, strict=True))
+        """Judge pictures (N, 3, h, w) in [-1, 1]."""
+        read = [self.judge(part) for part in pictures.split(256)]
+        objects, styles = (torch.cat(part) for part in zip(*read, strict=True))
+        first, second = objects.topk(2).indices.T.tolist()
         return Reading(
-            tuple(self.judge.objects[i] for i in objects),
-            tuple(self.judge.styles[i] for i in styles),
+            tuple(self.judge.objects[i] for i in first),
+            tuple(self.judge.styles[i] for i in styles.argmax(1).tolist()),
             pictures,
+            tuple(self.judge.objects[i] for i in second),
         )
 
 
@@ -105,15 +125,28 @@ def draw_cell(
     cell: Cell,
     learned: Tensor | None = None,
     placeholders: dict[str, list[int]] | None = None,
+    negative: str = "",
+    steps: int = DRAW_STEPS,
 ) -> Tensor:
-    """The cell's pictures, (N, 3, h, w) in [-1, 1]; `learned` as in TextEncoder.encode."""
+    """The cell's pictures, (N, 3, h, w) in [-1, 1]; `learned` as in TextEncoder.encode.
+
+    `negative` is the prompt of the branch without the prompt.
+    """
     ids = torch.cat([token_ids(prompt, placeholders or {}) for prompt in cell.prompts])
     unique, place = ids.unique(dim=0, return_inverse=True)
     encoded = torch.cat([encoder.encode(part, learned) for part in unique.split(64)])
     size = model.native_size
     noise = torch.cat([paired_noise(cell.seed, i, size, size) for i in range(len(ids))])
-    empty = encoder.encode(token_ids(""))
-    return draw_pictures(model, encoded[place], empty, noise, DRAW_STEPS, GUIDANCE)
+    without = encoder.encode(token_ids(negative))
+    batch = len(ids) if size <= SMALL else LARGE_BATCH
+    return torch.cat(
+        [
+            draw_pictures(model, encoded[rows], without, part, steps, GUIDANCE)
+            for rows, part in zip(
+                place.to(encoded.device).split(batch), noise.split(batch), strict=True
+            )
+        ]
+    )
 
 
 def share(seen: Sequence[str], wanted: Sequence[str]) -> float:
@@ -121,11 +154,6 @@ def share(seen: Sequence[str], wanted: Sequence[str]) -> float:
     return sum(a == b for a, b in zip(seen, wanted, strict=True)) / max(1, len(seen))
 
 
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927), 0 to 1."""
-    if count == 0:
-        return 0.0, 1.0
-    p = hits / count
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
+def agree(seen: Sequence[str], wanted: Sequence[str]) -> str:
+    """The same picture by picture: one "1" or "0" each."""
+    return "".join(str(int(a == b)) for a, b in zip(seen, wanted, strict=True))

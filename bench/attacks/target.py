@@ -1,0 +1,218 @@
+"""A model under attack: the loss that the attacker lowers, and the pictures that the judge reads.
+
+The learned vectors stand for "<v>" in every prompt. The loss is that of textual inversion (Gal et
+al. 2022, arXiv 2208.01618, equation 2): how well the UNet denoises the attack's pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.attacks.curve import Point, Restart, Share
+from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World
+from bench.erased import Erased
+from unlearn_core.errors import TrainingFailed
+from unlearn_core.inversion import TEST_TIMESTEPS, denoising_losses, encode_pictures
+from unlearn_core.lent_model import LentModel
+from unlearn_core.noise import add_noise, draw_timesteps, training_target
+from unlearn_core.sampling import draw_pictures, paired_noise
+from unlearn_core.tokenizer import VOCABULARY, token_ids
+
+HELD_OUT_NOISE = 77
+CELL_SEED = 9_000
+"""The judged pictures' noise and styles; the attack's own seed doesn't move them."""
+RANDOM = "random"
+"""As a start: vectors drawn with the mean and deviation of the words that the model knows."""
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Prompts around "<v>"; those in `styled` have a {style}."""
+
+    plain: tuple[str, ...]
+    styled: tuple[str, ...]
+
+
+class NegativeKept:
+    """A UNet whose prediction contains what the negative prompt does to it.
+
+    Guidance draws from n + g (c - n) with a negative prompt n, and from e + g (c' - e) without,
+    where e is the empty prompt. Both are equal for c' = c - (g - 1) / g (n - e): the prediction
+    that an attacker has to make right. This formula is our own.
+    """
+
+    def __init__(self, model: LentModel, negative: Tensor, empty: Tensor, guidance: float) -> None:
+        """`negative` and `empty` are conditionings (1, 77, width)."""
+        self._model, self._texts = model, (negative, empty)
+        self._share = (guidance - 1) / guidance
+        self.device, self.compute_dtype = model.device, model.compute_dtype
+        self.prediction, self.alphas_cumprod = model.prediction, model.alphas_cumprod
+        self.native_size, self.last_used_layer = model.native_size, model.last_used_layer
+        self.text_encoder_weights = model.text_encoder_weights
+        self.encode_image, self.decode_latents = model.encode_image, model.decode_latents
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """See LentModel."""
+        with torch.no_grad():
+            negative, empty = (
+                self._model.predict(latents, timesteps, one.expand(len(latents), -1, -1))
+                for one in self._texts
+            )
+        return self._model.predict(latents, timesteps, text) - self._share * (negative - empty)
+
+
+def attacked_model(erased: Erased) -> LentModel:
+    """The model whose denoising loss the attacker lowers."""
+    if not erased.negative:
+        return erased.model
+    with torch.no_grad():
+        negative, empty = erased.encoder.encode(
+            torch.cat([token_ids(erased.negative), token_ids("")])
+        ).split(1)
+    return NegativeKept(erased.model, negative, empty, GUIDANCE)
+
+
+@torch.no_grad()
+def draw(erased: Erased, ids: Tensor, seed: int, learned: Tensor | None = None) -> Tensor:
+    """Pictures (N, 3, h, w) in [-1, 1] of prompts (N, 77); the n-th always has the same noise."""
+    unique, place = ids.unique(dim=0, return_inverse=True)
+    encoded = torch.cat([erased.encoder.encode(part, learned) for part in unique.split(64)])
+    size = erased.model.native_size
+    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(len(ids))])
+    without = erased.encoder.encode(token_ids(erased.negative))
+    text = encoded[place.to(encoded.device)]
+    return draw_pictures(erased.model, text, without, noise, DRAW_STEPS, GUIDANCE)
+
+
+class Target:
+    """One concept on one model, attacked with `count` learned vectors in `templates`."""
+
+    def __init__(
+        self,
+        erased: Erased,
+        concept: str,
+        pictures: Sequence[Tensor],
+        world: World,
+        count: int,
+        templates: Templates,
+    ) -> None:
+        """Encode the pictures. The attacker sees their styles and names them in the prompts."""
+        if concept in world.styles:
+            raise ValueError(f"{concept} is a style; this attack is for objects.")
+        self.erased, self.concept, self.world, self.templates = erased, concept, world, templates
+        self.model = attacked_model(erased)
+        self.latents = encode_pictures(erased.model, pictures)
+        self.styles = world.read(torch.stack(tuple(pictures))).styles
+        self._placeholders = {"<v>": list(range(VOCABULARY, VOCABULARY + count))}
+
+    def ids(self, prompts: Sequence[str]) -> Tensor:
+        """(N, 77) int64."""
+        return torch.cat([token_ids(prompt, self._placeholders) for prompt in prompts])
+
+    def loss(self, vectors: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+        """Denoising loss of one batch, a scalar: one template, each picture with its own style."""
+        templates = (*self.templates.plain, *self.templates.styled)
+        template = templates[int(torch.randint(len(templates), (), generator=generator))]
+        chosen = torch.randint(len(self.latents), (batch,), generator=generator)
+        prompts = [template.format(style=self.styles[i]) for i in chosen.tolist()]
+        unique = sorted(set(prompts))
+        # One forward pass for each prompt, and no index whose backward adds in any order.
+        encoded = self.erased.encoder.encode(self.ids(unique), vectors)
+        place = torch.tensor([unique.index(p) for p in prompts], device=encoded.device)
+        text = encoded.index_select(0, place)
+        clean = self.latents[chosen.to(self.latents.device)]
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        t = draw_timesteps(batch, generator).to(clean.device)
+        noisy = add_noise(clean, noise, t, self.model.alphas_cumprod)
+        wanted = training_target(clean, noise, t, self.model.alphas_cumprod, self.model.prediction)
+        return (self.model.predict(noisy, t, text) - wanted).pow(2).mean()
+
+    @torch.no_grad()
+    def held_out_loss(self, vectors: Tensor) -> float:
+        """Denoising loss of all pictures on noise that training never draws."""
+        prompts = [self.templates.styled[0].format(style=style) for style in self.styles]
+        text = self.erased.encoder.encode(self.ids(prompts), vectors)
+        losses = denoising_losses(self.model, self.latents, text, TEST_TIMESTEPS, HELD_OUT_NOISE)
+        return float(losses.mean())
+
+    def point(self, step: int, vectors: Tensor, pictures: int) -> Point:
+        """Draw and judge `pictures` plain and as many styled pictures."""
+        shown = {}
+        for kind in ("plain", "styled"):
+            cell = self.cell(kind, pictures)
+            drawn = draw(self.erased, self.ids(cell.prompts), cell.seed, vectors.detach())
+            seen = self.world.read(drawn).objects
+            shown[kind] = Share(seen.count(self.concept), len(seen))
+        return Point(step, shown, self.held_out_loss(vectors.detach()))
+
+    def cell(self, kind: str, pictures: int) -> Cell:
+        """The judged prompts of one kind."""
+        templates: tuple[str, ...] = getattr(self.templates, kind)
+        return self.world.cell([("<v>", self.concept)], pictures, CELL_SEED, grammars=templates)
+
+
+Update = Callable[[Tensor, Tensor, int], None]
+"""Changes the vectors in place, given their gradient and the number of steps done."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an attack runs, and where it is looked at."""
+
+    steps: int
+    recorded: tuple[int, ...]
+    """Steps after which pictures are drawn; the last one is `steps`."""
+    batch: int
+    pictures: int
+    """Drawn plain, and as many styled."""
+
+
+def descend(
+    target: Target,
+    vectors: Tensor,
+    update: Update,
+    pace: Pace,
+    generator: torch.Generator,
+    start: str,
+    kind: str,
+) -> tuple[Restart, Tensor]:
+    """Lower the loss from `vectors` (n, width), which are changed in place; and these vectors.
+
+    Raises TrainingFailed when the loss is not a number.
+    """
+    vectors.requires_grad_(True)
+    losses: list[float] = []
+    points: list[Point] = []
+    seconds = 0.0
+    for step in range(pace.steps + 1):
+        if step in pace.recorded:
+            points.append(target.point(step, vectors, pace.pictures))
+        if step == pace.steps:
+            break
+        began = time.monotonic()
+        loss = target.loss(vectors, pace.batch, generator)
+        if not bool(loss.isfinite()):
+            raise TrainingFailed(f"The attack's loss is not a number at step {step + 1}.")
+        (gradient,) = torch.autograd.grad(loss, [vectors])
+        with torch.no_grad():
+            update(vectors, gradient, step)
+        losses.append(float(loss.detach()))
+        seconds += time.monotonic() - began
+    return Restart(start, kind, tuple(points), tuple(losses), seconds), vectors.detach()
+
+
+def random_vectors(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count, width) drawn with the mean and deviation of the known rows of a word table."""
+    known = table[table.any(dim=1)]
+    noise = torch.randn(count, table.shape[1], generator=generator).to(table)
+    return known.mean(0) + known.std(0) * noise
+
+
+def word_size(table: Tensor) -> float:
+    """Root mean square of an element of a word that the model knows."""
+    return float(table[table.any(dim=1)].pow(2).mean().sqrt())

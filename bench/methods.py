@@ -1,0 +1,104 @@
+"""The methods by name: the unchanged model, our presets, and the rivals of `bench.rivals`.
+
+A rival's plain name means its `FITTED` settings; "NAME:published" and "NAME:newest" are those of
+its paper and of its repository today, "NAME:0", "NAME:1", ... those of its SWEEP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from bench.erased import Erased, Method, Task
+from unlearn_core.concept import Concept
+from unlearn_core.errors import BadSettings
+from unlearn_core.lora_file import LoraWeights, lora_bytes
+from unlearn_core.lora_math import apply_lora
+from unlearn_core.settings import preset
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.unlearn import unlearn
+
+BASE = "base"
+OURS = ("quick", "balanced", "robust", "paper")
+RIVALS = ("uce", "esd", "concept_ablation", "few_shot_erasing", "negative_prompt")
+METHODS = (BASE, *OURS, *RIVALS)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One of our presets. It is told the name, the kind and the pictures, and no synonym."""
+
+    name: str
+
+    def __call__(self, base: Erased, task: Task) -> Erased:
+        """See Method; raises UnlearnError."""
+        settings = preset(self.name, seed=task.seed)
+        images = task.images if settings.use_pictures or settings.needs_unet else ()
+        concept = Concept(task.name, kind=task.kind, images=images)
+        result = unlearn(base.model, concept, settings)
+        notes = {"stand-in": result.stand_in.word}
+        if result.learned is not None:
+            notes["pictures explained"] = f"{result.learned.explained:.0%}"
+        return dataclasses.replace(
+            with_lora(base, result.lora), notes=notes, file_bytes=len(lora_bytes(result.lora))
+        )
+
+
+def with_lora(base: Erased, lora: LoraWeights, strength: float = 1.0) -> Erased:
+    """The base with a LoRA on its text encoder, as a loader puts it there."""
+    weights = apply_lora(base.model.text_encoder_weights(), lora, strength)
+    encoder = TextEncoder(weights, base.model.last_used_layer, base.model.device)
+    return dataclasses.replace(base, encoder=encoder, family="text encoder", lora=lora)
+
+
+def find_method(name: str) -> Method:
+    """The method of that name, "base" too; raises BadSettings for an unknown one."""
+    rival, _, variant = name.partition(":")
+    if name == BASE:
+        return lambda base, task: base
+    if name in OURS:
+        return Preset(name)
+    if rival in RIVALS:
+        found = _variants(rival).get(variant or "fitted")
+        if found is not None:
+            return found
+    known = ", ".join((*METHODS, *(f"{rival}:published" for rival in RIVALS)))
+    raise BadSettings(f"There is no method {name!r}. Known: {known}.")
+
+
+def sweep_names(rival: str) -> list[str]:
+    """Its published settings and those around the fitted ones, no settings twice."""
+    variants = _variants(rival)
+    fitted = variants.pop("fitted")
+    names: dict[Any, str] = {}
+    for variant, method in variants.items():
+        names.setdefault(method, f"{rival}:{variant}")
+    names.setdefault(fitted, rival)
+    return list(names.values())
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings of a method, for its row."""
+    if name in OURS:
+        return preset(name).as_dict()
+    method = find_method(name)
+    return dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}  # type: ignore[arg-type]
+
+
+def changed_settings(name: str) -> str:
+    """How a rival's variant differs from its published settings, in words."""
+    rival = name.partition(":")[0]
+    if rival not in RIVALS:
+        return ""
+    own, published = settings_of(name), settings_of(f"{rival}:published")
+    return ", ".join(f"{key} {value}" for key, value in own.items() if value != published[key])
+
+
+def _variants(rival: str) -> dict[str, Method]:
+    module = importlib.import_module(f"bench.rivals.{rival}")
+    variants = {"published": module.PUBLISHED, "fitted": module.FITTED}
+    if hasattr(module, "NEWEST"):
+        variants["newest"] = module.NEWEST
+    return variants | {str(number): method for number, method in enumerate(module.SWEEP)}

@@ -1,0 +1,59 @@
+"""Several concepts forgotten at once, from one LoRA each.
+
+  stacked   each file is added to the encoder by itself, as a host does with several loaders
+  merged    `merge_loras` joins them, and the encoder gets the merged file, rounded to float16
+
+Trained jointly is left out: the engine forgets one concept, with one stand-in, in a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from bench.cells import GRAMMARS, Cell, World
+from bench.erased import Erased
+from bench.methods import with_lora
+from bench.protocol import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
+from unlearn_core.lora_file import LoraWeights, lora_bytes, round_to_half
+from unlearn_core.lora_math import apply_lora, merge_loras
+from unlearn_core.text_encoder import TextEncoder
+
+MODES = ("stacked", "merged")
+
+
+def stack(base: Erased, loras: Sequence[LoraWeights], mode: str) -> Erased:
+    """The base with all of these LoRAs; raises WrongModel as `apply_lora` does."""
+    if mode == "merged" and loras:
+        merged = round_to_half(merge_loras([(lora, 1.0) for lora in loras]))
+        return dataclasses.replace(with_lora(base, merged), file_bytes=len(lora_bytes(merged)))
+    weights = base.model.text_encoder_weights()
+    for lora in loras:
+        weights = apply_lora(weights, lora)
+    encoder = TextEncoder(weights, base.model.last_used_layer, base.model.device)
+    size = sum(len(lora_bytes(lora)) for lora in loras)
+    return dataclasses.replace(base, encoder=encoder, family="text encoder", file_bytes=size)
+
+
+def stack_cells(
+    world: World, gone: Sequence[str], everything: Sequence[str], seed: int, sizes: Sizes
+) -> dict[str, Cell]:
+    """A cell for each concept that is `gone`, the same as in main, and one of things never gone.
+
+    `everything` are the concepts of the highest stack: the others are the same for every height.
+    """
+    start = SEED_STEP * seed
+    cells = {}
+    for name in gone:
+        if name in world.styles:
+            words = [(word, word) for word in world.objects]
+            styles, grammars = [name], STYLE_GRAMMARS
+        else:
+            words, styles, grammars = [(name, name)], None, GRAMMARS
+        number = start + CELL_SEEDS["name"]
+        cells[f"name:{name}"] = world.cell(words, sizes.name, number, styles, grammars)
+    rest = [(word, word) for word in world.objects if word not in everything]
+    styles = [style for style in world.styles if style not in everything]
+    number = start + CELL_SEEDS["others"]
+    cells["others"] = world.cell(rest, sizes.other * len(rest), number, styles)
+    return cells
