@@ -93,9 +93,11 @@ def chosen_plan(args: argparse.Namespace) -> Plan:
             stacked=names,
             heights=tuple(height for height in plan.heights if height <= len(names)),
             attacked=tuple(name for name in plan.attacked if name in names),
+            sweep_concepts=names,
         )
     if args.methods:
-        plan = dataclasses.replace(plan, methods=tuple(args.methods.split(",")))
+        names = tuple(args.methods.split(","))
+        plan = dataclasses.replace(plan, methods=names, sweep_methods=names)
     if args.seeds:
         plan = dataclasses.replace(plan, seeds=tuple(map(int, args.seeds.split(","))))
     return plan

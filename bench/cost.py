@@ -36,7 +36,7 @@ def measured(
 ) -> tuple[_Result, Cost]:
     """What the call gives back, and its cost; `device` is where its model lies."""
     on_cuda = device is not None and device.type == "cuda"
-    _give_memory_back()
+    give_memory_back()
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -45,7 +45,7 @@ def measured(
         torch.cuda.synchronize(device)
         seconds = time.monotonic() - started
         return result, Cost(seconds, torch.cuda.max_memory_allocated(device) - before)
-    sampler = _Sampler()
+    sampler = PeakSampler()
     before = sampler.resident()
     sampler.start()
     started = time.monotonic()
@@ -57,7 +57,9 @@ def measured(
     return result, Cost(seconds, max(0, sampler.peak - before))
 
 
-class _Sampler(threading.Thread):
+class PeakSampler(threading.Thread):
+    """Looks at this process's resident set until it is told to stop."""
+
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._process = psutil.Process()
@@ -77,7 +79,7 @@ class _Sampler(threading.Thread):
         self.peak = max(self.peak, self.resident())
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
     """Without it, what an earlier call left in the allocator would hide what this one takes."""
     gc.collect()
     if sys.platform == "linux":

@@ -1,7 +1,8 @@
 """The methods by name: the unchanged model, our presets, and the rivals of `bench.rivals`.
 
 A rival's plain name means its `FITTED` settings; "NAME:published" and "NAME:newest" are those of
-its paper and of its repository today, "NAME:0", "NAME:1", ... those of its SWEEP.
+its paper and of its repository today, "NAME:0", "NAME:1", ... those of its SWEEP. A preset's plain
+name means the preset, "quick:steps=12+layers=last:2" the same with other settings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
 from unlearn_core.lora_file import LoraWeights, lora_bytes
 from unlearn_core.lora_math import apply_lora
-from unlearn_core.settings import preset
+from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.unlearn import unlearn
 
@@ -31,10 +32,17 @@ class Preset:
     """One of our presets. It is told the name, the kind and the pictures, and no synonym."""
 
     name: str
+    changes: tuple[tuple[str, Any], ...] = ()
+    """(setting, value)."""
+
+    @property
+    def settings(self) -> UnlearnSettings:
+        """What it runs with; raises BadSettings."""
+        return preset(self.name, **dict(self.changes))
 
     def __call__(self, base: Erased, task: Task) -> Erased:
         """See Method; raises UnlearnError."""
-        settings = preset(self.name, seed=task.seed)
+        settings = self.settings.replace(seed=task.seed)
         images = task.images if settings.use_pictures or settings.needs_unet else ()
         concept = Concept(task.name, kind=task.kind, images=images)
         result = unlearn(base.model, concept, settings)
@@ -58,8 +66,8 @@ def find_method(name: str) -> Method:
     rival, _, variant = name.partition(":")
     if name == BASE:
         return lambda base, task: base
-    if name in OURS:
-        return Preset(name)
+    if rival in OURS:
+        return _changed_preset(rival, variant)
     if rival in RIVALS:
         found = _variants(rival).get(variant or "fitted")
         if found is not None:
@@ -81,19 +89,33 @@ def sweep_names(rival: str) -> list[str]:
 
 def settings_of(name: str) -> dict[str, Any]:
     """The settings of a method, for its row."""
-    if name in OURS:
-        return preset(name).as_dict()
     method = find_method(name)
+    if isinstance(method, Preset):
+        return method.settings.as_dict()
     return dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}  # type: ignore[arg-type]
 
 
 def changed_settings(name: str) -> str:
-    """How a rival's variant differs from its published settings, in words."""
-    rival = name.partition(":")[0]
+    """How a variant differs from its preset, or from the rival's published settings."""
+    rival, _, variant = name.partition(":")
     if rival not in RIVALS:
-        return ""
+        return variant.replace("+", ", ")
     own, published = settings_of(name), settings_of(f"{rival}:published")
     return ", ".join(f"{key} {value}" for key, value in own.items() if value != published[key])
+
+
+def _changed_preset(name: str, changes: str) -> Preset:
+    known = preset(name).as_dict()
+    values: dict[str, Any] = {}
+    for change in filter(None, changes.split("+")):
+        setting, _, text = change.partition("=")
+        kind = type(known.get(setting, ""))
+        try:
+            values[setting] = text == "True" if kind is bool else kind(text)
+        except ValueError:
+            raise BadSettings(f"{change!r} in {name}:{changes} is no {kind.__name__}.") from None
+    preset(name, **values)  # refuses bad values before anything is drawn
+    return Preset(name, tuple(values.items()))
 
 
 def _variants(rival: str) -> dict[str, Method]:

@@ -181,6 +181,20 @@ def cost(table: Table) -> Figure:
     return figure
 
 
+def bars_beside(names: Sequence[str], values: dict[str, Sequence[float]], unit: str) -> Figure:
+    """A group of bars for each name, one bar for each of `values`."""
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(names) + 1.2), layout="constrained")
+    height = 0.8 / len(values)
+    for number, (label, numbers) in enumerate(values.items()):
+        places = [row + number * height for row in range(len(names))]
+        axes.barh(places, numbers, height, label=label)
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.legend(frameon=False)
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the PNG and let the figure go."""
     figure.savefig(path, dpi=DPI)

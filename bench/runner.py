@@ -92,7 +92,8 @@ class Runner:
         return erased
 
     def _lora_path(self, name: str, method: str, seed: int) -> Path:
-        return self.out / "loras" / f"{method}-{name.replace(' ', '-')}-{seed}.safetensors"
+        parts = (method.replace(":", "-"), name.replace(" ", "-"), str(seed))
+        return self.out / "loras" / f"{'-'.join(parts)}.safetensors"
 
     def lora(self, name: str, method: str, seed: int) -> LoraWeights:
         """The LoRA of an earlier job, or of a new run."""

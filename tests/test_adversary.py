@@ -8,12 +8,11 @@ from torch import Tensor
 from unlearn_core import adversary
 from unlearn_core.adversary import SEARCHES, STYLE_TEMPLATES, TEMPLATES, Adversary
 from unlearn_core.concept import Concept
+from unlearn_core.lessons import encode_all, keep_lessons, role_scales
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_keys import MODULES, ModuleKey
-from unlearn_core.losses import RoleScales
 from unlearn_core.prompts import ROLE_CONCEPT, Name, fill, make_prompts, pair_prompts
 from unlearn_core.tokenizer import VOCABULARY
-from unlearn_core.training import encode_all, keep_lesson
 
 
 class Attack:
@@ -40,16 +39,17 @@ class Attack:
             for key in keys:
                 up = self.lora.up(key)
                 up.copy_(0.2 * torch.randn(up.shape, generator=generator))
-        keep = keep_lesson(
+        keep = keep_lessons(
             self.encoder, self.lora, make_writer().keep([Name.of("cat"), Name.of("fox")], 20)
         )
-        self.scales = RoleScales.measure(keep.targets, keep.roles)
+        self.scales = role_scales(keep)
         settings = make_settings(adversary="pgd", adversary_steps=steps)
+        self.takes_article = Name.of(concept.name, concept.kind).takes_article
         self.stand_in = Name.of(concept.stand_in or "owl", concept.kind)
         self.adversary = Adversary(
             self.encoder, self.lora, concept, self.stand_in, settings, generator, self.scales
         )
-        self.lesson = self.adversary.find()
+        self.lessons = self.adversary.find()
 
 
 def test_the_search_comes_nearer_to_the_concept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +67,9 @@ def test_the_search_leaves_the_lora_and_the_encoder_alone(monkeypatch: pytest.Mo
         assert torch.equal(old, now)
         assert now.grad is None
     assert attack.encoder.words.learned is None
-    assert not attack.lesson.states.requires_grad
-    assert not attack.lesson.targets.requires_grad
+    for lesson in attack.lessons:
+        assert not lesson.states.requires_grad
+        assert not lesson.targets.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -83,38 +84,54 @@ def test_what_it_finds_is_to_become_the_stand_in(
     concept: Concept, templates: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attack = Attack(monkeypatch, concept, steps=2)
-    lesson, stand_in = attack.lesson, attack.stand_in
-    assert len(lesson) == SEARCHES * len(templates)
-    found = lesson.token_ids >= VOCABULARY
-    assert torch.equal(found, lesson.roles == ROLE_CONCEPT)
+    assert sum(map(len, attack.lessons)) == SEARCHES * len(templates)
     with attack.lora.disabled():
-        wanted = make_prompts([fill(template, stand_in) for template in templates])
+        wanted = make_prompts([fill(template, attack.stand_in) for template in templates])
         _, states = encode_all(attack.encoder, wanted.token_ids)
     count = len(Name.of(concept.name, concept.kind).ids)
-    for row in range(len(lesson)):
-        first = int(found[row].int().argmax())
-        ids = lesson.token_ids[row][found[row]]
-        search = row // len(templates)
-        assert ids.tolist() == [VOCABULARY + search * count + i for i in range(count)]
-        template = templates[row % len(templates)]
-        pair = pair_prompts([(fill(template, Name("x", tuple(ids.tolist()), True)),
-                              fill(template, stand_in))])  # fmt: skip
-        source = int(pair.source[0, pair.roles[0] == ROLE_CONCEPT][0])
-        torch.testing.assert_close(
-            lesson.targets[row, first], states[row % len(templates), source], atol=1e-5, rtol=1e-5
-        )
+    found = []
+    for lesson in attack.lessons:
+        assert torch.equal(lesson.token_ids >= VOCABULARY, lesson.roles == ROLE_CONCEPT)
+        for ids, targets in zip(lesson.token_ids, lesson.targets, strict=True):
+            own = tuple(ids[ids >= VOCABULARY].tolist())
+            number = next(
+                number
+                for number, template in enumerate(templates)
+                if fill(template, Name("x", own, attack.takes_article)).ids()[: len(ids)]
+                == ids.tolist()
+            )
+            pair = pair_prompts(
+                [
+                    (
+                        fill(templates[number], Name("x", own, attack.takes_article)),
+                        fill(templates[number], attack.stand_in),
+                    )
+                ]
+            )
+            first = int((ids >= VOCABULARY).int().argmax())
+            source = int(pair.source[0, first])
+            torch.testing.assert_close(targets[first], states[number, source], atol=1e-5, rtol=1e-5)
+            found.append((own, number))
+    searches = [
+        tuple(range(VOCABULARY + search * count, VOCABULARY + (search + 1) * count))
+        for search in range(SEARCHES)
+    ]
+    assert sorted(found) == sorted((own, n) for own in searches for n in range(len(templates)))
 
 
 def test_the_searches_start_at_different_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     attack = Attack(monkeypatch, Concept("dog"), steps=1)
-    vectors = attack.lesson.states[attack.lesson.token_ids >= VOCABULARY]
+    vectors = torch.cat(
+        [lesson.states[lesson.token_ids >= VOCABULARY] for lesson in attack.lessons]
+    )
     assert len(torch.unique(vectors.round(decimals=3), dim=0)) > len(TEMPLATES)
 
 
 def test_the_same_seed_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.random.get_rng_state()
     first, again, other = (
-        Attack(monkeypatch, Concept("dog"), seed=seed, steps=3).lesson.states for seed in (0, 0, 1)
+        Attack(monkeypatch, Concept("dog"), seed=seed, steps=3).lessons[0].states
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -14,7 +14,14 @@ from bench.cost import measured
 from bench.drift import drawn_drift, text_drift
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
 from bench.erased import Erased, Task
-from bench.methods import METHODS, Preset, find_method, settings_of, sweep_names
+from bench.methods import (
+    METHODS,
+    Preset,
+    changed_settings,
+    find_method,
+    settings_of,
+    sweep_names,
+)
 from bench.plan import CURVES, FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
 from bench.protocol import FULL, GRAMMARS, Layout, Sizes
 from bench.runner import Runner
@@ -27,7 +34,7 @@ from unlearn_core.errors import BadSettings
 from unlearn_core.lora_file import LoraPair, LoraWeights, round_to_half
 from unlearn_core.lora_keys import ModuleKey
 from unlearn_core.prompt_templates import GUARD_PROMPTS, VARIED_OBJECT, VARIED_STYLE
-from unlearn_core.settings import UnlearnSettings
+from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.unlearn import build_encoder
 
 
@@ -268,3 +275,18 @@ def test_drift_is_relative_to_what_was_there(base: Erased) -> None:
     assert list(drawn) == list(GUARD_PROMPTS)
     assert all(0 < value < 0.1 for value in drawn.values())
     assert set(drawn_drift(base, base, task_pictures("dog")[:1]).values()) == {0.0}
+
+
+def test_a_preset_can_be_changed_by_name() -> None:
+    method = find_method("quick:steps=12+layers=last:2+closed_form=False+keep_weight=0.5")
+    wanted = preset("quick", steps=12, layers="last:2", closed_form=False, keep_weight=0.5)
+    assert isinstance(method, Preset)
+    assert method.settings == wanted
+    assert settings_of("quick:steps=12")["steps"] == 12
+    assert changed_settings("quick:steps=12+rank=4") == "steps=12, rank=4"
+
+
+@pytest.mark.parametrize("change", ["steps=many", "step=12", "steps=-1", "steps"])
+def test_a_bad_change_is_refused(change: str) -> None:
+    with pytest.raises(BadSettings):
+        find_method(f"quick:{change}")

@@ -1,21 +1,19 @@
 """The least-squares solution: what it moves, what it keeps, and its rank."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
-from tiny_model import make_writer, tiny_encoder
+from tiny_model import draw, make_writer, tiny_encoder
 
-from unlearn_core.closed_form import solve
+from unlearn_core.closed_form import _cut_to_rank, solve
+from unlearn_core.lessons import Lesson, forget_lessons, keep_lessons, role_scales, whole_lesson
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_keys import ATTENTION, MODULES, ModuleKey, ModuleName
-from unlearn_core.losses import RoleScales, role_distance
+from unlearn_core.losses import role_distance
 from unlearn_core.prompt_templates import GUARD_PROMPTS
 from unlearn_core.prompts import Name, whole_prompts
-from unlearn_core.training import (
-    Lesson,
-    felt_directions,
-    forget_lesson,
-    keep_lesson,
-)
+from unlearn_core.training import felt_directions
 
 LAST = ModuleKey(2, "fc2")
 
@@ -37,22 +35,30 @@ class Solved:
         self.lora = EncoderLora(self.encoder, keys, rank, torch.Generator().manual_seed(0))
         writer = make_writer()
         prompts = writer.forget([Name.of("dog")], Name.of("owl"), 80)
-        self.forget = forget_lesson(self.encoder, self.lora, prompts, None)
+        self.forget = forget_lessons(self.encoder, self.lora, prompts, None)
         kept = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
-        self.keep = keep_lesson(self.encoder, self.lora, writer.keep(kept, 100))
-        self.guard = keep_lesson(self.encoder, self.lora, whole_prompts(GUARD_PROMPTS))
-        self.scales = RoleScales.measure(self.keep.targets, self.keep.roles)
-        self.bases = felt_directions(self.encoder, self.lora, self.guard) if guarded else {}
+        self.keep = keep_lessons(self.encoder, self.lora, writer.keep(kept, 100))
+        self.guard = [whole_lesson(self.encoder, self.lora, whole_prompts(GUARD_PROMPTS))]
+        self.scales = role_scales(self.keep)
+        self.bases = felt_directions(self.encoder, self.lora, self.guard[0]) if guarded else {}
         self.before = self.distance(self.forget)
         self.solved = solve(
-            self.encoder, self.lora, self.forget, self.keep, prompts, self.scales,
-            keep_weight, self.bases,
+            self.encoder, self.lora, self.forget, self.keep, self.scales, keep_weight, self.bases,
         )  # fmt: skip
 
     @torch.no_grad()
-    def distance(self, lesson: Lesson) -> float:
-        states = self.encoder.tail(lesson.states, lesson.token_ids)
-        return float(role_distance(states, lesson.targets, lesson.roles, self.scales).mean())
+    def distance(self, lessons: Sequence[Lesson]) -> float:
+        """Mean over the prompts."""
+        far = [
+            role_distance(
+                self.encoder.tail(lesson.states, lesson.token_ids),
+                lesson.targets,
+                lesson.roles,
+                self.scales,
+            )
+            for lesson in lessons
+        ]
+        return float(torch.cat(far).mean())
 
 
 def test_the_concept_moves_towards_the_stand_in() -> None:
@@ -119,3 +125,12 @@ def test_nothing_is_left_hooked_and_the_solution_is_the_same_again() -> None:
     pairs = first.lora.export().pairs, again.lora.export().pairs
     for key in pairs[0]:
         assert torch.equal(pairs[0][key].delta(), pairs[1][key].delta())
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_the_change_is_cut_to_its_largest_singular_values(rank: int) -> None:
+    change = draw(6, 24, seed=1).double()
+    up, down = _cut_to_rank(change, rank)
+    left, size, right = torch.linalg.svd(change, full_matrices=False)
+    torch.testing.assert_close(up @ down, (left[:, :rank] * size[:rank]) @ right[:rank])
+    torch.testing.assert_close(up.norm(dim=0), down.norm(dim=1))

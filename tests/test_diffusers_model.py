@@ -47,8 +47,9 @@ def test_the_demo_model_is_lent_as_it_is(demo: DiffusersModel) -> None:
     weights = demo.text_encoder_weights()
     assert all(name.startswith("text_model.") for name in weights)
     assert not any("position_ids" in name for name in weights)
-    weights["text_model.final_layer_norm.weight"].zero_()
-    assert bool(demo.text_encoder_weights()["text_model.final_layer_norm.weight"].any())
+    held = demo.pipeline.text_encoder.state_dict()
+    assert all(torch.equal(weights[name], held[name]) for name in held if name in weights)
+    assert len(weights) == len([name for name in held if "position_ids" not in name])
 
 
 def test_the_prediction_equals_the_unet_and_takes_long_prompts(demo: DiffusersModel) -> None:

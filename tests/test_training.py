@@ -1,6 +1,5 @@
 """The optimisation loop: what moves, what stays, how it stops."""
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,23 +8,20 @@ from tiny_model import Recorder, draw, make_settings, make_writer, tiny_encoder
 from torch import Tensor
 
 from unlearn_core.errors import Cancelled, TrainingFailed
+from unlearn_core.lessons import (
+    Lesson,
+    forget_lessons,
+    keep_lessons,
+    role_scales,
+    whole_lesson,
+)
 from unlearn_core.lora import EncoderLora, chosen_modules
 from unlearn_core.lora_keys import ModuleKey
-from unlearn_core.losses import RoleScales, drift, role_distance
+from unlearn_core.losses import drift
 from unlearn_core.prompt_templates import GUARD_PROMPTS
-from unlearn_core.prompts import OWN_STATE, ROLE_EOS, Name, whole_prompts
+from unlearn_core.prompts import Name, whole_prompts
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.tokenizer import CHUNK
-from unlearn_core.training import (
-    SHORT,
-    Lesson,
-    Training,
-    encode_all,
-    felt_directions,
-    forget_lesson,
-    keep_lesson,
-    project_away,
-)
+from unlearn_core.training import Training, felt_directions, project_away
 
 DOG, OWL = Name.of("dog"), Name.of("owl")
 
@@ -38,11 +34,11 @@ def make_training(settings: UnlearnSettings | None = None, seed: int = 0) -> Tra
     generator = torch.Generator().manual_seed(seed)
     lora = EncoderLora(encoder, modules, settings.rank, generator)
     writer = make_writer(seed=seed)
-    forget = forget_lesson(encoder, lora, writer.forget([DOG], OWL, 24), None)
+    forget = forget_lessons(encoder, lora, writer.forget([DOG], OWL, 24), None)
     names = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
-    keep = keep_lesson(encoder, lora, writer.keep(names, 24))
-    guard = keep_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
-    scales = RoleScales.measure(keep.targets, keep.roles)
+    keep = keep_lessons(encoder, lora, writer.keep(names, 24))
+    guard = whole_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
+    scales = role_scales(keep)
     bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
     return Training(
         encoder, lora, forget, keep, guard, scales, settings, generator, bases,
@@ -61,42 +57,7 @@ def frozen_weights(training: Training) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def forget_distance(training: Training) -> float:
-    lesson = training.forget
-    states = training.encoder.tail(lesson.states, lesson.token_ids)
-    return float(role_distance(states, lesson.targets, lesson.roles, training.scales).mean())
-
-
-def test_a_forget_lessons_targets_are_the_stand_ins_own_states() -> None:
-    training = make_training()
-    encoder, writer = training.encoder, make_writer(seed=5)
-    prompts = writer.forget([DOG, Name.of("hot air balloon")], OWL, 20)
-    lesson = forget_lesson(encoder, training.lora, prompts, None)
-    with training.lora.disabled():
-        own, other = encoder.encode(prompts.token_ids), encoder.encode(prompts.stand_in_ids)
-    for row in range(20):
-        for position, source in enumerate(prompts.source[row].tolist()):
-            wanted = own[row, position] if source == OWN_STATE else other[row, source]
-            torch.testing.assert_close(lesson.targets[row, position], wanted, atol=1e-5, rtol=1e-5)
-    assert torch.equal(lesson.ends, prompts.ends)
-
-
-def test_lessons_are_frozen_before_the_lora_even_if_it_has_learned_already() -> None:
-    training = make_training()
-    before = keep_lesson(training.encoder, training.lora, whole_prompts(["a photo of a cat"]))
-    training.run(Recorder())
-    after = keep_lesson(training.encoder, training.lora, whole_prompts(["a photo of a cat"]))
-    assert torch.equal(before.targets, after.targets)
-    _, changed = encode_all(training.encoder, before.token_ids)
-    assert not torch.equal(changed, before.targets)
-
-
-def test_two_lessons_are_joined_row_by_row() -> None:
-    training = make_training()
-    both = training.forget.joined(training.keep)
-    assert len(both) == len(training.forget) + len(training.keep)
-    for item in dataclasses.fields(Lesson):
-        parts = [getattr(lesson, item.name) for lesson in (training.forget, training.keep)]
-        assert torch.equal(getattr(both, item.name), torch.cat(parts))
+    return sum(float(training._distance(lesson)) * len(lesson) for lesson in training.forget)
 
 
 def test_only_the_lora_moves() -> None:
@@ -123,9 +84,9 @@ def test_the_loss_falls_and_the_concept_comes_nearer_to_the_stand_in() -> None:
 def test_the_strength_is_one_again_afterwards() -> None:
     training = make_training(make_settings(steps=2, layers="last:1"))
     training.run(Recorder())
-    one = training.encoder.encode(training.keep.token_ids)
+    one = training.encoder.encode(training.guard.token_ids)
     training.lora.set_strength(1.0)
-    assert torch.equal(training.encoder.encode(training.keep.token_ids), one)
+    assert torch.equal(training.encoder.encode(training.guard.token_ids), one)
 
 
 def test_strengths_are_drawn_between_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,14 +122,14 @@ def test_previews_are_shown_a_few_times_at_full_strength() -> None:
 @pytest.mark.parametrize("step", [0, 5])
 def test_it_stops_when_asked_and_the_lora_comes_off(step: int) -> None:
     training = make_training()
-    plain = tiny_encoder().encode(training.keep.token_ids)
+    plain = tiny_encoder().encode(training.guard.token_ids)
     monitor = Recorder(stop_at=step)
     with pytest.raises(Cancelled):
         training.run(monitor)
     assert len(monitor.reports) == step
     assert any(bool(training.lora.up(key).any()) for key in training.lora.modules) == (step > 0)
     training.lora.detach()
-    assert torch.equal(training.encoder.encode(training.keep.token_ids), plain)
+    assert torch.equal(training.encoder.encode(training.guard.token_ids), plain)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -200,23 +161,14 @@ def test_the_same_seed_trains_the_same_tensors() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_short_batch_gives_what_a_long_one_gives_there() -> None:
-    training = make_training()
-    training.run(Recorder())
-    lesson = training.forget
-    long = training.encoder.tail(lesson.states, lesson.token_ids)
-    short = training.encoder.tail(lesson.states[:, :SHORT], lesson.token_ids[:, :SHORT])
-    torch.testing.assert_close(short, long[:, :SHORT], atol=1e-5, rtol=1e-5)
-
-
-def test_a_short_batch_holds_only_prompts_that_end_in_it() -> None:
-    training = make_training()
-    lesson = training.forget
-    assert bool((lesson.ends >= SHORT).any()), "the lesson needs a long prompt for this test"
-    drawn = torch.cat([training._draw(lesson, SHORT) for _ in range(40)])
-    assert bool((lesson.roles[drawn, :SHORT] == ROLE_EOS).any(1).all())
-    every = torch.cat([training._draw(lesson, CHUNK) for _ in range(100)])
-    assert set(every.tolist()) == set(range(len(lesson)))
+def test_every_prompt_is_as_likely_as_any_other() -> None:
+    training = make_training(make_settings(batch_size=8))
+    lessons = training.forget
+    assert len(lessons) > 1
+    drawn = [training._draw(lessons).length for _ in range(2000)]
+    total = sum(len(lesson) for lesson in lessons)
+    for lesson in lessons:
+        assert drawn.count(lesson.length) / 2000 == pytest.approx(len(lesson) / total, abs=0.05)
 
 
 def test_a_weight_of_zero_leaves_its_term_out() -> None:
@@ -230,10 +182,10 @@ def test_a_weight_of_zero_leaves_its_term_out() -> None:
 def test_the_adversary_is_asked_every_few_steps_and_its_rows_are_added() -> None:
     training = make_training(make_settings(steps=10, adversary_every=3))
     asked: list[int] = []
-    rows = len(training.forget)
-    training.find_adversary = lambda: (asked.append(len(training.forget)), training.keep)[1]
+    count, found = len(training.forget), training.forget[:2]
+    training.find_adversary = lambda: (asked.append(len(training.forget)), found)[1]
     training.run(Recorder())
-    assert asked == [rows, rows + 24, rows + 48]
+    assert asked == [count, count + 2, count + 4]
 
 
 # The null-space guard
@@ -253,18 +205,14 @@ def projected_drift(
         project_away(lora, felt_directions(encoder, lora, lesson, share))
     drifts = []
     with torch.no_grad():
-        for some in (lesson, training.forget):
+        for some in (lesson, training.forget[0]):
             states = encoder.tail(some.states, some.token_ids)
             drifts.append(float(drift(states, some.targets).max()))
     return drifts[0], drifts[1]
 
 
 def first_positions(count: int) -> Callable[[Lesson], Lesson]:
-    def cut(lesson: Lesson) -> Lesson:
-        parts = (lesson.token_ids, lesson.roles, lesson.states, lesson.targets)
-        return Lesson(*(part[:1, :count] for part in parts), ends=lesson.ends[:1])
-
-    return cut
+    return lambda lesson: lesson.rows(torch.tensor([0])).cut(count)
 
 
 def test_a_projected_lora_changes_nothing_that_the_basis_covers() -> None:

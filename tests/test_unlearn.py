@@ -405,7 +405,8 @@ def test_previews_show_concept_and_two_neighbours_before_and_now() -> None:
 def test_the_time_of_every_stage_is_told() -> None:
     result = unlearn(TinyModel(), WITH_PICTURES, make_settings())
     assert list(result.seconds) == [
-        "choosing words", "choosing the stand-in", "learning the concept", "forgetting",
+        "copying the text encoder", "choosing words", "choosing the stand-in",
+        "learning the concept", "preparing the prompts", "forgetting",
     ]  # fmt: skip
     assert all(seconds >= 0 for seconds in result.seconds.values())
     assert ModuleKey(LAST_USED, "fc2") in result.lora.pairs

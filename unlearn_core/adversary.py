@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from .concept import Concept
+from .lessons import ForgetLesson, encode_all, forget_lessons
 from .lora import EncoderLora
 from .losses import RoleScales, role_distance
 from .prompts import Name, fill, make_prompts, pair_prompts
 from .settings import UnlearnSettings
 from .text_encoder import TextEncoder
 from .tokenizer import VOCABULARY
-from .training import Lesson, encode_all, forget_lesson
 
 SEARCHES = 4
 """Vectors searched at once, each from another start."""
@@ -58,7 +58,7 @@ class Adversary:
         first = VOCABULARY + search * count
         return Name("<found>", tuple(range(first, first + count)), self._name.takes_article)
 
-    def find(self) -> Lesson:
+    def find(self) -> list[ForgetLesson]:
         """Search, and return the prompts with the vectors found, to be forgotten."""
         with torch.enable_grad():
             vectors = self._search()
@@ -67,7 +67,7 @@ class Adversary:
             for search in range(SEARCHES)
             for template in self._templates
         ]
-        return forget_lesson(self.encoder, self.lora, pair_prompts(pairs), vectors)
+        return forget_lessons(self.encoder, self.lora, pair_prompts(pairs), vectors)
 
     def _search(self) -> Tensor:
         start = self.encoder.words.weight[list(self._name.ids)]

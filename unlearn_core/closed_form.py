@@ -12,15 +12,16 @@ equations give dW = D G^T (G G^T + ridge I)^-1, the form of UCE (Gandikota et al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .lessons import ENCODE_TOKENS, ForgetLesson, Lesson, gather_targets
 from .lora import EncoderLora
 from .lora_keys import ModuleKey
 from .losses import RoleScales
-from .prompts import OWN_STATE, ForgetPrompts
 from .text_encoder import TextEncoder
-from .training import ENCODE_BATCH, Lesson
 
 RIDGE = 1e-3
 """Relative to the mean of the Gram matrix' diagonal."""
@@ -30,17 +31,13 @@ RIDGE = 1e-3
 def solve(
     encoder: TextEncoder,
     lora: EncoderLora,
-    forget: Lesson,
-    keep: Lesson,
-    prompts: ForgetPrompts,
+    forget: Sequence[ForgetLesson],
+    keep: Sequence[Lesson],
     scales: RoleScales,
     keep_weight: float,
     bases: dict[ModuleKey, Tensor],
 ) -> bool:
-    """Set `lora` to the least-squares solution; False if it has no fc2 to solve for.
-
-    `forget` is the lesson made of `prompts`.
-    """
+    """Set `lora` to the least-squares solution; False if it has no fc2 to solve for."""
     keys = [key for key in lora.modules if key.module == "fc2"]
     if not keys:
         return False
@@ -51,35 +48,52 @@ def solve(
     cross = torch.zeros(encoder.width, width_in, dtype=torch.float64)
 
     with lora.disabled():
-        for rows in torch.arange(len(forget)).split(ENCODE_BATCH):
-            inputs, own = _look(encoder, lora, key, forget.states[rows], forget.token_ids[rows])
-            stand_in_ids = prompts.stand_in_ids[rows]
-            _, other = _look(encoder, lora, key, encoder.prefix(stand_in_ids), stand_in_ids)
-            source = prompts.source[rows].to(own.device)
-            gathered = other.gather(1, source.clamp(min=0)[..., None].expand_as(own))
-            wanted = torch.where((source == OWN_STATE)[..., None], own, gathered) - own
-            weight = _weights(forget.roles[rows], scales)
-            _add(gram, cross, inputs, wanted, weight, basis)
-        for rows in torch.arange(len(keep)).split(ENCODE_BATCH):
-            inputs, own = _look(encoder, lora, key, keep.states[rows], keep.token_ids[rows])
-            weight = _weights(keep.roles[rows], scales) * keep_weight
-            _add(gram, cross, inputs, torch.zeros_like(own), weight, basis)
+        for lesson in forget:
+            for rows in _batches(lesson):
+                part = lesson.rows(rows)
+                inputs, own = _look(encoder, lora, key, part.states, part.token_ids)
+                _, other = _look(encoder, lora, key, lesson.stand_in_states[rows], part.token_ids)
+                wanted = gather_targets(own, other, lesson.source[rows]) - own
+                _add(gram, cross, inputs, wanted, _weights(part.roles, scales), basis)
+        for kept in keep:
+            for rows in _batches(kept):
+                part = kept.rows(rows)
+                inputs, own = _look(encoder, lora, key, part.states, part.token_ids)
+                weight = _weights(part.roles, scales) * keep_weight
+                _add(gram, cross, inputs, torch.zeros_like(own), weight, basis)
 
     ridge = RIDGE * gram.diagonal().mean()
     change = torch.linalg.solve(
         gram + ridge * torch.eye(width_in, dtype=torch.float64), cross, left=False
     )
-    left, size, right = torch.linalg.svd(change, full_matrices=False)
-    root = size[: lora.rank].sqrt()
-    lora.down(key).copy_((root[:, None] * right[: lora.rank]).float())
-    lora.up(key).copy_((left[:, : lora.rank] * root).float())
+    up, down = _cut_to_rank(change, lora.rank)
+    lora.up(key).copy_(up.float())
+    lora.down(key).copy_(down.float())
     return True
+
+
+def _cut_to_rank(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest product up @ down, (out, rank) and (rank, in), both of the same size.
+
+    By the eigenvectors of change @ change.T: a few of its `out` directions are wanted, and `in` is
+    four times as many.
+    """
+    energy, vectors = torch.linalg.eigh(change @ change.T)
+    left = vectors.flip(1)[:, :rank]
+    root = energy.flip(0)[:rank].clamp(min=0).sqrt().sqrt()
+    right = left.T @ change
+    return left * root, right / root.clamp(min=1e-30)[:, None]
+
+
+def _batches(lesson: Lesson) -> tuple[Tensor, ...]:
+    rows = torch.arange(len(lesson), device=lesson.states.device)
+    return torch.split(rows, max(1, ENCODE_TOKENS // lesson.length))
 
 
 def _look(
     encoder: TextEncoder, lora: EncoderLora, key: ModuleKey, states: Tensor, ids: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(input of the projection `key`, the state that leaves its layer), (n, 77, ...) each."""
+    """(input of the projection `key`, the state that leaves its layer), (n, T, ...) each."""
     seen: list[Tensor] = []
     layer = encoder.layers[key.layer]
     hooks = [
@@ -97,7 +111,7 @@ def _look(
 
 
 def _weights(roles: Tensor, scales: RoleScales) -> Tensor:
-    """(n, 77): every role of a prompt weighs the same, in units of its variance."""
+    """(n, T): every role of a prompt weighs the same, in units of its variance."""
     counts = torch.stack([(roles == role).sum(1) for role in range(len(scales.variance))], 1)
     per_position = counts.gather(1, roles).clamp(min=1).float()
     return 1 / (per_position * scales.variance[roles])

@@ -65,9 +65,9 @@ class DiffusersModel:
         return lent
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        """Copies of the text encoder's weights as CLIPTextModel of transformers 4 names them."""
+        """The text encoder's weights as CLIPTextModel of transformers 4 names them."""
         return {
-            name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value.detach().clone()
+            name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value.detach()
             for name, value in self._pipeline.text_encoder.state_dict().items()
             if "position_ids" not in name
         }

@@ -17,7 +17,7 @@ class LentModel(Protocol):
     """A Stable Diffusion v2 model as the host has it loaded.
 
     The UNet and the VAE are frozen, so a call is enough and nothing is copied; the text encoder is
-    lent as copies of its weights, because each host holds another class of it.
+    lent as its weights, because each host holds another class of it.
     """
 
     device: torch.device
@@ -32,9 +32,10 @@ class LentModel(Protocol):
     """Index of the text encoder layer that conditions the UNet: 22 on SD2, the penultimate one."""
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        """Copies of the text encoder's weights under Hugging Face CLIPTextModel names.
+        """The text encoder's weights under Hugging Face CLIPTextModel names.
 
-        Names start with `text_model.`; any float dtype, on any device.
+        Names start with `text_model.`; any float dtype, on any device. They are read and
+        copied, never written to.
         """
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ class RoleScales:
 
     @classmethod
     def measure(cls, states: Tensor, roles: Tensor) -> RoleScales:
-        """From states (N, 77, width) float32 of a few hundred prompts with roles (N, 77)."""
-        total = states.flatten(0, 1).var(dim=0, unbiased=False).mean()
+        """From states (..., width) float32 of a few hundred prompts with roles (...)."""
+        total = states.flatten(0, -2).var(dim=0, unbiased=False).mean()
         variance = torch.full((ROLE_COUNT,), float(total))
         for role in range(ROLE_COUNT):
             chosen = states[roles == role]

@@ -238,13 +238,11 @@ def _rank(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[
     template = plain_template(concept)
     rows = [fill(template, Name.of(word, concept.kind)) for word in (concept.name, *words)]
     prompts = make_prompts(rows)
-    length = int(prompts.ends.max()) + 1
-    states = torch.cat(
-        [
-            encoder.encode(ids[:, :length])[torch.arange(len(ids)), ends]
-            for ids, ends in zip(prompts.token_ids.split(64), prompts.ends.split(64), strict=True)
-        ]
-    )
+    ends = prompts.ends
+    states = torch.empty(len(ends), encoder.width, device=encoder.device)
+    for some in ends.argsort(stable=True).split(64):  # of alike lengths
+        ids = prompts.token_ids[some, : int(ends[some].max()) + 1]
+        states[some] = encoder.encode(ids)[torch.arange(len(some)), ends[some]]
     if len(states) > 2:
         states = states - states.mean(0)
     unit = functional.normalize(states, dim=1)

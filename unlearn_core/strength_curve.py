@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .forgotten import Forgotten, concept_prompts, kept_prompts
 from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
+from .lessons import gather_targets
 from .losses import RoleScales, role_distance
-from .prompts import OWN_STATE, whole_prompts
+from .prompts import whole_prompts
 from .sampling import draw_pictures, paired_noise
 from .text_encoder import TextEncoder
 
@@ -59,9 +60,7 @@ def strength_curve(
     concept = concept_prompts(forgotten)
     kept = kept_prompts(forgotten)
     own, stand_in = before.encode(concept.token_ids), before.encode(concept.stand_in_ids)
-    source = concept.source.to(own.device)
-    gathered = stand_in.gather(1, source.clamp(min=0)[..., None].expand_as(own))
-    wanted = torch.where((source == OWN_STATE)[..., None], own, gathered)
+    wanted = gather_targets(own, stand_in, concept.source)
     kept_own = before.encode(kept.token_ids)
     roles, kept_roles = concept.roles.to(own.device), kept.roles.to(own.device)
     scales = RoleScales.measure(torch.cat([own, kept_own]), torch.cat([roles, kept_roles]))

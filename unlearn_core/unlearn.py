@@ -18,20 +18,17 @@ from .errors import BadConcept, BadSettings
 from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons
+from .lessons import forget_lessons, keep_lessons, role_scales, whole_lesson
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
-from .losses import RoleScales
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import Name, fill, make_prompts, whole_prompts
 from .settings import UnlearnSettings
 from .stand_in import Neighbourhood, StandIn, choose_stand_in, look_around, plain_template
 from .text_encoder import TextEncoder
-from .training import Training, felt_directions, forget_lesson, keep_lesson
-
-SCALE_PROMPTS = 200
-"""Prompts over which each role's variance is measured."""
+from .training import Training, felt_directions
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def unlearn(
     BadConcept, WrongModel, TrainingFailed or Cancelled.
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
-    return _Run(model, concept, settings, monitor, learned).go()
+    return UnlearnRun(model, concept, settings, monitor, learned).go()
 
 
 def learn_vectors(
@@ -94,7 +91,9 @@ def draw_concept(model: LentModel, encoder: TextEncoder, concept: Concept, seed:
     return preview_picture(model, encoder, prompt.token_ids[0], seed, None)
 
 
-class _Run:
+class UnlearnRun:
+    """One call of `unlearn`, stage by stage."""
+
     def __init__(
         self,
         model: LentModel,
@@ -114,17 +113,19 @@ class _Run:
         self.concept, self.settings, self.monitor = concept, settings, monitor
         self.learned = learned
         self.seconds: dict[str, float] = {}
-        self.encoder = build_encoder(model)
+        with self.stage("copying the text encoder"):
+            self.encoder = build_encoder(model)
         self.modules = chosen_modules(settings, self.encoder.last_used_layer)
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def go(self) -> UnlearnResult:
-        with self._timed("choosing words"):
+        """Run all stages; raises as `unlearn` does."""
+        with self.stage("choosing words"):
             stop_if_asked(self.monitor)
             around = look_around(self.encoder, self.concept)
-        with self._timed("choosing the stand-in"):
+        with self.stage("choosing the stand-in"):
             stand_in = self._choose(around)
-        with self._timed("learning the concept"):
+        with self.stage("learning the concept"):
             learned = self._invert(around)
         plan = plan_lessons(
             self.encoder,
@@ -135,8 +136,7 @@ class _Run:
             learned,
             self.generator,
         )
-        with self._timed("forgetting"):
-            weights, losses = self._forget(plan, learned)
+        weights, losses = self._forget(plan, learned)
         names = tuple(name.text for name in plan.names if not name.is_learned)
         return UnlearnResult(
             LoraWeights(weights.pairs, self._metadata(stand_in, plan.kept, names)),
@@ -152,7 +152,8 @@ class _Run:
         )
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def stage(self, stage: str) -> Iterator[None]:
+        """Measures how long a stage takes."""
         started = time.monotonic()
         yield
         self.seconds[stage] = time.monotonic() - started
@@ -186,7 +187,9 @@ class _Run:
         self.encoder.split_at(min(key.layer for key in self.modules))
         lora = EncoderLora(self.encoder, self.modules, self.settings.rank, self.generator)
         try:
-            losses = self._training(lora, plan, learned).run(self.monitor)
+            training = self._training(lora, plan, learned)
+            with self.stage("forgetting"):
+                losses = training.run(self.monitor)
             return round_to_half(complete(lora.export())), losses
         finally:
             lora.detach()
@@ -197,22 +200,22 @@ class _Run:
     ) -> Training:
         settings, encoder, generator = self.settings, self.encoder, self.generator
         vectors = learned.vectors.to(encoder.device) if learned else None
-        prompts = plan.forget_prompts(settings.forget_prompts)
-        forget = forget_lesson(encoder, lora, prompts, vectors, self.monitor)
-        kept = plan.keep_prompts(settings.keep_prompts)
-        keep = keep_lesson(encoder, lora, kept, self.monitor)
-        guarded = [prompt for prompt in GUARD_PROMPTS if not mentions(prompt, self.concept)]
-        guard = keep_lesson(encoder, lora, whole_prompts(guarded))
-        scales = RoleScales.measure(keep.targets[:SCALE_PROMPTS], keep.roles[:SCALE_PROMPTS])
-        bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+        with self.stage("preparing the prompts"):
+            prompts = plan.forget_prompts(settings.forget_prompts)
+            forget = forget_lessons(encoder, lora, prompts, vectors, self.monitor)
+            kept = plan.keep_prompts(settings.keep_prompts)
+            keep = keep_lessons(encoder, lora, kept, self.monitor)
+            guarded = [prompt for prompt in GUARD_PROMPTS if not mentions(prompt, self.concept)]
+            guard = whole_lesson(encoder, lora, whole_prompts(guarded))
+            scales = role_scales(keep)
+            bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
         training = Training(
             encoder, lora, forget, keep, guard, scales, settings, generator, bases,
             LivePreview(self.model, encoder, lora, self.concept, plan.kept, settings.seed),
         )  # fmt: skip
         if settings.closed_form:
-            closed_form.solve(
-                encoder, lora, forget, keep, prompts, scales, settings.keep_weight, bases
-            )
+            with self.stage("least squares"):
+                closed_form.solve(encoder, lora, forget, keep, scales, settings.keep_weight, bases)
         if settings.adversary == "pgd":
             training.find_adversary = Adversary(
                 encoder, lora, self.concept, plan.stand_in, settings, generator, scales

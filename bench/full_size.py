@@ -1,0 +1,257 @@
+"""Seconds and megabytes at the size of Stable Diffusion 2, on random weights.
+
+    python -m bench.full_size [--preset quick] [--json FILE] [--plot FILE]
+
+The text encoder of SD2 (24 layers, 1024 wide) is made with random weights: speed and memory do not
+depend on their values, and nothing about quality can be learned from them. The preset's stages run
+on it as they are; their matrix products are counted by torch's FlopCounterMode, and this machine's
+rate in such products is measured in the same run, so that the ratio of both says how much is lost.
+Presets that need the UNet are not run: see `text_only`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.cost import PeakSampler, give_memory_back
+from bench.methods import find_method, settings_of
+from unlearn_core.concept import Concept
+from unlearn_core.errors import BadSettings, UnlearnError
+from unlearn_core.lent_model import LentModel, Prediction, SilentMonitor
+from unlearn_core.lora_file import lora_bytes
+from unlearn_core.model_files import TEXT_PREFIX, read_json
+from unlearn_core.pipeline_folder import empty_parts
+from unlearn_core.settings import UnlearnSettings
+from unlearn_core.single_file import CONFIGS_FOLDER
+from unlearn_core.unlearn import UnlearnRun
+
+LAYERS = 24
+MATMUL = 2048
+"""Edge of the matrices whose product gives the machine's rate."""
+COPIED = 256 * 2**20
+"""Bytes whose copy gives the machine's bandwidth."""
+ROUNDS = 5
+
+
+class RandomTextModel(LentModel):
+    """A host's SD2 of which only the text encoder is there."""
+
+    prediction: Prediction = "epsilon"
+    native_size = 512
+
+    def __init__(self, dtype: torch.dtype = torch.float16, layers: int = LAYERS) -> None:
+        """Draw the weights of a tower, the last of whose layers is left unused."""
+        self.last_used_layer = layers - 2
+        self.device, self.compute_dtype = torch.device("cpu"), dtype
+        self.alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
+        configs = [
+            read_json(CONFIGS_FOLDER / f"{part}.json") for part in ("unet", "vae", "text_encoder")
+        ]
+        configs[2] = {**configs[2], "num_hidden_layers": layers}
+        _, _, text_encoder = empty_parts(*configs)
+        generator = torch.Generator().manual_seed(0)
+        self._weights = {}
+        for name, value in text_encoder.state_dict().items():
+            if "position_ids" in name:
+                continue
+            weight = torch.randn(value.shape, generator=generator).mul_(0.02)
+            if name.endswith(("norm1.weight", "norm2.weight", "layer_norm.weight")):
+                weight += 1
+            full = name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name
+            self._weights[full] = weight.to(dtype)
+
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """See LentModel."""
+        return dict(self._weights)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the processor does here and now, in float32."""
+
+    matmul_flops: float
+    """A second."""
+    copy_bytes: float
+    """A second."""
+    threads: int
+
+
+def measure_machine() -> Machine:
+    """The best of ROUNDS products and copies."""
+    one, other = torch.randn(MATMUL, MATMUL), torch.randn(MATMUL, MATMUL)
+    source, target = (torch.empty(COPIED, dtype=torch.uint8) for _ in range(2))
+    product = min(_seconds(lambda: torch.mm(one, other)) for _ in range(ROUNDS))
+    copy = min(_seconds(lambda: target.copy_(source)) for _ in range(ROUNDS))
+    return Machine(2 * MATMUL**3 / product, COPIED / copy, torch.get_num_threads())
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    seconds: float
+    flops: int
+    """Of its matrix products."""
+    copied_bytes: int
+    """Read from the host's weights, for the copy of the text encoder."""
+    extra_bytes: int
+    """Most resident memory beyond what the process held before the run."""
+
+    def floor(self, machine: Machine) -> float:
+        """Seconds that its products and copies take at the machine's rates."""
+        return self.flops / machine.matmul_flops + self.copied_bytes / machine.copy_bytes
+
+
+class MeasuredRun(UnlearnRun):
+    """A run whose stages are counted; what lies between stages is counted with the next one."""
+
+    def __init__(self, model: LentModel, concept: Concept, settings: UnlearnSettings) -> None:
+        """See `unlearn`."""
+        give_memory_back()
+        self.held = PeakSampler().resident()
+        self.stages: list[Stage] = []
+        super().__init__(model, concept, settings, SilentMonitor(), None)
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """Measures seconds, products and memory."""
+        sampler, counter = PeakSampler(), FlopCounterMode(display=False)
+        sampler.start()
+        started = time.monotonic()
+        try:
+            with counter:
+                yield
+        finally:
+            seconds = time.monotonic() - started
+            sampler.stop()
+        copied = 0
+        if stage == "copying the text encoder":
+            copied = sum(p.numel() * p.element_size() for p in self.encoder.model.parameters())
+        extra = max(0, sampler.peak - self.held)
+        self.stages.append(Stage(stage, seconds, counter.get_total_flops(), copied, extra))
+        self.seconds[stage] = seconds
+
+
+def text_only(settings: UnlearnSettings) -> bool:
+    """Whether a run with these settings never asks for the UNet."""
+    without_pictures = not settings.use_pictures or settings.inversion_steps == 0
+    return without_pictures and settings.stand_in_pictures == 0 and not settings.needs_unet
+
+
+def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS) -> dict[str, Any]:
+    """Run a preset; its numbers, as they go into the JSON. Raises BadSettings."""
+    find_method(method)
+    settings = UnlearnSettings.from_dict(settings_of(method))
+    if not text_only(settings):
+        raise BadSettings(
+            f"{method} draws or learns with the UNet, which this bench does not have. Add "
+            "use_pictures=False and stand_in_pictures=0 to see what the rest of it costs."
+        )
+    model = RandomTextModel(dtype, layers)
+    machine = measure_machine()
+    started = time.monotonic()
+    run = MeasuredRun(model, Concept(concept), settings)
+    result = run.go()
+    seconds = time.monotonic() - started
+    between = seconds - sum(stage.seconds for stage in run.stages)
+    stages = [*run.stages, Stage("metadata and rounding", between, 0, 0, 0)]
+    floor = sum(stage.floor(machine) for stage in stages)
+    return {
+        "method": method,
+        "concept": concept,
+        "dtype of the lent weights": str(dtype).removeprefix("torch."),
+        "seconds": seconds,
+        "floor_seconds": floor,
+        "ratio": seconds / floor,
+        "extra_bytes": max(stage.extra_bytes for stage in stages),
+        "file_bytes": len(lora_bytes(result.lora)),
+        "machine": asdict(machine),
+        "stages": [asdict(stage) | {"floor_seconds": stage.floor(machine)} for stage in stages],
+    }
+
+
+def as_text(numbers: dict[str, Any]) -> str:
+    """The table that is printed."""
+    machine = numbers["machine"]
+    lines = [
+        f"{numbers['method']}, {numbers['concept']}; {machine['threads']} threads, "
+        f"{machine['matmul_flops'] / 1e9:.0f} GFLOP/s, "
+        f"{machine['copy_bytes'] / 1e9:.1f} GB/s copied",
+        f"{'stage':28}{'s':>8}{'floor s':>9}{'ratio':>7}{'TFLOP':>8}{'extra MB':>10}",
+    ]
+    rows = [*numbers["stages"], {
+        "name": "all", "seconds": numbers["seconds"], "floor_seconds": numbers["floor_seconds"],
+        "flops": sum(stage["flops"] for stage in numbers["stages"]),
+        "extra_bytes": numbers["extra_bytes"],
+    }]  # fmt: skip
+    for row in rows:
+        floor = row["floor_seconds"]
+        ratio = f"{row['seconds'] / floor:.1f}" if floor > 0.05 else "-"
+        lines.append(
+            f"{row['name']:28}{row['seconds']:8.1f}{floor:9.1f}{ratio:>7}"
+            f"{row['flops'] / 1e12:8.2f}{row['extra_bytes'] / 1e6:10.0f}"
+        )
+    return "\n".join(lines)
+
+
+def save_plot(numbers: dict[str, Any], path: Path) -> None:
+    """Seconds of each stage beside their floor."""
+    from bench.plots import bars_beside, save
+
+    stages = numbers["stages"]
+    figure = bars_beside(
+        [stage["name"] for stage in stages],
+        {
+            "measured": [stage["seconds"] for stage in stages],
+            "floor": [stage["floor_seconds"] for stage in stages],
+        },
+        "seconds",
+    )
+    save(figure, path)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.full_size",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="quick", help="Or quick:steps=12+layers=last:2.")
+    parser.add_argument("--concept", default="dog")
+    parser.add_argument("--lent", choices=("float16", "float32"), default="float16")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    try:
+        numbers = measure(args.preset, args.concept, getattr(torch, args.lent))
+    except UnlearnError as error:
+        sys.exit(f"{error}")
+    print(as_text(numbers))
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    if args.plot:
+        save_plot(numbers, args.plot)
+
+
+if __name__ == "__main__":
+    main()
