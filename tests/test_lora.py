@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unlearn_core.lora import EncoderLora, chosen_modules
 from unlearn_core.lora_file import LoraPair, LoraWeights
 from unlearn_core.lora_keys import ATTENTION, MLP, MODULES, ModuleKey
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.text_encoder import FrozenLinear, TextEncoder
 from unlearn_core.tokenizer import token_ids
 
 PROMPTS = torch.cat([token_ids("a photo of a dog"), token_ids("")])
@@ -126,7 +126,7 @@ def test_detaching_puts_plain_linears_back_bit_for_bit() -> None:
     assert torch.equal(encoder.encode(PROMPTS), before)
     linears = [m for layer in encoder.layers for m in layer.modules() if isinstance(m, nn.Linear)]
     assert len(linears) == len(EVERYTHING)
-    assert {type(m) for m in linears} == {nn.Linear}
+    assert {type(m) for m in linears} == {FrozenLinear}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in encoder.model.modules())
     assert not any(p.requires_grad for p in encoder.model.parameters())
 

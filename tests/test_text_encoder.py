@@ -17,6 +17,8 @@ from tiny_model import (
 from torch import Tensor
 
 from unlearn_core.errors import WrongModel
+from unlearn_core.lora import EncoderLora
+from unlearn_core.lora_keys import ModuleKey
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, token_ids, tokenize
 
@@ -215,3 +217,26 @@ def test_a_layer_that_is_not_used_may_be_missing() -> None:
         if not name.startswith(f"text_model.encoder.layers.{LAYERS - 1}.")
     }
     assert len(TextEncoder(weights, LAST_USED, CPU).layers) == LAST_USED + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_weights_are_held_as_they_are_and_computed_with_in_float32(dtype: torch.dtype) -> None:
+    halves = {name: value.to(dtype) for name, value in text_encoder_weights().items()}
+    wide = {name: value.float() for name, value in halves.items()}
+    held, full = (TextEncoder(weights, LAST_USED, CPU) for weights in (halves, wide))
+    assert torch.equal(held.encode(PROMPTS), full.encode(PROMPTS))
+    assert held.fingerprint() == full.fingerprint()
+    assert {layer.mlp.fc1.weight.dtype for layer in held.layers} == {dtype}
+
+
+def test_a_lora_on_half_weights_is_float32_and_so_is_what_it_changes() -> None:
+    halves = {name: value.half() for name, value in text_encoder_weights().items()}
+    encoder = TextEncoder(halves, LAST_USED, CPU)
+    key = ModuleKey(1, "fc2")
+    lora = EncoderLora(encoder, [key], 4, torch.Generator().manual_seed(0))
+    assert {weight.dtype for weight in lora.parameters()} == {torch.float32}
+    assert lora.frozen(key).weight.dtype == torch.float32
+    before = encoder.encode(PROMPTS)
+    with torch.no_grad():
+        lora.up(key).fill_(0.01)
+    assert not torch.equal(encoder.encode(PROMPTS), before)

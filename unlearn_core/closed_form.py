@@ -44,8 +44,8 @@ def solve(
     key = keys[-1]
     basis = bases.get(key)
     width_in = lora.down(key).shape[1]
-    gram = torch.zeros(width_in, width_in, dtype=torch.float64)
-    cross = torch.zeros(encoder.width, width_in, dtype=torch.float64)
+    gram = torch.zeros(width_in, width_in, device=encoder.device)
+    cross = torch.zeros(encoder.width, width_in, device=encoder.device)
 
     with lora.disabled():
         for lesson in forget:
@@ -62,10 +62,9 @@ def solve(
                 weight = _weights(part.roles, scales) * keep_weight
                 _add(gram, cross, inputs, torch.zeros_like(own), weight, basis)
 
-    ridge = RIDGE * gram.diagonal().mean()
-    change = torch.linalg.solve(
-        gram + ridge * torch.eye(width_in, dtype=torch.float64), cross, left=False
-    )
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    root = torch.linalg.cholesky(gram.cpu().double())
+    change = torch.cholesky_solve(cross.T.cpu().double(), root).T
     up, down = _cut_to_rank(change, lora.rank)
     lora.up(key).copy_(up.float())
     lora.down(key).copy_(down.float())
@@ -129,5 +128,5 @@ def _add(
     if basis is not None:
         flat = flat - (flat @ basis) @ basis.T
     weighted = flat * weight.flatten()[:, None]
-    gram += (weighted.T @ flat).double().cpu()
-    cross += (wanted.flatten(0, 1).T @ weighted).double().cpu()
+    gram.addmm_(weighted.T, flat)
+    cross.addmm_(wanted.flatten(0, 1).T, weighted)

@@ -22,7 +22,7 @@ from .tokenizer import CHUNK
 
 ENCODE_TOKENS = 1024
 """Positions in one forward pass."""
-LENGTHS = (8, 10, 12, 14, 16, 20, 24, 32, 40, 52, CHUNK)
+LENGTHS = (10, 14, 20, 32, 52, CHUNK)
 PADS = 3
 WHOLE_EVERY = 24
 
@@ -142,8 +142,8 @@ def forget_lessons(
             for part in (prompts.token_ids, prompts.stand_in_ids, prompts.source)
         )
         with lora.disabled():
-            states, own = encode_all(encoder, ids, learned, monitor)
-            other_states, other = encode_all(encoder, other_ids, monitor=monitor)
+            both = encode_all(encoder, torch.cat([ids, other_ids]), learned, monitor)
+        (states, other_states), (own, other) = (part.chunk(2) for part in both)
         lessons.append(
             ForgetLesson(
                 ids.to(encoder.device),

@@ -51,6 +51,9 @@ class EncoderLora:
             lora_dropout=0.0,
             target_modules=[f"{key.layer}.{_place(key.module)}" for key in modules],
         )
+        for key in self.modules:
+            # peft gives an adapter the dtype of its projection.
+            encoder.layers[key.layer].get_submodule(_place(key.module)).float()
         with torch.random.fork_rng(devices=[]):
             inject_adapter_in_model(config, encoder.layers)
         for key in self.modules:

@@ -59,8 +59,22 @@ class _GivenStates(nn.Module):
         return self.states
 
 
+class FrozenLinear(nn.Linear):
+    """A projection that computes in its input's dtype, whatever its weight is held in.
+
+    A half weight made float32 for the time of a call takes half the memory and gives the same
+    values; for a thousand rows the conversion is a few per cent of the product.
+    """
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return nn.functional.linear(states, self.weight.to(states.dtype), self.bias)
+
+
 class TextEncoder:
-    """Layers 0..last_used_layer of a CLIP text tower, frozen, in float32.
+    """Layers 0..last_used_layer of a CLIP text tower, frozen, computing in float32.
+
+    The layers' projections are held in the dtype that they were lent in.
 
     `split_at` divides it: `prefix` runs the layers below, `tail` the layers from there on, so
     that the states between can be computed once when only the tail is trained.
@@ -132,7 +146,7 @@ class TextEncoder:
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             if "position_ids" not in name:
-                flat = value.detach().cpu().contiguous().view(torch.uint8)
+                flat = value.detach().float().cpu().contiguous().view(torch.uint8)
                 digest.update(flat.numpy().tobytes())
         return digest.hexdigest()
 
@@ -198,7 +212,14 @@ def _empty_model(sizes: dict[str, int]) -> CLIPTextModel:
         pad_token_id=PAD,
     )
     with torch.device("meta"):
-        return CLIPTextModel(config)
+        model = CLIPTextModel(config)
+        for layer in _body(model).encoder.layers:
+            for path, module in list(layer.named_modules()):
+                if isinstance(module, nn.Linear):
+                    owner, _, name = path.rpartition(".")
+                    same = FrozenLinear(module.in_features, module.out_features)
+                    setattr(layer.get_submodule(owner), name, same)
+    return model
 
 
 def _body(model: CLIPTextModel) -> Any:
@@ -217,7 +238,10 @@ def _load(model: CLIPTextModel, weights: dict[str, Tensor], device: torch.device
             raise WrongModel(
                 f"The text encoder's {name} is {found}; expected {tuple(parameter.shape)}."
             )
-        state[name] = given.detach().to(device=device, dtype=torch.float32, copy=True)
+        is_half = given.dtype in (torch.float16, torch.bfloat16)
+        keeps = is_half and given.dim() == 2 and ".layers." in name
+        dtype = given.dtype if keeps else torch.float32
+        state[name] = given.detach().to(device=device, dtype=dtype, copy=True)
     positions = torch.arange(CHUNK, device=device)[None]
     state |= {name: positions for name, _ in body.named_buffers() if name.endswith("position_ids")}
     persistent = set(body.state_dict())
