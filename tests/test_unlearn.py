@@ -29,7 +29,7 @@ from unlearn_core.losses import drift
 from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.prompts import Prompts, whole_prompts
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.text_encoder import FrozenLinear, TextEncoder
 from unlearn_core.tokenizer import token_ids
 from unlearn_core.unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
 
@@ -146,7 +146,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[TextEncoder]:
 
 def check_unchanged(encoder: TextEncoder) -> None:
     assert encoder.fingerprint() == tiny_encoder().fingerprint()
-    assert {type(m) for m in encoder.layers.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
+    linears = [m for m in encoder.layers.modules() if isinstance(m, nn.Linear)]
+    assert {type(m) for m in linears} == {FrozenLinear}
     prompts = token_ids("a photo of a dog")
     assert torch.equal(encoder.prefix(prompts), tiny_encoder().prefix(prompts))
 
