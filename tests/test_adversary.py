@@ -8,10 +8,11 @@ from torch import Tensor
 from unlearn_core import adversary
 from unlearn_core.adversary import SEARCHES, STYLE_TEMPLATES, TEMPLATES, Adversary
 from unlearn_core.concept import Concept
-from unlearn_core.lessons import encode_all, keep_lessons, role_scales
+from unlearn_core.lessons import keep_lessons, role_scales
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_keys import MODULES, ModuleKey
 from unlearn_core.prompts import ROLE_CONCEPT, Name, fill, make_prompts, pair_prompts
+from unlearn_core.shared_beginnings import encode_all
 from unlearn_core.tokenizer import VOCABULARY
 
 

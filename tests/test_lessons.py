@@ -9,7 +9,6 @@ from unlearn_core.lessons import (
     LENGTHS,
     PADS,
     WHOLE_EVERY,
-    encode_all,
     forget_lessons,
     keep_lessons,
     lengths_of,
@@ -21,7 +20,7 @@ from unlearn_core.lora_keys import ModuleKey
 from unlearn_core.losses import RoleScales
 from unlearn_core.prompts import OWN_STATE, ROLE_EOS, Name, fill, pair_prompts, whole_prompts
 from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import CHUNK, VOCABULARY
+from unlearn_core.tokenizer import CHUNK
 
 DOG, OWL = Name.of("dog"), Name.of("owl")
 PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and an owl " * 5]
@@ -45,24 +44,6 @@ def test_cut_prompts_have_the_conditioning_of_whole_ones(length: int) -> None:
     ids = whole_prompts(PROMPTS).token_ids
     whole, cut = encoder.encode(ids), encoder.encode(ids[:, :length])
     torch.testing.assert_close(cut, whole[:, :length], atol=1e-5, rtol=1e-5)
-
-
-def test_states_before_the_tail_and_the_tail_give_what_the_whole_encoder_gives() -> None:
-    encoder = tiny_encoder()
-    tiny_lora(encoder)
-    ids = whole_prompts(PROMPTS).token_ids
-    states, conditioning = encode_all(encoder, ids)
-    torch.testing.assert_close(conditioning, encoder.encode(ids), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(states, encoder.prefix(ids), atol=1e-5, rtol=1e-5)
-
-
-def test_learned_vectors_are_encoded_too() -> None:
-    encoder = tiny_encoder()
-    ids = whole_prompts(["a photo of a dog"]).token_ids.repeat(2, 1)
-    ids[0, 5] = VOCABULARY
-    vectors = encoder.words.weight[ids[1, 5]][None]
-    _, both = encode_all(encoder, ids, vectors)
-    torch.testing.assert_close(both[0], both[1])
 
 
 def test_a_prompt_keeps_its_end_and_a_few_pads_and_some_keep_all() -> None:

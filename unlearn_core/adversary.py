@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .concept import Concept
-from .lessons import ForgetLesson, encode_all, forget_lessons
+from .lessons import ForgetLesson, forget_lessons
 from .lora import EncoderLora
 from .losses import RoleScales, role_distance
 from .prompts import Name, fill, make_prompts, pair_prompts
 from .settings import UnlearnSettings
+from .shared_beginnings import encode_all
 from .text_encoder import TextEncoder
 from .tokenizer import VOCABULARY
 

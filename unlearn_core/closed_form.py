@@ -17,12 +17,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .lessons import ENCODE_TOKENS, ForgetLesson, Lesson, gather_targets
+from .lessons import ForgetLesson, Lesson, gather_targets
 from .lora import EncoderLora
 from .lora_keys import ModuleKey
 from .losses import RoleScales
 from .text_encoder import TextEncoder
 
+TOKENS = 1024
+"""In one pass through the trained layers."""
 RIDGE = 1e-3
 """Relative to the mean of the Gram matrix' diagonal."""
 
@@ -86,7 +88,7 @@ def _cut_to_rank(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _batches(lesson: Lesson) -> tuple[Tensor, ...]:
     rows = torch.arange(len(lesson), device=lesson.states.device)
-    return torch.split(rows, max(1, ENCODE_TOKENS // lesson.length))
+    return torch.split(rows, max(1, TOKENS // lesson.length))
 
 
 def _look(

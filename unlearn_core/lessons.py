@@ -13,15 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .lent_model import RunMonitor, stop_if_asked
+from .lent_model import RunMonitor
 from .lora import EncoderLora
 from .losses import RoleScales
 from .prompts import OWN_STATE, ForgetPrompts, Prompts
+from .shared_beginnings import encode_all
 from .text_encoder import TextEncoder
 from .tokenizer import CHUNK
 
-ENCODE_TOKENS = 1024
-"""Positions in one forward pass."""
 LENGTHS = (10, 14, 20, 32, 52, CHUNK)
 PADS = 3
 WHOLE_EVERY = 24
@@ -99,30 +98,6 @@ def _by_length(ends: Tensor) -> Iterator[tuple[int, Tensor]]:
         rows = (lengths == length).nonzero().flatten()
         if len(rows):
             yield length, rows
-
-
-@torch.no_grad()
-def encode_all(
-    encoder: TextEncoder,
-    token_ids: Tensor,
-    learned: Tensor | None = None,
-    monitor: RunMonitor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(states before the tail, conditioning) of N prompts (N, T), each (N, T, width) float32.
-
-    A prompt that stands there twice is encoded once. Raises Cancelled between two batches if the
-    user asked to stop.
-    """
-    unique, place = token_ids.unique(dim=0, return_inverse=True)
-    states, conditioning = [], []
-    for ids in unique.split(max(1, ENCODE_TOKENS // token_ids.shape[1])):
-        if monitor is not None:
-            stop_if_asked(monitor)
-        before = encoder.prefix(ids, learned)
-        states.append(before)
-        conditioning.append(encoder.tail(before, ids))
-    place = place.to(encoder.device)
-    return torch.cat(states)[place], torch.cat(conditioning)[place]
 
 
 def forget_lessons(

@@ -22,6 +22,7 @@ from .inversion import denoising_losses
 from .lent_model import LentModel, RunMonitor, stop_if_asked
 from .prompts import Name, fill, make_prompts, whole_prompts
 from .sampling import denoise, paired_noise
+from .shared_beginnings import encode_all
 from .text_encoder import TextEncoder
 from .word_tables import Noun, find_noun, is_hypernym, nouns, same_thing, styles
 
@@ -238,11 +239,8 @@ def _rank(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[
     template = plain_template(concept)
     rows = [fill(template, Name.of(word, concept.kind)) for word in (concept.name, *words)]
     prompts = make_prompts(rows)
-    ends = prompts.ends
-    states = torch.empty(len(ends), encoder.width, device=encoder.device)
-    for some in ends.argsort(stable=True).split(64):  # of alike lengths
-        ids = prompts.token_ids[some, : int(ends[some].max()) + 1]
-        states[some] = encoder.encode(ids)[torch.arange(len(some)), ends[some]]
+    _, conditioning = encode_all(encoder, prompts.token_ids[:, : int(prompts.ends.max()) + 1])
+    states = conditioning[torch.arange(len(rows)), prompts.ends]
     if len(states) > 2:
         states = states - states.mean(0)
     unit = functional.normalize(states, dim=1)

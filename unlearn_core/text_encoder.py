@@ -7,6 +7,7 @@ The encoder is a transformers CLIPTextModel cut after the layer that conditions 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,25 @@ class TextEncoder:
         with self._using(learned):
             return self._run(self.model, token_ids)
 
+    def encode_tree(
+        self, token_ids: Tensor, positions: Tensor, sees: Tensor, learned: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(states before the tail, conditioning) of a `TokenTree`, each (L, width) float32."""
+        body = _body(self.model)
+        sees = sees.to(self.device)
+        mask = torch.zeros(sees.shape, device=self.device)
+        mask = mask.masked_fill(~sees, torch.finfo(mask.dtype).min)[None, None]
+        with self._using(learned):
+            words = self.words(token_ids.to(self.device))
+        states = before = (words + body.embeddings.position_embedding(positions.to(self.device)))[
+            None
+        ]
+        for number, layer in enumerate(self.layers):
+            if number == self._first_tail_layer:
+                before = states
+            states = _through(layer, states, mask)
+        return before[0], body.final_layer_norm(states)[0]
+
     def fingerprint(self) -> str:
         """SHA-256 of the weights in float32, in the order of their names; no LoRA attached."""
         digest = hashlib.sha256()
@@ -220,6 +240,14 @@ def _empty_model(sizes: dict[str, int]) -> CLIPTextModel:
                     same = FrozenLinear(module.in_features, module.out_features)
                     setattr(layer.get_submodule(owner), name, same)
     return model
+
+
+def _through(layer: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
+    """One layer, in transformers 4 and 5."""
+    two_masks = "causal_attention_mask" in inspect.signature(layer.forward).parameters
+    output = layer(states, None, mask) if two_masks else layer(states, mask)
+    only: Tensor = output[0] if isinstance(output, tuple) else output
+    return only
 
 
 def _body(model: CLIPTextModel) -> Any:
