@@ -35,7 +35,7 @@ from unlearn_core.model_files import TEXT_PREFIX, read_json
 from unlearn_core.pipeline_folder import empty_parts
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.single_file import CONFIGS_FOLDER
-from unlearn_core.unlearn import UnlearnRun
+from unlearn_core.unlearn_run import UnlearnRun
 
 LAYERS = 24
 MATMUL = 2048
@@ -129,7 +129,7 @@ class MeasuredRun(UnlearnRun):
         give_memory_back()
         self.held = PeakSampler().resident()
         self.stages: list[Stage] = []
-        super().__init__(model, concept, settings, SilentMonitor(), None)
+        super().__init__(model, (concept,), settings, SilentMonitor())
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
@@ -170,7 +170,7 @@ def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS)
     machine = measure_machine()
     started = time.monotonic()
     run = MeasuredRun(model, Concept(concept), settings)
-    result = run.go()
+    lora, _ = run.go()
     seconds = time.monotonic() - started
     between = seconds - sum(stage.seconds for stage in run.stages)
     stages = [*run.stages, Stage("metadata and rounding", between, 0, 0, 0)]
@@ -183,7 +183,7 @@ def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS)
         "floor_seconds": floor,
         "ratio": seconds / floor,
         "extra_bytes": max(stage.extra_bytes for stage in stages),
-        "file_bytes": len(lora_bytes(result.lora)),
+        "file_bytes": len(lora_bytes(lora)),
         "machine": asdict(machine),
         "stages": [asdict(stage) | {"floor_seconds": stage.floor(machine)} for stage in stages],
     }

@@ -141,6 +141,8 @@ def test_replacing_checks_bounds_again() -> None:
         ("7-7", 22, [7]),
         ("0", 22, [0]),
         ("22", 22, [22]),
+        ("last:2,first:1", 22, [0, 21, 22]),
+        ("0,0-1,5", 22, [0, 1, 5]),
     ],
 )
 def test_layers_are_counted_among_those_that_are_used(
@@ -152,7 +154,16 @@ def test_layers_are_counted_among_those_that_are_used(
 
 @pytest.mark.parametrize(
     ("layers", "last_used"),
-    [("last:4", 2), ("first:4", 2), ("20-23", 22), ("23", 22), ("23-24", 22), ("5-3", 22)],
+    [
+        ("last:4", 2),
+        ("first:4", 2),
+        ("20-23", 22),
+        ("23", 22),
+        ("23-24", 22),
+        ("5-3", 22),
+        ("0,5-3", 22),
+        ("0,23", 22),
+    ],
 )
 def test_layers_beyond_the_last_used_one_are_refused(layers: str, last_used: int) -> None:
     with pytest.raises(BadSettings, match=f"layers 0 to {last_used} can be chosen"):
@@ -161,8 +172,8 @@ def test_layers_beyond_the_last_used_one_are_refused(layers: str, last_used: int
 
 @pytest.mark.parametrize(
     "layers",
-    ["", "last", "last:", "last:0", "last:-1", "first:0", "-1", "1-", "1-2-3", "1,2", "ALL", " all",
-     "all\n", "3 ", "last:1.5", "x"],
+    ["", "last", "last:", "last:0", "last:-1", "first:0", "-1", "1-", "1-2-3", "1,", ",1", "1, 2",
+     "ALL", " all", "all\n", "3 ", "last:1.5", "x"],
 )  # fmt: skip
 def test_layers_that_can_not_be_read_are_refused(layers: str) -> None:
     with pytest.raises(BadSettings, match="layers is"):

@@ -18,7 +18,7 @@ from tiny_model import (
 )
 from torch import nn
 
-from unlearn_core import unlearn as engine
+from unlearn_core import unlearn_run as engine
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
 from unlearn_core.inversion import PREVIEW_STEPS

@@ -13,6 +13,8 @@ from typing import Any
 
 from .errors import BadSettings
 
+_LAYERS = re.compile(r"all|(last|first):[1-9]\d{0,2}|\d{1,3}(-\d{1,3})?")
+
 
 def _number(default: float, low: float, high: float, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"bounds": (low, high), "help": text})
@@ -35,8 +37,8 @@ class UnlearnSettings:
     layers: str = dataclasses.field(
         default="last:3",
         metadata={
-            "help": "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all. "
-            "Counted among the layers that condition the picture."
+            "help": "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all, or "
+            "several of these with commas. Counted among the layers that condition the picture."
         },
     )
     modules: str = _choice(
@@ -117,9 +119,10 @@ class UnlearnSettings:
             if "choices" in item.metadata and value not in item.metadata["choices"]:
                 allowed = ", ".join(item.metadata["choices"])
                 raise BadSettings(f"{item.name} is {value!r}; it must be one of: {allowed}.")
-        if not re.fullmatch(r"all|(last|first):[1-9]\d{0,2}|\d{1,3}(-\d{1,3})?", self.layers):
+        if not all(_LAYERS.fullmatch(part) for part in self.layers.split(",")):
             raise BadSettings(
-                f"layers is {self.layers!r}; write last:3, first:1, 20-22, a single number, or all."
+                f"layers is {self.layers!r}; write last:3, first:1, 20-22, a single number, or "
+                "all, or several of these with commas."
             )
 
     @property
@@ -178,27 +181,30 @@ def _field(name: str) -> dataclasses.Field[Any]:
     return next(item for item in dataclasses.fields(UnlearnSettings) if item.name == name)
 
 
-def chosen_layers(layers: str, last_used_layer: int) -> range:
+def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:
     """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
 
     Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
     """
-    count = last_used_layer + 1
-    if layers == "all":
-        return range(count)
-    if ":" in layers:
-        side, number = layers.split(":")
-        wanted = int(number)
-        chosen = range(count - wanted, count) if side == "last" else range(wanted)
-    else:
-        first, _, last = layers.partition("-")
-        chosen = range(int(first), int(last or first) + 1)
-    if len(chosen) == 0 or chosen[0] < 0 or chosen[-1] > last_used_layer:
+    parts = [_indices(part, last_used_layer + 1) for part in layers.split(",")]
+    chosen = {index for part in parts for index in part}
+    if not all(parts) or min(chosen) < 0 or max(chosen) > last_used_layer:
         raise BadSettings(
             f"layers is {layers!r}, but this model's text encoder is used up to layer "
             f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
         )
-    return chosen
+    return tuple(sorted(chosen))
+
+
+def _indices(part: str, count: int) -> range:
+    if part == "all":
+        return range(count)
+    if ":" in part:
+        side, number = part.split(":")
+        wanted = int(number)
+        return range(count - wanted, count) if side == "last" else range(wanted)
+    first, _, last = part.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 DEFAULT_PRESET = "balanced"

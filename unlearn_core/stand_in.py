@@ -69,23 +69,24 @@ class Neighbourhood:
         return tuple(word for word, _ in self.ranked[:count])
 
 
-def look_around(encoder: TextEncoder, concept: Concept) -> Neighbourhood:
-    """Rank the words that the model knows by nearness to the concept."""
-    known_nouns = tuple(word for word in nouns() if encoder.knows(word))
-    known_styles = tuple(word for word in styles() if encoder.knows(word))
-    pool = known_styles if concept.kind == "style" else known_nouns
-    others = [word for word in pool if not _is_named(word, concept)]
+def look_around(
+    encoder: TextEncoder, concept: Concept, also_gone: Sequence[Concept] = ()
+) -> Neighbourhood:
+    """Rank the words that the model knows by nearness to the concept.
+
+    Words for the concepts that are forgotten in the same run, `also_gone`, are left out.
+    """
+    gone = (concept, *also_gone)
+    known_nouns = tuple(w for w in nouns() if encoder.knows(w) and not _is_named(w, gone))
+    known_styles = tuple(w for w in styles() if encoder.knows(w) and not _is_named(w, gone))
+    others = list(known_styles if concept.kind == "style" else known_nouns)
     if concept.kind != "style":
         others = _sift(encoder, concept.name, others)
     others = [word for word in others if not _generalises(word, concept)]
     noun = find_noun(concept.name)
     ranked = _rank(encoder, concept, others)
     ranked.sort(key=lambda pair: not _are_siblings(noun, find_noun(pair[0])))
-    return Neighbourhood(
-        tuple(ranked),
-        tuple(word for word in known_nouns if not _is_named(word, concept)),
-        tuple(word for word in known_styles if not _is_named(word, concept)),
-    )
+    return Neighbourhood(tuple(ranked), known_nouns, known_styles)
 
 
 def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
@@ -208,8 +209,8 @@ def _generalises(word: str, concept: Concept) -> bool:
     return any(is_hypernym(word, name) for name in concept.names)
 
 
-def _is_named(word: str, concept: Concept) -> bool:
-    return any(same_thing(word, name) for name in concept.names)
+def _is_named(word: str, concepts: Sequence[Concept]) -> bool:
+    return any(same_thing(word, name) for concept in concepts for name in concept.names)
 
 
 def _sift(encoder: TextEncoder, name: str, words: Sequence[str]) -> list[str]:

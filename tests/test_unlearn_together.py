@@ -1,0 +1,108 @@
+"""Several concepts in one run."""
+
+import json
+
+import pytest
+import torch
+from tiny_model import Recorder, TinyModel, pictures, small_settings
+
+from unlearn_core.concept import Concept
+from unlearn_core.errors import BadConcept, Cancelled
+from unlearn_core.lora_file import lora_bytes
+from unlearn_core.lora_math import apply_lora
+from unlearn_core.losses import drift
+from unlearn_core.settings import UnlearnSettings, preset
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.tokenizer import token_ids
+from unlearn_core.unlearn import unlearn, unlearn_together
+
+DOG, CAT, BUS = Concept("dog", ("puppy",)), Concept("cat"), Concept("bus")
+
+
+def small(name: str = "quick", **changes: object) -> UnlearnSettings:
+    return preset(name, **small_settings(**changes))
+
+
+def test_one_lora_moves_every_concept_and_little_else() -> None:
+    model = TinyModel()
+    result = unlearn_together(model, (DOG, BUS), preset("quick", steps=0, layers="last:1"))
+    weights = model.text_encoder_weights()
+    before, after = (
+        TextEncoder(side, model.last_used_layer, model.device)
+        for side in (weights, apply_lora(weights, result.lora))
+    )
+    kept = [word for part in result.parts for word in part.kept]
+    ids = torch.cat([token_ids(f"a photo of a {word}") for word in ("dog", "bus", *kept)])
+    moved = drift(after.encode(ids), before.encode(ids))
+    assert moved[:2].min() > 2 * moved[2:].mean()
+
+
+def test_no_concept_stands_in_for_another_or_is_kept() -> None:
+    result = unlearn_together(TinyModel(), (DOG, CAT, BUS), small())
+    gone = {"dog", "puppy", "cat", "kitten", "bus"}
+    assert [part.concept.name for part in result.parts] == ["dog", "cat", "bus"]
+    for part in result.parts:
+        assert part.stand_in.word not in gone
+        assert not gone & set(part.kept)
+
+
+def test_the_rank_grows_with_the_concepts_and_the_encoder_is_copied_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    lend = TinyModel.text_encoder_weights
+
+    def counted(model: TinyModel) -> dict[str, torch.Tensor]:
+        asked.append(model)
+        return lend(model)
+
+    monkeypatch.setattr(TinyModel, "text_encoder_weights", counted)
+    result = unlearn_together(TinyModel(), (DOG, CAT, BUS), small(rank=2))
+    assert len(asked) == 1
+    assert result.settings.rank == 6
+    assert {pair.rank for pair in result.lora.pairs.values()} == {6}
+
+
+def test_a_run_on_one_concept_is_the_same_either_way() -> None:
+    alone, together = (
+        unlearn(TinyModel(), DOG, small()),
+        unlearn_together(TinyModel(), (DOG,), small()),
+    )
+    assert lora_bytes(alone.lora) == lora_bytes(together.lora)
+
+
+def test_each_concept_has_its_own_learned_vectors() -> None:
+    concepts = tuple(concept.replace(images=pictures()) for concept in (DOG, BUS))
+    result = unlearn_together(TinyModel(), concepts, small("balanced", inversion_steps=3))
+    first, second = (part.learned for part in result.parts)
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first.vectors, second.vectors)
+
+
+def test_the_file_names_every_concept() -> None:
+    metadata = unlearn_together(TinyModel(), (DOG, BUS), small()).lora.metadata
+    parts = json.loads(metadata["unlearn_parts"])
+    assert [part["unlearn_concept"] for part in parts] == ["dog", "bus"]
+    assert "puppy" in json.loads(parts[0]["unlearn_names"])
+
+
+@pytest.mark.parametrize(
+    ("concepts", "words"),
+    [
+        ((), "at least one"),
+        ((DOG, Concept("puppy")), "the same thing"),
+        ((DOG, Concept("wolf", stand_in="dog")), "is forgotten in the same run"),
+        ((Concept("wolf", keep=("dogs",)), DOG), "is forgotten in the same run"),
+    ],
+)
+def test_concepts_that_need_each_other_are_refused(
+    concepts: tuple[Concept, ...], words: str
+) -> None:
+    with pytest.raises(BadConcept, match=words):
+        unlearn_together(TinyModel(), concepts, small())
+
+
+def test_it_can_be_stopped() -> None:
+    with pytest.raises(Cancelled):
+        unlearn_together(TinyModel(), (DOG, BUS), small(), Recorder(stop_at=2))

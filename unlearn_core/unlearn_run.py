@@ -1,0 +1,263 @@
+"""One run on one or more concepts, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import closed_form
+from .adversary import Adversary
+from .concept import MEASURED_KINDS, Concept
+from .errors import BadConcept, BadSettings
+from .inversion import LearnedVectors, encode_pictures, invert
+from .lent_model import LentModel, RunMonitor, Stoppable, stop_if_asked
+from .lesson_plan import LessonPlan, mentions, plan_lessons
+from .lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons, role_scales, whole_lesson
+from .live_preview import LivePreview
+from .lora import EncoderLora, chosen_modules
+from .lora_file import LoraWeights, complete, round_to_half
+from .picture_loss import PictureLoss
+from .prompt_templates import GUARD_PROMPTS
+from .prompts import whole_prompts
+from .settings import UnlearnSettings
+from .stand_in import Neighbourhood, StandIn, choose_stand_in, look_around
+from .text_encoder import TextEncoder
+from .training import Training, felt_directions
+
+FEWEST_FORGET, FEWEST_KEEP = 128, 64
+"""Prompts of each concept when several share a run."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was decided for a concept."""
+
+    concept: Concept
+    stand_in: StandIn
+    kept: tuple[str, ...]
+    """Words that were kept first: the user's, then the nearest."""
+    names: tuple[str, ...]
+    """Everything that was forgotten as a word: name, synonyms, plural, misspellings."""
+    learned: LearnedVectors | None
+    """Word vectors from the pictures; None when there are none or they are not used."""
+
+
+def build_encoder(model: LentModel) -> TextEncoder:
+    """A private copy of the lent model's text encoder, float32, on the model's device."""
+    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device)
+
+
+class UnlearnRun:
+    """One run on one or more concepts, stage by stage."""
+
+    def __init__(
+        self,
+        model: LentModel,
+        concepts: Sequence[Concept],
+        settings: UnlearnSettings,
+        monitor: RunMonitor,
+        learned: LearnedVectors | None = None,
+    ) -> None:
+        """`learned` are vectors of a single concept, learned before."""
+        if not settings.forgets:
+            raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
+        if settings.needs_unet and not all(concept.images for concept in concepts):
+            raise BadConcept(
+                "These settings raise or compare the denoising loss of pictures, so they need "
+                "pictures of the concept; give 4 or 5, or choose the preset balanced."
+            )
+        self.model = Stoppable(model, monitor)
+        self.concepts, self.settings, self.monitor = tuple(concepts), settings, monitor
+        self.parts: list[Part] = []
+        self._plans: list[LessonPlan] = []
+        self._learned = learned
+        self.seconds: dict[str, float] = {}
+        with self.stage("copying the text encoder"):
+            self.encoder = build_encoder(model)
+        self.modules = chosen_modules(settings, self.encoder.last_used_layer)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+
+    def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
+        """Run all stages: the LoRA and the losses; raises as `unlearn` does."""
+        for concept in self.concepts:
+            self._decide(concept)
+        weights, losses = self._forget()
+        return LoraWeights(weights.pairs, self._metadata()), tuple(losses)
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """Measures how long a stage takes."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+    def _decide(self, concept: Concept) -> None:
+        settings, encoder = self.settings, self.encoder
+        others = [other for other in self.concepts if other is not concept]
+        with self.stage("choosing words"):
+            stop_if_asked(self.monitor)
+            around = look_around(encoder, concept, others)
+        with self.stage("choosing the stand-in"):
+            stand_in = choose_stand_in(
+                encoder, concept, around, self.model, settings.stand_in_pictures, settings.seed,
+                self.monitor,
+            )  # fmt: skip
+        with self.stage("learning the concept"):
+            learned = self._invert(concept, around)
+        plan = plan_lessons(encoder, concept, settings, around, stand_in, learned, self.generator)
+        names = tuple(name.text for name in plan.names if not name.is_learned)
+        self.parts.append(Part(concept, stand_in, plan.kept, names, learned))
+        self._plans.append(plan)
+
+    def _invert(self, concept: Concept, around: Neighbourhood) -> LearnedVectors | None:
+        settings = self.settings
+        if not settings.use_pictures:
+            return None
+        if self._learned is not None:
+            return self._learned
+        if settings.inversion_steps == 0 or not concept.images:
+            return None
+        styles = around.known_styles[: settings.caption_styles]
+        return invert(self.model, self.encoder, concept, settings, styles, self.monitor)
+
+    def _forget(self) -> tuple[LoraWeights, list[float]]:
+        self.encoder.split_at(min(key.layer for key in self.modules))
+        lora = EncoderLora(self.encoder, self.modules, self.settings.rank, self.generator)
+        try:
+            training = self._training(lora)
+            with self.stage("forgetting"):
+                losses = training.run(self.monitor)
+            return round_to_half(complete(lora.export())), losses
+        finally:
+            lora.detach()
+            self.encoder.split_at(0)
+
+    def _training(self, lora: EncoderLora) -> Training:
+        settings, encoder, generator = self.settings, self.encoder, self.generator
+        vectors = [
+            part.learned.vectors.to(encoder.device) if part.learned else None for part in self.parts
+        ]
+        with self.stage("preparing the prompts"):
+            forget, keep = self._lessons(lora, vectors)
+            guarded = [
+                prompt
+                for prompt in GUARD_PROMPTS
+                if not any(mentions(prompt, concept) for concept in self.concepts)
+            ]
+            guard = whole_lesson(encoder, lora, whole_prompts(guarded))
+            scales = role_scales(keep)
+            bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+        first = self.parts[0]
+        training = Training(
+            encoder, lora, forget, keep, guard, scales, settings, generator, bases,
+            LivePreview(self.model, encoder, lora, first.concept, first.kept, settings.seed),
+        )  # fmt: skip
+        if settings.closed_form:
+            with self.stage("least squares"):
+                closed_form.solve(encoder, lora, forget, keep, scales, settings.keep_weight, bases)
+        if settings.adversary == "pgd":
+            adversaries = [
+                Adversary(encoder, lora, plan.concept, plan.stand_in, settings, generator, scales)
+                for plan in self._plans
+            ]
+            training.find_adversary = lambda: [
+                lesson for adversary in adversaries for lesson in adversary.find()
+            ]
+        if settings.needs_unet:
+            terms = [
+                PictureLoss(
+                    self.model, encoder, lora, encode_pictures(self.model, plan.concept.images),
+                    plan, learned, settings, generator,
+                )
+                for plan, learned in zip(self._plans, vectors, strict=True)
+            ]  # fmt: skip
+            training.extra_loss = lambda step: terms[step % len(terms)](step)
+        return training
+
+    def _lessons(
+        self, lora: EncoderLora, vectors: Sequence[Tensor | None]
+    ) -> tuple[list[ForgetLesson], list[Lesson]]:
+        settings, encoder, monitor = self.settings, self.encoder, self.monitor
+        forget_count = _each(settings.forget_prompts, len(self._plans), FEWEST_FORGET)
+        keep_count = _each(settings.keep_prompts, len(self._plans), FEWEST_KEEP)
+        forget = [
+            lesson
+            for plan, learned in zip(self._plans, vectors, strict=True)
+            for lesson in forget_lessons(
+                encoder, lora, plan.forget_prompts(forget_count), learned, monitor
+            )
+        ]
+        keep = [
+            lesson
+            for plan in self._plans
+            for lesson in keep_lessons(encoder, lora, plan.keep_prompts(keep_count), monitor)
+        ]
+        return forget, keep
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that the user should read, about every concept."""
+        notes = [note for part in self.parts for note in self._notes(part)]
+        if self.settings.closed_form and not any(key.module == "fc2" for key in self.modules):
+            notes.append("The closed form changes fc2, which these settings leave alone.")
+        return tuple(notes)
+
+    def _notes(self, part: Part) -> Iterator[str]:
+        concept, learned, stand_in = part.concept, part.learned, part.stand_in
+        if not self.encoder.knows(concept.name):
+            yield (
+                f"The model has no word vector for {concept.name!r}: by this name it draws "
+                "nothing in particular."
+            )
+        if concept.kind not in MEASURED_KINDS:
+            yield f"Results for the kind {concept.kind!r} are not measured."
+        if learned is None:
+            left_out = concept.images or self._learned
+            why = "these settings leave them out" if left_out else "no pictures"
+            yield f"Learned vectors not used: {why}."
+        elif not learned.accepted:
+            yield (
+                "The vectors learned from the pictures do not draw the concept in other styles "
+                f"({learned.explained:.0%} of what its name does), so they are not used."
+            )
+        if stand_in.drawn == 0:
+            yield f"Whether {stand_in.word!r} draws the concept was not tested (it takes the UNet)."
+        elif stand_in.drawn_as_concept:
+            yield (
+                f"{stand_in.word!r} itself looks like the concept in {stand_in.drawn_as_concept} "
+                f"of {stand_in.drawn} pictures; name another stand-in if you can."
+            )
+
+    def _metadata(self) -> dict[str, str]:
+        shared = {
+            "unlearn_settings": json.dumps(self.settings.as_dict(), sort_keys=True),
+            "unlearn_base_model_hash": self.encoder.fingerprint(),
+            "unlearn_torch": torch.__version__,
+        }
+        if len(self.parts) == 1:
+            return concept_metadata(self.parts[0]) | shared
+        return {"unlearn_parts": json.dumps([concept_metadata(p) for p in self.parts])} | shared
+
+
+def concept_metadata(part: Part) -> dict[str, str]:
+    """What a LoRA file says of a concept that it forgets."""
+    return {
+        "unlearn_concept": part.concept.name,
+        "unlearn_synonyms": json.dumps(part.concept.synonyms),
+        "unlearn_names": json.dumps(part.names),
+        "unlearn_kind": part.concept.kind,
+        "unlearn_stand_in": part.stand_in.word,
+        "unlearn_kept": json.dumps(part.kept),
+        "unlearn_pictures": str(len(part.concept.images)),
+    }
+
+
+def _each(total: int, concepts: int, fewest: int) -> int:
+    """Prompts for each of several concepts: an equal share of `total`, but `fewest` if it has."""
+    return max(total // concepts, min(total, fewest))
