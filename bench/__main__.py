@@ -4,6 +4,7 @@ python -m bench run --quick            everything once on few pictures, about te
 python -m bench run                    the full run: hours; stop it, start it again
 python -m bench run --part 0/2         every second job, for two processes side by side
 python -m bench run --model sd2.safetensors --clip clip-vit-large-patch14
+python -m bench ablate                 variants of our presets, on tuning concepts alone
 python -m bench report out/bench       tables, plots and sheets from the rows that are there
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from bench.ablations import FAMILIES, ablation_plan, write_ablations
 from bench.cells import DRAW_STEPS
 from bench.plan import FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
 from bench.run import run_jobs
@@ -40,8 +42,6 @@ def main() -> None:
     run.add_argument("--quick", action="store_true", help="Few pictures, two concepts.")
     run.add_argument("--count", action="store_true", help="Print what would be done, and stop.")
     run.add_argument("--stages", default=",".join(STAGES), help="Some of: %(default)s.")
-    run.add_argument("--part", default="0/1", help="K/N does every N-th job from the K-th.")
-    run.add_argument("--minutes", type=float, default=None, help="Stop before the next job.")
     run.add_argument("--concepts", help="Instead of the plan's: cat,bus")
     run.add_argument("--methods", help="Instead of the plan's: base,quick,esd:published")
     run.add_argument("--seeds", help="Instead of 0,1,2.")
@@ -49,6 +49,12 @@ def main() -> None:
     run.add_argument("--clip", type=Path, help="Folder of a CLIPModel: the judge with --model.")
     run.add_argument("--steps", type=int, default=DRAW_STEPS, help="DDIM steps of a picture.")
     run.add_argument("--size", type=int, help="Edge of the pictures, if not the model's own.")
+    ablate = commands.add_parser("ablate", help="Vary one thing of our presets at a time.")
+    ablate.add_argument("--out", type=Path, default=Path("out", "ablations"))
+    ablate.add_argument("--families", default=",".join(FAMILIES), help="Some of: %(default)s.")
+    for command in (run, ablate):
+        command.add_argument("--part", default="0/1", help="K/N does every N-th job from the K-th.")
+        command.add_argument("--minutes", type=float, help="Stop before the next job.")
     report = commands.add_parser("report", help="Write OUT/report anew.")
     report.add_argument("out", type=Path)
     args = parser.parse_args()
@@ -56,6 +62,8 @@ def main() -> None:
     try:
         if args.command == "run":
             _run(args)
+        elif args.command == "ablate":
+            _ablate(args)
         else:
             _report(args.out)
     except UnlearnError as error:
@@ -77,9 +85,26 @@ def _run(args: argparse.Namespace) -> None:
     about |= {"steps": args.steps, "quick": args.quick}
     (out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
     runner = make_runner(base, world, plan, out, args.steps, own_pictures=args.model == "demo")
-    part, parts = map(int, args.part.split("/"))
-    run_jobs(runner, stages, part, parts, args.minutes)
+    run_jobs(runner, stages, *_part(args), args.minutes)
     _report(out)
+
+
+def _part(args: argparse.Namespace) -> tuple[int, int]:
+    part, parts = map(int, args.part.split("/"))
+    return part, parts
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    plan = ablation_plan(tuple(args.families.split(",")))
+    base, world, _ = open_model("demo")
+    args.out.mkdir(parents=True, exist_ok=True)
+    run_jobs(
+        make_runner(base, world, plan, args.out, DRAW_STEPS),
+        ("sweeps",),
+        *_part(args),
+        args.minutes,
+    )
+    print(f"report: {write_ablations(args.out)}")
 
 
 def chosen_plan(args: argparse.Namespace) -> Plan:

@@ -37,19 +37,25 @@ DPI = 130
 def look_of(method: str) -> tuple[str, str]:
     """(colour, marker): the same in every plot."""
     name = method.partition(":")[0]
-    number = METHODS.index(name) if name in METHODS else len(METHODS) - 1
+    return _look(METHODS.index(name) if name in METHODS else len(METHODS) - 1)
+
+
+def _look(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
-def pareto(table: Table, title: str) -> Figure:
-    """What is gone against what is kept: small points are concepts, large ones their median."""
+def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Figure:
+    """What is gone against what is kept: small points are concepts, large ones their median.
+
+    `methods` are these alone, each with a colour by its place.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
     panels = (
         (left, _nearest_kept, "the worst of three nearest neighbours: what it keeps, %"),
         (right, _rest_kept, "mean of IRA and CRA, %"),
     )
     for axes, kept, label in panels:
-        for method in table.methods:
+        for number, method in enumerate(methods or table.methods):
             results = table.results(method)
             points = [
                 (100 * x, 100 * _gone(result))
@@ -58,7 +64,7 @@ def pareto(table: Table, title: str) -> Figure:
             ]
             if not points:
                 continue
-            colour, marker = look_of(method)
+            colour, marker = look_of(method) if methods is None else _look(number)
             xs, ys = zip(*points, strict=True)
             axes.scatter(xs, ys, s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
             axes.scatter(

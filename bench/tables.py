@@ -44,15 +44,15 @@ def points(drop: Difference | None) -> str:
     return f"{100 * drop.value:+.1f} [{100 * drop.low:+.1f}, {100 * drop.high:+.1f}]"
 
 
-def overview(table: Table) -> str:
-    """One line for each method: median over concepts / the worst concept."""
+def overview(table: Table, methods: Sequence[str] | None = None) -> str:
+    """One line for each method, or each of `methods`: median over concepts / the worst concept."""
     headers = (
         "method", "changes", "concepts", "UA", "Acc_g", "IRA", "CRA", "H_o",
         "three nearest, drop: mean", "worst neighbour, drop", "other of a pair, drop",
         'drift of "" / negatives', 'drift of "" in the UNet', "s", "peak MB", "file kB",
     )  # fmt: skip
     lines = []
-    for method in table.methods:
+    for method in methods or table.methods:
         results = table.results(method)
         if results:
             lines.append(_overview_line(method, results))

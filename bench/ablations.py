@@ -1,0 +1,96 @@
+"""Which layers, ranks, losses and prompts: variants of our presets, on tuning concepts alone.
+
+python -m bench ablate                         every family, three seeds, one after the other
+python -m bench ablate --families "loop: layers,loop: keep"
+
+Each family changes one thing. Those named "least squares" vary the closed form without a step,
+those named "loop" 150 steps from zero, without pictures, so that both see words only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import tables
+from bench.methods import BASE
+from bench.plan import Plan
+from bench.protocol import Sizes
+from bench.rows import read_rows
+from bench.summary import Table
+from unlearn_core.errors import BadSettings
+
+CONCEPTS = ("dog", "truck", "sketch")
+SIZES = Sizes(name=24, near=12, other=1)
+LOOP = "balanced:use_pictures=False+stand_in_pictures=0"
+LEAST_SQUARES = "quick:steps=0+layers=last:1"
+
+
+def _each(start: str, *changes: str) -> tuple[str, ...]:
+    return (start, *(f"{start}+{change}" for change in changes))
+
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "start and steps": (
+        LEAST_SQUARES,
+        "quick:steps=0+layers=last:3",
+        "quick:steps=12",
+        "quick:steps=40",
+        "quick:steps=40+closed_form=False",
+        LOOP,
+        f"{LOOP}+closed_form=True",
+    ),
+    "least squares: rank": _each(LEAST_SQUARES, "rank=1", "rank=2", "rank=4", "rank=16"),
+    "least squares: prompts": _each(
+        LEAST_SQUARES, "forget_prompts=64", "forget_prompts=128", "forget_prompts=512",
+        "keep_prompts=64", "keep_prompts=768",
+    ),
+    "least squares: keep": _each(
+        LEAST_SQUARES, "keep_weight=0.0", "keep_weight=0.5", "keep_weight=8.0", "keep_nearest=0",
+        "keep_nearest=40", "null_space_guard=False",
+    ),
+    "loop: layers": _each(
+        LOOP, "layers=last:1+rank=24", "layers=last:2+rank=12", "layers=last:4+rank=6",
+        "layers=first:1+rank=24", "layers=first:4+rank=6", "layers=first:1,last:2",
+        "layers=all+rank=4",
+    ),
+    "loop: modules": _each(LOOP, "modules=attention+rank=18", "modules=mlp+rank=14"),
+    "loop: keep": _each(
+        LOOP, "keep_weight=0.0", "keep_nearest=0", "null_space_guard=False",
+        "null_space_guard=False+guard_weight=0.0", "strength_low=1.0+strength_high=1.0",
+        "templates=plain",
+    ),
+    "loop: adversary": _each(LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4"),
+    "pictures": _each(
+        "balanced:stand_in_pictures=0", "inversion_steps=50", "inversion_vectors=4",
+        "image_weight=1.0", "use_pictures=False", "objective=ascent",
+    ),
+}  # fmt: skip
+"""Family -> methods; the first is what the others change. Layers and modules have equal budgets:
+the rank makes up for their number."""
+
+
+def ablation_plan(families: tuple[str, ...]) -> Plan:
+    """The base model and every variant of these families, each once; raises BadSettings."""
+    unknown = sorted(set(families) - set(FAMILIES))
+    if unknown:
+        raise BadSettings(f"Unknown family: {', '.join(unknown)}. Known: {', '.join(FAMILIES)}.")
+    methods = dict.fromkeys(method for family in families for method in FAMILIES[family])
+    return Plan(sweep_concepts=CONCEPTS, sweep_methods=(BASE, *methods), sweep_sizes=SIZES)
+
+
+def write_ablations(out: Path) -> Path:
+    """OUT/ablations.md and a plot for each family, from the rows that are there; the file."""
+    from bench import plots
+
+    table = Table(read_rows(out), "sweeps")
+    parts = ["# Ablations", f"Concepts: {', '.join(table.concepts)}."]
+    for family, methods in FAMILIES.items():
+        found = [method for method in (BASE, *methods) if table.results(method)]
+        if len(found) > 1:
+            parts += [f"## {family}", tables.overview(table, found)]
+            figure = plots.pareto(table, family, found[1:])
+            name = family.replace(":", "").replace(",", "").replace(" ", "-")
+            plots.save(figure, out / f"{name}.png")
+    path = out / "ablations.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,196 @@
+"""What it costs to forget several objects in one run, and how far they get in each other's way.
+
+    python -m bench.many_concepts --out FOLDER [--preset quick] [--heights 1,5,20,50]
+
+Runs on the demo model. For each height k one run on the first k objects of a shuffled list, and
+each of the first `--alone` objects by itself. Both sides are judged on the same pictures: every
+forgotten object by name and in other sentences, and all that no run of that height has forgotten.
+Seconds are processor time, which other work on the machine hardly changes.
+FOLDER gets many.json and many.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from bench.cells import Cell, World, agree
+from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
+from bench.erased import Erased
+from bench.methods import with_lora
+from bench.metrics import Share, overall
+from bench.protocol import draw
+from bench.setup import open_model
+from unlearn_core.concept import Concept
+from unlearn_core.settings import preset
+from unlearn_core.unlearn import unlearn_together
+
+ORDER_SEED = 11
+NAMED, REST = 24, 120
+"""Pictures of a forgotten object, by name and in sentences, and of everything else together."""
+
+Numbers = dict[str, Any]
+
+
+def objects_in_order(world: World) -> list[str]:
+    """All objects, the tuning and the test concepts among them, shuffled once and for all."""
+    objects = sorted(world.objects)
+    random.Random(ORDER_SEED).shuffle(objects)
+    return objects
+
+
+def run(base: Erased, names: Sequence[str], method: str, seed: int) -> tuple[Erased, float]:
+    """One run on all names: the erased model, and its processor seconds."""
+    settings = preset(method, seed=seed)
+    started = time.process_time()
+    result = unlearn_together(base.model, [Concept(name) for name in names], settings)
+    return with_lora(base, result.lora), time.process_time() - started
+
+
+def judge(world: World, erased: Erased, gone: Sequence[str], rest: Sequence[str]) -> Numbers:
+    """H_o of each forgotten object, with IRA and CRA on the `rest`, which no run has forgotten."""
+
+    def read(cell: Cell) -> tuple[str, str]:
+        seen = world.read(draw(erased, cell))
+        return agree(seen.objects, cell.objects), agree(seen.styles, cell.styles)
+
+    ira, cra = (Share.of(side) for side in read(world.cell([(w, w) for w in rest], REST, seed=3)))
+    shown, h_o = {}, {}
+    for name in gone:
+        by_name = Share.of(read(world.cell([(name, name)], NAMED, seed=1))[0])
+        other = world.cell([(name, name)], NAMED, seed=5, grammars=HELD_OUT_GRAMMARS)
+        generally = Share.of(read(other)[0]).value
+        shown[name] = by_name.value
+        h_o[name] = overall(1 - by_name.value, generally, ira.value, cra.value)
+    return {"ira": ira.value, "cra": cra.value, "shown": shown, "h_o": h_o}
+
+
+def measure(
+    base: Erased, world: World, method: str, heights: Sequence[int], alone: int, seed: int
+) -> Numbers:
+    """All runs of one seed."""
+    order = objects_in_order(world)
+    singles: dict[str, Numbers] = {}
+    rest = order[max(alone, 1) :]
+    for name in order[:alone]:
+        erased, seconds = run(base, [name], method, seed)
+        judged = judge(world, erased, [name], rest)
+        singles[name] = {"seconds": seconds, "h_o": judged["h_o"][name]}
+        print(f"alone, {name}: {seconds:.1f} s, H_o {100 * singles[name]['h_o']:.1f}", flush=True)
+    together = []
+    for height in heights:
+        gone = order[:height]
+        erased, seconds = run(base, gone, method, seed)
+        # Up to `alone` objects are judged on the same rest as the single runs.
+        others = rest if height <= alone else order[height:]
+        judged = {"k": height, "seconds": seconds, **judge(world, erased, gone, others)}
+        together.append(judged)
+        print(line(judged, singles), flush=True)
+    return {"seed": seed, "alone": singles, "together": together}
+
+
+def line(judged: Numbers, singles: dict[str, Numbers]) -> str:
+    """One run in words."""
+    shown = judged["shown"].values()
+    words = (
+        f"k = {judged['k']}: {judged['seconds']:.1f} s, shown {100 * mean(shown):.1f} % "
+        f"(worst {100 * max(shown):.1f} %), IRA {100 * judged['ira']:.1f}, "
+        f"CRA {100 * judged['cra']:.1f}, H_o {100 * mean(judged['h_o'].values()):.1f}"
+    )
+    both = [name for name in judged["h_o"] if name in singles]
+    if both:
+        h_o = mean(singles[name]["h_o"] for name in both)
+        single = mean(one["seconds"] for one in singles.values()) * judged["k"]
+        words += (
+            f"; alone H_o {100 * h_o:.1f} over {len(both)}, "
+            f"{judged['seconds'] / single:.2f} of the time of {judged['k']} single runs"
+        )
+    return words
+
+
+def save_plot(runs: Sequence[Numbers], path: Path) -> None:
+    """Cost and interference against the number of concepts, a line for each seed."""
+    from matplotlib import pyplot as plt
+
+    from bench.plots import save
+
+    figure, (cost, harm) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for number, seeded in enumerate(runs):
+        heights = [one["k"] for one in seeded["together"]]
+        single = mean(one["seconds"] for one in seeded["alone"].values())
+        first = number == 0
+        cost.plot(
+            heights,
+            [one["seconds"] for one in seeded["together"]],
+            "o-",
+            color="#0072B2",
+            label="one run" if first else None,
+        )
+        cost.plot(
+            heights,
+            [single * height for height in heights],
+            "--",
+            color="#7F7F7F",
+            label="as many single runs" if first else None,
+        )
+        for values, colour, marker, label in (
+            ([mean(one["h_o"].values()) for one in seeded["together"]], "#0072B2", "o", "H_o"),
+            ([one["ira"] for one in seeded["together"]], "#009E73", "s", "other objects kept"),
+            (
+                [max(one["shown"].values()) for one in seeded["together"]],
+                "#D55E00",
+                "^",
+                "worst concept shown",
+            ),
+        ):
+            harm.plot(
+                heights,
+                [100 * value for value in values],
+                marker + "-",
+                color=colour,
+                label=label if first else None,
+            )
+    cost.set_ylabel("processor seconds")
+    harm.set_ylabel("%")
+    for axes in (cost, harm):
+        axes.set_xlabel("concepts in one run")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9)
+    save(figure, path)  # fmt: skip
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.many_concepts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--heights", default="1,5,20,50")
+    parser.add_argument("--alone", type=int, default=20)
+    parser.add_argument("--seeds", default="0,1,2")
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    base, world, about = open_model("demo")
+    heights = [int(height) for height in args.heights.split(",")]
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs: list[Numbers] = []
+    for seed in map(int, args.seeds.split(",")):
+        runs.append(measure(base, world, args.preset, heights, args.alone, seed))
+        numbers = {"about": about, "preset": args.preset, "runs": runs}
+        (args.out / "many.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    save_plot(runs, args.out / "many.png")
+
+
+if __name__ == "__main__":
+    main()
