@@ -16,7 +16,7 @@ from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
 from .errors import BadFile, BadSettings, Cancelled
 from .evaluation import Evaluation, Judge, evaluate, with_lora
-from .forgotten import Forgotten
+from .forgotten import Forgotten, all_from_metadata
 from .generate import ChosenLora
 from .headline import main_numbers, run_lines
 from .lent_model import RunMonitor, stop_if_asked
@@ -147,11 +147,14 @@ def measure(
     """Compare the model with and without a LoRA; what is not given is read from the LoRA's file."""
     lora = load_lora(lora_file)
     check_writable(report)
-    known = Forgotten.from_metadata(lora.metadata) if "unlearn_names" in lora.metadata else None
+    said = {part.concept.name.casefold(): part for part in all_from_metadata(lora.metadata)}
     asked_name = None if name is None else " ".join(strip_weights(name).split())
-    if known and asked_name and asked_name.casefold() != known.concept.name.casefold():
-        session.say(f"note: {lora_file.name} says that it forgets {known.concept.name!r}.")
-        known = None
+    known = said.get(asked_name.casefold()) if asked_name else next(iter(said.values()), None)
+    if said and (known is None or (name is None and len(said) > 1)):
+        names = ", ".join(repr(part.concept.name) for part in said.values())
+        session.say(f"note: {lora_file.name} says that it forgets {names}.")
+    if known is not None and name is None and len(said) > 1:
+        session.say(f"measured here: {known.concept.name!r}; choose another with --concept.")
     if name is None and known is None:
         raise BadSettings(f"{lora_file} does not say what it forgets: give --concept.")
     if known is None:
