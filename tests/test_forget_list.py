@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from unlearn_core.__main__ import main
 from unlearn_core.concept import Concept
 from unlearn_core.concept_list import Entry, read_list
 from unlearn_core.errors import BadConcept, BadFile, Cancelled
-from unlearn_core.forget_list import Order, Outcome
+from unlearn_core.forget_list import Order, Outcomes
 from unlearn_core.lent_model import RunMonitor
 from unlearn_core.lora_file import load_lora
 from unlearn_core.output_files import png_bytes
@@ -383,7 +383,7 @@ def test_a_worker_may_finish_in_any_order(
 ) -> None:
     """What a cluster gives back is written as what is made here."""
 
-    def backwards(order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Iterator[Outcome]:
+    def backwards(order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Outcomes:
         for entry in reversed(entries):
             yield forget_list.forget_entry(tiny_and_fast, order, entry, monitor)  # type: ignore[arg-type]
 

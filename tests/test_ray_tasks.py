@@ -204,7 +204,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
                     break
             time.sleep(0.02)
 
-    killer = threading.Thread(target=kill_one)
+    killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     command = ["forget", "--model", "demo", "--preset", "quick", "--list", str(path)]
     command += ["--out", str(out)]

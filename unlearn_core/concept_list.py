@@ -57,7 +57,7 @@ class Entry:
         return self.concept.replace(images=read_pictures(self.images))
 
     def fingerprint(self, model: str, settings: UnlearnSettings) -> str:
-        """SHA-256 of all that decides what is trained; `model` is its name as it was given."""
+        """SHA-256 of all that decides what is trained; `model` says which model it is."""
         concept = self.concept
         words = (concept.name, concept.synonyms, concept.kind, concept.stand_in, concept.keep)
         everything = [words, self.pictures_hash, model, settings.as_dict()]

@@ -10,7 +10,8 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Order:
 
     def fingerprint(self, entry: Entry) -> str:
         """SHA-256 of all that decides what is trained; of the model its file's name."""
-        return entry.fingerprint(Path(self.model).name, self.settings)
+        return entry.fingerprint(f"{Path(self.model).name} {self.prediction}", self.settings)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Outcome:
     """File name to content."""
 
 
-Worker = Callable[[Order, Sequence[Entry], RunMonitor], Iterator[Outcome]]
+Outcomes = Generator[Outcome, None, None]
+Worker = Callable[[Order, Sequence[Entry], RunMonitor], Outcomes]
 """Forgets entries in any order and hands each over as it is done."""
 
 
@@ -93,13 +95,14 @@ def forget_list(
         session.say(f"{done} of {len(entries)} are done already")
     if pending:
         make_folder(out)
-        outcomes = (worker or _Here(session))(order, pending, session.monitor)
+        work = worker or _Here(session)
         try:
-            for outcome in outcomes:
-                _keep(outcome, out, report)
-                done += "error" not in outcome.record
-                failures += "error" in outcome.record
-                session.say(f"{_in_words(outcome)} ({done + failures} of {len(entries)})")
+            with closing(work(order, pending, session.monitor)) as outcomes:
+                for outcome in outcomes:
+                    _keep(outcome, out, report)
+                    done += "error" not in outcome.record
+                    failures += "error" in outcome.record
+                    session.say(f"{_in_words(outcome)} ({done + failures} of {len(entries)})")
         except Cancelled as error:
             raise Cancelled(
                 f"Stopped as you asked: {done} of {len(entries)} concepts are done; the same "
@@ -157,9 +160,7 @@ class _Here:
 
     session: Session
 
-    def __call__(
-        self, order: Order, entries: Sequence[Entry], monitor: RunMonitor
-    ) -> Iterator[Outcome]:
+    def __call__(self, order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Outcomes:
         model = self.session.load()
         for entry in entries:
             yield forget_entry(model, order, entry, monitor)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 from .concept_list import Entry
 from .diffusers_model import DiffusersModel, load_model
 from .errors import BadSettings
-from .forget_list import Order, Outcome, failed, forget_entry
+from .forget_list import Order, Outcome, Outcomes, failed, forget_entry
 from .lent_model import Progress, RunMonitor, SilentMonitor, stop_if_asked
 
 CPUS = 4
@@ -39,9 +39,7 @@ class RayWorker:
         self._ray: Any = ray
         self.address = address
 
-    def __call__(
-        self, order: Order, entries: Sequence[Entry], monitor: RunMonitor
-    ) -> Iterator[Outcome]:
+    def __call__(self, order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Outcomes:
         """Hand over what is done in the order in which it is; raises BadSettings, Cancelled."""
         ray = self._ray
         try:
