@@ -13,7 +13,7 @@ from torch import Tensor
 from unlearn_core import commands, merging
 from unlearn_core.__main__ import main
 from unlearn_core.concept import Concept
-from unlearn_core.errors import BadConcept, BadFile
+from unlearn_core.errors import BadConcept, BadFile, Cancelled
 from unlearn_core.forgotten import MERGED, all_from_metadata
 from unlearn_core.lora_file import LoraPair, LoraWeights, load_lora, save_lora
 from unlearn_core.lora_keys import LAST_LAYER, ModuleKey
@@ -256,6 +256,14 @@ def test_a_stand_in_that_is_forgotten_too_is_pointed_out(
     out = str(tmp_path / "both.safetensors")
     assert main(["merge", files[1], str(bus), "--model", "demo", "--out", out]) == 0
     assert "note: 'bus' is forgotten here too, yet drawn for 'car'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop_at", [0, 2, 5])
+def test_a_merge_can_be_stopped(loras: list[LoraWeights], stop_at: int) -> None:
+    monitor = tiny_model.Recorder(stop_at=stop_at)
+    with pytest.raises(Cancelled):
+        fit_loras(tiny_model.tiny_encoder(), loras, monitor=monitor)
+    assert [(p.step, p.total) for p in monitor.reports] == [(i + 1, 6) for i in range(stop_at)]
 
 
 @pytest.mark.parametrize(

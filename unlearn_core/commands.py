@@ -138,7 +138,7 @@ def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None =
                 f"{file} was made for another text encoder than this model's: choose the model "
                 "that it was made for."
             )
-    merged = fit_loras(encoder, loras, rank)
+    merged = fit_loras(encoder, loras, rank, monitor=session.monitor)
     notes = merged_metadata([lora.metadata for lora in loras])
     make_folder(out.parent)
     save_lora(LoraWeights(merged.pairs, notes), out)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .errors import BadConcept, BadFile
 from .forgotten import Forgotten, all_from_metadata
+from .lent_model import Progress, RunMonitor, SilentMonitor, stop_if_asked
 from .lessons import lengths_of
 from .lora_file import LoraPair, LoraWeights
 from .lora_keys import ModuleKey, module_path
@@ -64,13 +65,18 @@ def check_mergeable(loras: Sequence[LoraWeights]) -> tuple[Forgotten, ...]:
 
 @torch.no_grad()
 def fit_loras(
-    encoder: TextEncoder, loras: Sequence[LoraWeights], rank: int | None = None, seed: int = 0
+    encoder: TextEncoder,
+    loras: Sequence[LoraWeights],
+    rank: int | None = None,
+    seed: int = 0,
+    monitor: RunMonitor | None = None,
 ) -> LoraWeights:
     """One LoRA that does to each one's prompts what that one does, and nothing to others.
 
     `encoder` is the unchanged one; `rank` None means all ranks together. Without metadata. Raises
-    as `check_mergeable` does.
+    as `check_mergeable` does, and Cancelled.
     """
+    monitor = monitor or SilentMonitor()
     parts = check_mergeable(loras)
     keys = sorted({key for lora in loras for key in lora.pairs})
     prompts = write_prompts(encoder, parts, torch.Generator().manual_seed(seed))
@@ -79,7 +85,9 @@ def fit_loras(
     _look(encoder, keys, guard, lambda source, inputs: free.update({source: _free_of(inputs)}))
     gram = _Grams(encoder, keys)
     cross: dict[ModuleKey, Tensor] = {}
-    for lora, own in zip(loras, prompts.forget, strict=True):
+    sets = len(prompts.forget) + len(prompts.keep)
+    for number, (lora, own) in enumerate(zip(loras, prompts.forget, strict=True), start=1):
+        stop_if_asked(monitor)
         seen = _Grams(encoder, keys)
         seen.add(own, 1.0)
         seen.project(free)
@@ -87,8 +95,11 @@ def fit_loras(
             moved = pair.delta().to(encoder.device) @ seen[key]
             cross[key] = cross[key] + moved if key in cross else moved
         gram.add_all(seen)
-    for kept in prompts.keep:
+        monitor.report(Progress("looking at prompts", number, sets))
+    for number, kept in enumerate(prompts.keep, start=1 + len(loras)):
+        stop_if_asked(monitor)
         gram.add(kept, KEEP_WEIGHT)
+        monitor.report(Progress("looking at prompts", number, sets))
     gram.project(free)
     together = sum(max(pair.rank for pair in lora.pairs.values()) for lora in loras)
     return LoraWeights({key: _solve(gram[key], cross[key], rank or together) for key in keys})
