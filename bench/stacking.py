@@ -1,7 +1,7 @@
 """Several concepts forgotten at once, from one LoRA each.
 
   stacked   each file is added to the encoder by itself, as a host does with several loaders
-  merged    `merge_loras` joins them, and the encoder gets the merged file, rounded to float16
+  merged    the encoder gets the one file that the command `merge` makes of them, in float16
 
 Trained jointly is left out: the engine forgets one concept, with one stand-in, in a run.
 """
@@ -15,8 +15,9 @@ from bench.cells import GRAMMARS, Cell, World
 from bench.erased import Erased
 from bench.methods import with_lora
 from bench.protocol import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
-from unlearn_core.lora_file import LoraWeights, lora_bytes, round_to_half
-from unlearn_core.lora_math import apply_lora, merge_loras
+from unlearn_core.lora_file import LoraWeights, complete, lora_bytes, round_to_half
+from unlearn_core.lora_math import apply_lora
+from unlearn_core.merging import fit_loras
 from unlearn_core.text_encoder import TextEncoder
 
 MODES = ("stacked", "merged")
@@ -25,7 +26,8 @@ MODES = ("stacked", "merged")
 def stack(base: Erased, loras: Sequence[LoraWeights], mode: str) -> Erased:
     """The base with all of these LoRAs; raises WrongModel as `apply_lora` does."""
     if mode == "merged" and loras:
-        merged = round_to_half(merge_loras([(lora, 1.0) for lora in loras]))
+        merged = loras[0] if len(loras) == 1 else fit_loras(base.encoder, loras)
+        merged = round_to_half(complete(merged))
         return dataclasses.replace(with_lora(base, merged), file_bytes=len(lora_bytes(merged)))
     weights = base.model.text_encoder_weights()
     for lora in loras:

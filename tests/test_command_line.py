@@ -313,6 +313,7 @@ def test_a_read_only_folder_is_noticed_before_training(
         [*FORGET, *DOG, "--out", "x.safetensors", "--preset", "slow"],
         [*FORGET, *DOG, "--out", "x.safetensors", "--rank", "many"],
         [*FORGET, "--out", "x.safetensors"],
+        [*FORGET, *DOG, "--list", "x.jsonl", "--out", "x"],
         ["generate", "--model", "demo", "--out", "x"],
         ["generate", "--model", "demo", "--out", "x", "--prompt", "a", "--prompts", "b"],
         ["generate", "--model", "demo", "--out", "x", "--prompt", "a", "--size", "big"],
@@ -450,7 +451,8 @@ def test_the_judge_names_objects_or_styles() -> None:
 
 FLAGS = {
     "forget": "model concept images synonyms stand-in keep kind prediction preset seed steps rank "
-    "layers out report embedding",
+    "layers out report embedding list ray",
+    "merge": "model prediction rank out",
     "invert": "model images concept out kind steps vectors seed prediction",
     "generate": "model prompt prompts lora embedding seed count size steps guidance negative out",
     "measure": "model lora concept report kind synonyms stand-in seed prediction",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("transformers", "peft", "diffusers")
+HEAVY = ("transformers", "peft", "diffusers", "ray")
 ENGINE_MAY_IMPORT = {
     *sys.stdlib_module_names,
     *("torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers", "peft", "diffusers"),
-    "tqdm",
+    *("tqdm", "ray"),
 }
 NOT_SHIPPED = {"tests", "bench", "out", ".venv", ".venv-oldest", ".hosts", ".git"}
 

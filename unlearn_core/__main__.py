@@ -1,4 +1,4 @@
-"""The headless door: `python -m unlearn_core forget|invert|generate|measure|demo`."""
+"""The headless door: `python -m unlearn_core forget|merge|invert|generate|measure|demo`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from . import commands
 from .command_line import build_parser
-from .errors import Cancelled, UnlearnError
+from .errors import BadSettings, Cancelled, UnlearnError
+from .forget_list import forget_list
 from .generate import ChosenLora, read_prompts
 from .lent_model import RunMonitor
 from .progress_bar import ProgressBar
@@ -63,11 +64,44 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank", "layers")}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = preset(chosen.preset, **changes)
-    concept = commands.make_concept(
-        chosen.concept, chosen.kind, chosen.images, chosen.synonyms, chosen.stand_in, chosen.keep
-    )
     session = _session(chosen, monitor)
+    if chosen.list is not None:
+        _forget_list(chosen, session, settings)
+        return
+    if chosen.ray is not None:
+        raise BadSettings("--ray shares the concepts of a list: give --list.")
+    concept = commands.make_concept(
+        chosen.concept,
+        chosen.kind or "object",
+        chosen.images,
+        chosen.synonyms,
+        chosen.stand_in,
+        chosen.keep,
+    )
     commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding)
+
+
+def _forget_list(
+    chosen: argparse.Namespace, session: commands.Session, settings: UnlearnSettings
+) -> None:
+    for name in ("images", "synonyms", "stand_in", "keep", "kind"):
+        if getattr(chosen, name):
+            raise BadSettings(
+                f"--{name.replace('_', '-')} is of one concept: with --list it stands in each "
+                "concept's line."
+            )
+    if chosen.embedding is not None:
+        raise BadSettings("--embedding is of one concept and does not go with --list.")
+    worker = None
+    if chosen.ray is not None:
+        from .ray_tasks import RayWorker
+
+        worker = RayWorker(chosen.ray or None)
+    forget_list(session, chosen.list, chosen.preset, settings, chosen.out, chosen.report, worker)
+
+
+def _merge(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    commands.merge(_session(chosen, monitor), chosen.loras, chosen.out, chosen.rank)
 
 
 def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
@@ -114,6 +148,7 @@ def _demo(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, RunMonitor], None]] = {
     "forget": _forget,
+    "merge": _merge,
     "invert": _invert,
     "generate": _generate,
     "measure": _measure,

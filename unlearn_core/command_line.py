@@ -19,6 +19,13 @@ from .settings import (
 
 PROGRAM = "python -m unlearn_core"
 _MODEL_HELP = 'the model: "demo", a diffusers folder, or a .safetensors file of Stable Diffusion 2'
+_LIST_HELP = f"""many concepts:
+  {PROGRAM} forget --model demo --list concepts.jsonl --out loras
+each line of the list is a JSON object; all but "concept" may be left out, and the folder of
+images is looked for from the list's own folder:
+  {{"concept": "dog", "synonyms": ["puppy"], "stand_in": "cat", "keep": ["wolf"], "images": "dog"}}
+"kind" goes there too. --out and --report are folders then, and forgotten.jsonl in --out gets a
+line for each concept that is done: stopped or killed, the same command goes on from there."""
 _KIND_HELP = "what sort of thing it is (results for person and unsafe are not measured)"
 
 
@@ -47,13 +54,25 @@ def build_parser() -> argparse.ArgumentParser:
     presets = "".join(f"\n  {name:10}{text}" for name, text in PRESET_HELP.items())
     one = command(
         "forget",
-        "make a model forget a concept",
+        "make a model forget a concept, or one after the other those of a list",
         "--model demo --concept dog --synonyms puppy \\\n"
         f"      --images demo/pictures/dog --out forget-dog.safetensors --report report\n\n"
-        f"presets:{presets}",
+        f"{_LIST_HELP}\n\npresets:{presets}",
     )
     _add_model(one)
-    one.add_argument("--concept", required=True, metavar="NAME", help="what prompts call it: dog")
+    what = one.add_mutually_exclusive_group(required=True)
+    what.add_argument("--concept", metavar="NAME", help="what prompts call it: dog")
+    what.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="many concepts, one a line, each into its own LoRA (see below)",
+    )
+    one.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="with --list: share the work among a Ray cluster (default: the one that Ray finds, "
+        "or a new one on this machine)",
+    )  # fmt: skip
     one.add_argument(
         "--images", type=Path, metavar="DIR", help="a folder with 4 or 5 pictures of it"
     )
@@ -61,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--keep", default="", metavar="A,B", help="words that must stay, besides the nearest ones"
     )
-    one.add_argument("--kind", choices=KINDS, default="object", help=_KIND_HELP)
+    one.add_argument("--kind", choices=KINDS, help=f"{_KIND_HELP} (default: object)")
     one.add_argument(
         "--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET, help="how (see below)"
     )
@@ -70,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--layers", help=f"{help_of('layers')} (default: the preset's)")
     one.add_argument(
         "--out", required=True, type=Path, metavar="FILE.safetensors",
-        help="the LoRA to write; an existing file is replaced",
+        help="the LoRA to write; an existing file is replaced (with --list: a folder)",
     )  # fmt: skip
     one.add_argument(
         "--report", type=Path, metavar="DIR", help="also measure it: numbers and sheets"
@@ -98,6 +117,22 @@ def build_parser() -> argparse.ArgumentParser:
     two.add_argument(
         "--out", required=True, type=Path, metavar="FILE.safetensors",
         help="the embedding to write; prompts use its name without .safetensors",
+    )  # fmt: skip
+
+    merging = command(
+        "merge",
+        "make one LoRA of several that were made separately for the same model",
+        "forget-dog.safetensors forget-car.safetensors --model demo \\\n"
+        "      --out forget-both.safetensors",
+    )
+    merging.add_argument("loras", nargs="+", type=Path, metavar="FILE", help="a LoRA of `forget`")
+    _add_model(merging)
+    merging.add_argument(
+        "--rank", type=int, metavar="N", help="rank of the LoRA (default: all ranks together)"
+    )
+    merging.add_argument(
+        "--out", required=True, type=Path, metavar="FILE.safetensors",
+        help="the LoRA to write; an existing file is replaced",
     )  # fmt: skip
 
     three = command(

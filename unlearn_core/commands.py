@@ -14,13 +14,15 @@ from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
-from .errors import BadFile, BadSettings, Cancelled
+from .errors import BadFile, BadSettings, Cancelled, WrongModel
 from .evaluation import Evaluation, Judge, evaluate, with_lora
-from .forgotten import Forgotten
+from .forgotten import Forgotten, all_from_metadata, merged_metadata
 from .generate import ChosenLora
 from .headline import main_numbers, run_lines
 from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
+from .lora_math import check_fit
+from .merging import check_mergeable, fit_loras
 from .output_files import (
     check_embedding_file,
     check_tensor_file,
@@ -117,6 +119,40 @@ def forget(
     return result, evaluation
 
 
+def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None = None) -> None:
+    """Make one LoRA of several that were made for this model; their strengths are 1."""
+    check_tensor_file(out)
+    if len(files) < 2:
+        raise BadSettings("One LoRA can't be merged: give two or more.")
+    if rank is not None:
+        UnlearnSettings(rank=rank)  # refuses what is out of bounds
+    loras = [load_lora(file) for file in files]
+    parts = check_mergeable(loras)
+    model = session.load()
+    encoder = build_encoder(model)
+    made_for = encoder.fingerprint()
+    for file, lora in zip(files, loras, strict=True):
+        check_fit(model.text_encoder_weights(), lora)
+        if lora.metadata.get("unlearn_base_model_hash") != made_for:
+            raise WrongModel(
+                f"{file} was made for another text encoder than this model's: choose the model "
+                "that it was made for."
+            )
+    merged = fit_loras(encoder, loras, rank, monitor=session.monitor)
+    notes = merged_metadata([lora.metadata for lora in loras])
+    make_folder(out.parent)
+    save_lora(LoraWeights(merged.pairs, notes), out)
+    gone = {name.casefold() for part in parts for name in part.names}
+    for part in parts:
+        session.say(f"forgotten: {', '.join(part.names)}; {part.stand_in} is drawn in its place")
+        if part.stand_in.casefold() in gone:
+            session.say(
+                f"note: {part.stand_in!r} is forgotten here too, yet drawn for "
+                f"{part.concept.name!r}: forget that again with another --stand-in."
+            )
+    session.say(f"written: {out}")
+
+
 def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Path) -> None:
     """Write the word vectors that mean what the pictures show (textual inversion)."""
     check_embedding_file(out)
@@ -147,11 +183,14 @@ def measure(
     """Compare the model with and without a LoRA; what is not given is read from the LoRA's file."""
     lora = load_lora(lora_file)
     check_writable(report)
-    known = Forgotten.from_metadata(lora.metadata) if "unlearn_names" in lora.metadata else None
+    said = {part.concept.name.casefold(): part for part in all_from_metadata(lora.metadata)}
     asked_name = None if name is None else " ".join(strip_weights(name).split())
-    if known and asked_name and asked_name.casefold() != known.concept.name.casefold():
-        session.say(f"note: {lora_file.name} says that it forgets {known.concept.name!r}.")
-        known = None
+    known = said.get(asked_name.casefold()) if asked_name else next(iter(said.values()), None)
+    if said and (known is None or (name is None and len(said) > 1)):
+        listed = ", ".join(repr(part.concept.name) for part in said.values())
+        session.say(f"note: {lora_file.name} says that it forgets {listed}.")
+    if known is not None and name is None and len(said) > 1:
+        session.say(f"measured here: {known.concept.name!r}; choose another with --concept.")
     if name is None and known is None:
         raise BadSettings(f"{lora_file} does not say what it forgets: give --concept.")
     if known is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .concept import Concept, Kind
@@ -14,6 +15,9 @@ from .settings import UnlearnSettings
 from .stand_in import choose_stand_in, look_around
 from .text_encoder import TextEncoder
 from .unlearn import UnlearnResult
+
+MERGED = "unlearn_merged"
+"""Name of a merged file's note."""
 
 # Grammars that the eraser's own templates lack.
 OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
@@ -56,6 +60,35 @@ class Forgotten:
             raise BadFile(
                 "The LoRA file does not say what it forgets; name the concept and its stand-in."
             ) from error
+
+
+def all_from_metadata(metadata: Mapping[str, str]) -> tuple[Forgotten, ...]:
+    """All that a LoRA file forgets: several things if it was merged, none if it does not say.
+
+    What one of them kept and another one forgets is not kept. Raises BadFile if what it says can't
+    be read.
+    """
+    if MERGED not in metadata:
+        return (Forgotten.from_metadata(metadata),) if "unlearn_names" in metadata else ()
+    try:
+        parts = [Forgotten.from_metadata({**part}) for part in json.loads(metadata[MERGED])]
+    except (ValueError, TypeError) as error:
+        raise BadFile("The LoRA file does not say what was merged in it.") from error
+    gone = {name.casefold() for part in parts for name in part.names}
+    return tuple(
+        dataclasses.replace(
+            part, kept=tuple(word for word in part.kept if word.casefold() not in gone)
+        )
+        for part in parts
+    )
+
+
+def merged_metadata(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The notes of a file merged from files with these notes: ours of each of them, in a list."""
+    ours = [{k: v for k, v in part.items() if k.startswith("unlearn_")} for part in parts]
+    made_for = {part["unlearn_base_model_hash"] for part in ours}
+    ours = [{k: v for k, v in part.items() if k != "unlearn_base_model_hash"} for part in ours]
+    return {MERGED: json.dumps(ours, sort_keys=True), "unlearn_base_model_hash": made_for.pop()}
 
 
 def kept_prompts(forgotten: Forgotten) -> Prompts:

@@ -20,8 +20,16 @@ MOST_PICTURES = 64
 def read_pictures(folder: Path) -> tuple[Tensor, ...]:
     """Every picture of a folder in the order of names, each (3, h, w) float32 in [-1, 1].
 
-    Raises BadFile for a missing folder, a file that is no picture or one beyond 64 megapixels, and
-    BadConcept when there are none or more than 64.
+    Raises as `picture_files` does, and BadFile for a file that is no picture or one beyond 64
+    megapixels.
+    """
+    return tuple(read_picture(path) for path in picture_files(folder))
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The files of a folder that are named as pictures, in the order of names.
+
+    Raises BadFile for a missing folder, and BadConcept when there are none or more than 64.
     """
     if not folder.is_dir():
         raise BadFile(f"There is no folder {folder}.")
@@ -30,7 +38,7 @@ def read_pictures(folder: Path) -> tuple[Tensor, ...]:
         raise BadConcept(f"There is no picture in {folder} ({', '.join(ENDINGS)}).")
     if len(paths) > MOST_PICTURES:
         raise BadConcept(f"{folder} holds {len(paths)} pictures; give {MOST_PICTURES} at most.")
-    return tuple(read_picture(path) for path in paths)
+    return paths
 
 
 def read_picture(path: Path) -> Tensor:

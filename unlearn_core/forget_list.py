@@ -1,0 +1,226 @@
+"""Forgetting a list of concepts one by one, each into its own LoRA; stopped, it goes on.
+
+A concept is finished when its line stands in the journal. Its files are renamed into place before
+that, so whenever the process ends, a concept without a line is done again, with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .commands import DEMO, Session
+from .concept_list import Entry, read_list
+from .demo_judge import evaluation_judge
+from .diffusers_model import DiffusersModel
+from .errors import Cancelled, TrainingFailed, UnlearnError
+from .evaluation import evaluate, with_lora
+from .forgotten import Forgotten
+from .journal import Record, append_record, read_records, replace_records
+from .lent_model import RunMonitor
+from .lora_file import lora_bytes
+from .output_files import check_writable, make_folder
+from .report import write_report
+from .settings import UnlearnSettings
+from .tensor_file import write_whole
+from .unlearn import UnlearnResult, unlearn
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "forgotten.jsonl"
+
+
+@dataclass(frozen=True)
+class Order:
+    """How every concept of a list is forgotten."""
+
+    model: str
+    """"demo", or the absolute path of a folder or a file."""
+    prediction: Literal["auto", "epsilon", "v"]
+    preset: str
+    settings: UnlearnSettings
+    reports: bool
+
+    def fingerprint(self, entry: Entry) -> str:
+        """SHA-256 of all that decides what is trained; of the model its file's name."""
+        return entry.fingerprint(f"{Path(self.model).name} {self.prediction}", self.settings)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one concept."""
+
+    entry: Entry
+    record: Record
+    """Its line in the journal; `error` in it says that it failed."""
+    lora: bytes = b""
+    report: dict[str, bytes] = field(default_factory=dict)
+    """File name to content."""
+
+
+Outcomes = Generator[Outcome, None, None]
+Worker = Callable[[Order, Sequence[Entry], RunMonitor], Outcomes]
+"""Forgets entries in any order and hands each over as it is done."""
+
+
+def forget_list(
+    session: Session,
+    path: Path,
+    preset: str,
+    settings: UnlearnSettings,
+    out: Path,
+    report: Path | None = None,
+    worker: Worker | None = None,
+) -> None:
+    """Forget all concepts of the list at `path` that `out` does not hold already.
+
+    Without `worker` one after the other in this process. Raises BadFile and BadConcept before
+    anything runs, TrainingFailed at the end if concepts have failed, and Cancelled.
+    """
+    entries = read_list(path, settings)
+    for folder in (out, *((report,) if report else ())):
+        check_writable(folder)
+    model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
+    order = Order(model, session.prediction, preset, settings, report is not None)
+    pending = _pending(order, entries, out, report)
+    done, failures = len(entries) - len(pending), 0
+    if done:
+        session.say(f"{done} of {len(entries)} are done already")
+    if pending:
+        make_folder(out)
+        work = worker or _Here(session)
+        try:
+            with closing(work(order, pending, session.monitor)) as outcomes:
+                for outcome in outcomes:
+                    _keep(outcome, out, report)
+                    done += "error" not in outcome.record
+                    failures += "error" in outcome.record
+                    session.say(f"{_in_words(outcome)} ({done + failures} of {len(entries)})")
+        except Cancelled as error:
+            raise Cancelled(
+                f"Stopped as you asked: {done} of {len(entries)} concepts are done; the same "
+                "command goes on from there."
+            ) from error
+    if failures:
+        raise TrainingFailed(
+            f"{failures} of {len(entries)} concepts failed; {out / JOURNAL} says why. The same "
+            "command tries them again."
+        )
+    session.say(f"written: {len(entries)} LoRAs in {out}, and {JOURNAL}")
+
+
+def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: RunMonitor) -> Outcome:
+    """Forget one concept; whatever goes wrong with it is told in its record. Raises Cancelled."""
+    started = time.monotonic()
+    try:
+        result = unlearn(model, entry.read(), order.settings, monitor)
+        lora = lora_bytes(result.lora, entry.stem)
+        report = _report(model, order, result, monitor) if order.reports else {}
+    except Cancelled:
+        raise
+    except Exception as error:
+        if not isinstance(error, UnlearnError):
+            logger.exception("%s could not be forgotten", entry.concept.name)
+        return failed(order, entry, error)
+    record = {
+        **_beginning(order, entry),
+        "file": f"{entry.stem}.safetensors",
+        "sha256": hashlib.sha256(lora).hexdigest(),
+        "stand_in": result.stand_in.word,
+        "notes": list(result.notes),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return Outcome(entry, record, lora, report)
+
+
+def failed(order: Order, entry: Entry, error: Exception) -> Outcome:
+    """The outcome of a concept that could not be forgotten."""
+    told = str(error) if isinstance(error, UnlearnError) else f"{type(error).__name__}: {error}"
+    return Outcome(entry, {**_beginning(order, entry), "error": " ".join(told.split())})
+
+
+def _beginning(order: Order, entry: Entry) -> Record:
+    return {
+        "concept": entry.concept.name,
+        "task": order.fingerprint(entry),
+        "preset": order.preset,
+    }
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Forgets one entry after the other in this process."""
+
+    session: Session
+
+    def __call__(self, order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Outcomes:
+        model = self.session.load()
+        for entry in entries:
+            yield forget_entry(model, order, entry, monitor)
+
+
+def _report(
+    model: DiffusersModel, order: Order, result: UnlearnResult, monitor: RunMonitor
+) -> dict[str, bytes]:
+    forgotten = Forgotten.from_result(result)
+    judge = evaluation_judge(forgotten.concept.kind) if order.model == DEMO else None
+    weights_at = with_lora(model.text_encoder_weights(), result.lora)
+    evaluation = evaluate(model, forgotten, weights_at, order.settings.seed, monitor, judge)
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_report(Path(folder), evaluation, result)
+        return {file.name: file.read_bytes() for file in written}
+
+
+def _pending(order: Order, entries: Sequence[Entry], out: Path, report: Path | None) -> list[Entry]:
+    """The entries that have to be done; lines of theirs are taken out of the journal."""
+    records = read_records(out / JOURNAL)
+    finished = {record.get("concept"): record for record in records}
+    pending = [
+        entry
+        for entry in entries
+        if not _is_finished(order, entry, finished.get(entry.concept.name, {}), out, report)
+    ]
+    again = {entry.concept.name for entry in pending}
+    kept = [record for record in records if record.get("concept") not in again]
+    if kept != records:
+        replace_records(out / JOURNAL, kept)
+    return pending
+
+
+def _is_finished(
+    order: Order, entry: Entry, record: Record, out: Path, report: Path | None
+) -> bool:
+    """Whether the same work was done, and its files are there and as they were written."""
+    if "error" in record or record.get("task") != order.fingerprint(entry):
+        return False
+    if report is not None and not (report / entry.stem / "report.json").is_file():
+        return False
+    lora = out / f"{entry.stem}.safetensors"
+    return lora.is_file() and hashlib.sha256(lora.read_bytes()).hexdigest() == record.get("sha256")
+
+
+def _keep(outcome: Outcome, out: Path, report: Path | None) -> None:
+    """Write the files of a concept, the line in the journal last."""
+    if report is not None and outcome.report:
+        folder = report / outcome.entry.stem
+        make_folder(folder)
+        for name in sorted(outcome.report, key="report.json".__eq__):  # it says that all are there
+            write_whole(folder / name, outcome.report[name])
+    if outcome.lora:
+        write_whole(out / outcome.record["file"], outcome.lora)
+    append_record(out / JOURNAL, outcome.record)
+
+
+def _in_words(outcome: Outcome) -> str:
+    record: dict[str, Any] = outcome.record
+    if "error" in record:
+        return f"{record['concept']}: failed: {record['error']}"
+    words = f"{record['concept']}: {record['file']}, {record['stand_in']} is drawn in its place"
+    return f"{words}, {record['seconds']} s"
