@@ -63,7 +63,7 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank", "layers")}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = preset(chosen.preset, **changes)
-    concept = commands.make_concept(
+    concept = commands.make_asked(
         chosen.concept, chosen.kind, chosen.images, chosen.synonyms, chosen.stand_in, chosen.keep
     )
     session = _session(chosen, monitor)

@@ -53,7 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
         f"presets:{presets}",
     )
     _add_model(one)
-    one.add_argument("--concept", required=True, metavar="NAME", help="what prompts call it: dog")
+    one.add_argument(
+        "--concept", metavar="NAME",
+        help="what prompts call it: dog (default: the model's own word for the pictures)",
+    )  # fmt: skip
     one.add_argument(
         "--images", type=Path, metavar="DIR", help="a folder with 4 or 5 pictures of it"
     )

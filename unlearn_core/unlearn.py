@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import closed_form
 from .adversary import Adversary
-from .concept import MEASURED_KINDS, Concept
+from .concept import MEASURED_KINDS, Concept, Nameless
 from .errors import BadConcept, BadSettings
 from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable, stop_if_asked
@@ -22,6 +22,7 @@ from .lessons import forget_lessons, keep_lessons, role_scales, whole_lesson
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
+from .naming import FoundWords, doubt_name, name_concept
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import Name, fill, make_prompts, whole_prompts
@@ -51,23 +52,39 @@ class UnlearnResult:
     """Sentences that the user should read."""
     seconds: dict[str, float]
     """Stage to seconds."""
+    found: FoundWords | None = None
+    """The model's words for the pictures; None where the user gave a name."""
 
 
 def unlearn(
     model: LentModel,
-    concept: Concept,
+    concept: Concept | Nameless,
     settings: UnlearnSettings | None = None,
     monitor: RunMonitor | None = None,
     learned: LearnedVectors | None = None,
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
-    `learned` are vectors that `learn_vectors` gave before; without them they are learned from the
-    concept's pictures, if the settings use these. The lent model is only read. Raises BadSettings,
+    A nameless concept is forgotten under the model's own word for its pictures. `learned` are
+    vectors that `learn_vectors` gave before; without them they are learned from the concept's
+    pictures, if the settings use these. The lent model is only read. Raises BadSettings,
     BadConcept, WrongModel, TrainingFailed or Cancelled.
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
-    return UnlearnRun(model, concept, settings, monitor, learned).go()
+    if isinstance(concept, Concept):
+        return UnlearnRun(model, concept, settings, monitor, learned).go()
+    started = time.monotonic()
+    named, found = find_name(model, concept, settings, monitor)
+    run = UnlearnRun(model, named, settings, monitor, learned, found)
+    run.seconds["finding the word"] = time.monotonic() - started
+    return run.go()
+
+
+def find_name(
+    model: LentModel, nameless: Nameless, settings: UnlearnSettings, monitor: RunMonitor
+) -> tuple[Concept, FoundWords]:
+    """The concept under the model's own word for its pictures; raises as `find_words`."""
+    return name_concept(model, build_encoder(model), nameless, settings, monitor)
 
 
 def learn_vectors(
@@ -101,6 +118,7 @@ class UnlearnRun:
         settings: UnlearnSettings,
         monitor: RunMonitor,
         learned: LearnedVectors | None,
+        found: FoundWords | None = None,
     ) -> None:
         if not settings.forgets:
             raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
@@ -111,7 +129,8 @@ class UnlearnRun:
             )
         self.model = Stoppable(model, monitor)
         self.concept, self.settings, self.monitor = concept, settings, monitor
-        self.learned = learned
+        self.learned, self.found = learned, found
+        self.doubt: str | None = None
         self.seconds: dict[str, float] = {}
         with self.stage("copying the text encoder"):
             self.encoder = build_encoder(model)
@@ -149,6 +168,7 @@ class UnlearnRun:
             tuple(losses),
             tuple(self._notes(learned, stand_in)),
             self.seconds,
+            self.found,
         )
 
     @contextmanager
@@ -178,6 +198,8 @@ class UnlearnRun:
             return self.learned
         if settings.inversion_steps == 0 or not self.concept.images:
             return None
+        if self.found is None:
+            self.doubt = doubt_name(self.model, self.encoder, self.concept, settings.seed)
         styles = around.known_styles[: settings.caption_styles]
         return invert(self.model, self.encoder, self.concept, settings, styles, self.monitor)
 
@@ -229,6 +251,9 @@ class UnlearnRun:
 
     def _notes(self, learned: LearnedVectors | None, stand_in: StandIn) -> Iterator[str]:
         concept, settings = self.concept, self.settings
+        yield from self.found.notes() if self.found else ()
+        if self.doubt:
+            yield self.doubt
         if not self.encoder.knows(concept.name):
             yield (
                 f"The model has no word vector for {concept.name!r}: by this name it draws "
