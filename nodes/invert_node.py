@@ -91,7 +91,7 @@ class InvertConcept(io.ComfyNode):
             lent = ComfyModel(clip, model, vae)
             said: list[str] = []
             if isinstance(shown, Nameless):
-                shown, found = find_name(lent, shown, chosen, monitor)
+                shown, found = find_name(lent, shown, seed, monitor)
                 said += [words_line(found), *(f"note: {note}" for note in found.notes())]
             learned = learn_vectors(lent, shown, chosen, monitor)
         curve = as_image(to_tensor(loss_curve(learned.losses)))

@@ -74,17 +74,17 @@ def unlearn(
     if isinstance(concept, Concept):
         return UnlearnRun(model, concept, settings, monitor, learned).go()
     started = time.monotonic()
-    named, found = find_name(model, concept, settings, monitor)
+    named, found = find_name(model, concept, settings.seed, monitor)
     run = UnlearnRun(model, named, settings, monitor, learned, found)
     run.seconds["finding the word"] = time.monotonic() - started
     return run.go()
 
 
 def find_name(
-    model: LentModel, nameless: Nameless, settings: UnlearnSettings, monitor: RunMonitor
+    model: LentModel, nameless: Nameless, seed: int, monitor: RunMonitor
 ) -> tuple[Concept, FoundWords]:
     """The concept under the model's own word for its pictures; raises as `find_words`."""
-    return name_concept(model, build_encoder(model), nameless, settings, monitor)
+    return name_concept(model, build_encoder(model), nameless, seed, monitor)
 
 
 def learn_vectors(

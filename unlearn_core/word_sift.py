@@ -1,80 +1,62 @@
-"""A table's words that may name some pictures, chosen without comparing them all on the pictures.
+"""Nouns that may name some pictures, chosen from thousands by their general words.
 
-Textual inversion from a neutral word, as in `inversion`; then the words whose states are near to
-those of what was learned.
+"animal", "fruit" and "vehicle" are few; the nouns under those that explain the pictures best are
+worth comparing one by one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from .concept import Concept, Kind
-from .diffusion_classifier import STAGE
-from .inversion import invert
-from .lent_model import LentModel, Progress, RunMonitor
-from .prompts import Name, fill, make_prompts
-from .settings import UnlearnSettings
+from .concept import Kind, Nameless
+from .diffusion_classifier import NoisedPictures
+from .lent_model import LentModel, RunMonitor
+from .prompts import Name, fill, make_prompts, whole_prompts
 from .shared_beginnings import encode_all
 from .stand_in import plain_template
 from .text_encoder import TextEncoder
-from .word_tables import nouns, styles
+from .word_tables import nouns
 
-SIFTED = 64
-"""Words that go through the sift, besides one of each further category."""
-SIFT_STEPS = 100
-"""Steps of the inversion that sifts."""
-NEUTRAL = {"style": "art"}
-"""Where the sift's inversion starts, for each kind; else at a thing."""
+SIFTED = 128
+"""Nouns that are left."""
+COPIES = 2
+"""Noised copies of each picture on which the general words are compared."""
+
+
+def encode_words(
+    encoder: TextEncoder, words: Sequence[str], kind: Kind, monitor: RunMonitor | None = None
+) -> Tensor:
+    """The empty prompt, then the plain prompt of each word, (W + 1, 77, width) float32."""
+    template = plain_template(Nameless(kind=kind))
+    prompts = make_prompts([fill(template, Name.of(word, kind)) for word in words])
+    ids = torch.cat([whole_prompts([""]).token_ids, prompts.token_ids])
+    return encode_all(encoder, ids, monitor=monitor)[1]
 
 
 def sift_words(
     model: LentModel,
     encoder: TextEncoder,
-    images: Sequence[Tensor],
     latents: Tensor,
-    kind: Kind,
     words: Sequence[str],
-    settings: UnlearnSettings,
+    generator: torch.Generator,
     monitor: RunMonitor,
-) -> list[str]:
-    """The SIFTED words nearest to vectors learned from the pictures, and one a category.
+) -> tuple[list[str], int]:
+    """The SIFTED nouns whose best general word explains the latents (N, 4, h, w) best.
 
-    Nearness is the mean-removed cosine at EOS, as in the choice of a stand-in.
+    A noun that is itself a general word of others counts as one of its own. Returned with how many
+    samples went through the UNet. Raises Cancelled.
     """
-    neutral = Concept(NEUTRAL.get(kind, "thing"), kind=kind, images=tuple(images))
-    settings = settings.replace(inversion_steps=SIFT_STEPS, inversion_vectors=1)
-    learned = invert(model, encoder, neutral, settings, (), _Renamed(monitor), latents)
-    names = [learned.name(neutral), *(Name.of(word, kind) for word in words)]
-    prompts = make_prompts([fill(plain_template(neutral), name) for name in names])
-    ids = prompts.token_ids[:, : int(prompts.ends.max()) + 1]
-    vectors = learned.vectors.to(encoder.device)
-    _, conditioning = encode_all(encoder, ids, vectors, monitor)
-    states = conditioning[torch.arange(len(names)), prompts.ends]
-    unit = functional.normalize(states - states.mean(0), dim=1)
-    order = (unit[1:] @ unit[0]).argsort(descending=True, stable=True).tolist()
-    near = [words[i] for i in order]
-    first = {_category(word, kind): word for word in reversed(near)}
-    kept = {*near[:SIFTED], *first.values()}
-    return [word for word in near if word in kept]
+    above = {word: (word, *nouns()[word].hypernyms) for word in words}
+    general = sorted({h for w in words for h in nouns()[w].hypernyms if encoder.knows(h)})
+    texts = encode_words(encoder, general, "object", monitor)
+    losses = NoisedPictures.draw(model, latents, COPIES, generator).losses(model, texts)
+    empty, *means = losses.mean(1).tolist()
+    loss_of = dict(zip(general, means, strict=True))
 
+    def best(word: str) -> float:
+        return min((loss_of[h] for h in above[word] if h in loss_of), default=empty)
 
-def _category(word: str, kind: Kind) -> str:
-    return styles()[word].category if kind == "style" else nouns()[word].category
-
-
-class _Renamed:
-    """A monitor that takes every stage for the reading of the pictures."""
-
-    shows_pictures = False
-
-    def __init__(self, monitor: RunMonitor) -> None:
-        self._monitor = monitor
-        self.should_stop = monitor.should_stop
-
-    def report(self, progress: Progress) -> None:
-        self._monitor.report(dataclasses.replace(progress, stage=STAGE))
+    return sorted(words, key=best)[:SIFTED], losses.numel()
