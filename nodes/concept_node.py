@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unlearn_core.concept import KINDS, Concept
+from ..unlearn_core.concept import KINDS, as_typed
 from .values import CATEGORY, AskedConcept, ConceptWire
 
 
@@ -23,7 +23,9 @@ class ConceptToForget(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="dog",
-                    tooltip="What prompts call it, as in 'a photo of a NAME' or 'NAME style'.",
+                    tooltip="What prompts call it, as in 'a photo of a NAME' or 'NAME style'. "
+                    "Empty: the model's own word is found in the pictures that are wired to Forget "
+                    "Concept.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -63,5 +65,5 @@ class ConceptToForget(io.ComfyNode):
         cls, name: str, kind: str, synonyms: str, stand_in: str, keep: str
     ) -> io.NodeOutput:
         """Check the words."""
-        concept = Concept.from_text(name, kind, synonyms, stand_in, keep)  # type: ignore[arg-type]
+        concept = as_typed(name, kind, synonyms, stand_in, keep)  # type: ignore[arg-type]
         return io.NodeOutput(AskedConcept(concept))

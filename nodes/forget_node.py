@@ -8,7 +8,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..unlearn_core.concept import Concept
+from ..unlearn_core.concept import Nameless
+from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.headline import run_lines
 from ..unlearn_core.lora_math import apply_lora
 from ..unlearn_core.settings import (
@@ -82,7 +83,8 @@ class ForgetConcept(io.ComfyNode):
                     "images",
                     optional=True,
                     tooltip="4 or 5 pictures of the concept. Word vectors are learned from them "
-                    "first, unless Invert Concept has done so.",
+                    "first, unless Invert Concept has done so. Where the concept has no name, the "
+                    "model's own word is found in them.",
                 ),
                 SettingsWire.Input(
                     "settings",
@@ -125,11 +127,16 @@ class ForgetConcept(io.ComfyNode):
             asked = concept.concept
             if images is not None:
                 asked = with_pictures(asked, images)
+            if isinstance(asked, Nameless) and (images is None or model is None or vae is None):
+                raise BadConcept(
+                    "The concept has no name: write it in Concept to Forget, or wire MODEL, VAE "
+                    "and 4 or 5 images here, in which the model's own word is found."
+                )
             lent = ComfyModel(clip, model, vae, ignore_other_loras)
             seen = lent.draws and asked.kind not in HIDDEN_KINDS
             monitor = ComfyMonitor(cls.hidden.unique_id, seen)
             result = unlearn(lent, asked, chosen, monitor, concept.learned)
-            after = _draw_after(lent, asked, result) if lent.draws else None
+            after = _draw_after(lent, result) if lent.draws else None
         report = "\n".join(_report(clip, result, ignore_other_loras))
         monitor.say(report)
         forgetful = with_lora(clip, result.lora, 1.0)
@@ -137,10 +144,10 @@ class ForgetConcept(io.ComfyNode):
         return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))
 
 
-def _draw_after(lent: ComfyModel, concept: Concept, result: UnlearnResult) -> Tensor:
+def _draw_after(lent: ComfyModel, result: UnlearnResult) -> Tensor:
     weights = apply_lora(lent.text_encoder_weights(), result.lora)
     encoder = TextEncoder(weights, lent.last_used_layer, lent.device)
-    return draw_concept(lent, encoder, concept, result.settings.seed) * 2 - 1
+    return draw_concept(lent, encoder, result.concept, result.settings.seed) * 2 - 1
 
 
 def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Iterator[str]:

@@ -6,10 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..unlearn_core.concept import Nameless
+from ..unlearn_core.headline import words_line
 from ..unlearn_core.pictures import to_tensor
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
 from ..unlearn_core.sheets import HIDDEN_KINDS, loss_curve
-from ..unlearn_core.unlearn import learn_vectors
+from ..unlearn_core.unlearn import find_name, learn_vectors
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
 from .values import CATEGORY, AskedConcept, ConceptWire, SettingsWire, as_image, with_pictures
@@ -86,12 +88,18 @@ class InvertConcept(io.ComfyNode):
         with training_allowed(clip, model):
             shown = with_pictures(concept.concept, images)
             monitor = ComfyMonitor(cls.hidden.unique_id, shown.kind not in HIDDEN_KINDS)
-            learned = learn_vectors(ComfyModel(clip, model, vae), shown, chosen, monitor)
+            lent = ComfyModel(clip, model, vae)
+            said: list[str] = []
+            if isinstance(shown, Nameless):
+                shown, found = find_name(lent, shown, seed, monitor)
+                said += [words_line(found), *(f"note: {note}" for note in found.notes())]
+            learned = learn_vectors(lent, shown, chosen, monitor)
         curve = as_image(to_tensor(loss_curve(learned.losses)))
         verdict = "used" if learned.accepted else "too little, so Forget Concept leaves them out"
-        text = (
+        said.append(
             f"In other styles the vectors draw {learned.explained:.0%} of what "
             f"{shown.name!r} does: {verdict}."
         )
+        text = "\n".join(said)
         monitor.say(text)
         return io.NodeOutput(AskedConcept(shown, learned), curve, ui=ui.PreviewText(text))

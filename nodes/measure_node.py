@@ -89,7 +89,7 @@ class MeasureForgetting(io.ComfyNode):
             if unlearn_lora is not None:
                 forgotten = Forgotten.from_result(unlearn_lora.result)
             else:
-                forgotten = Forgotten.by_nearness(build_encoder(lent), concept.concept, seed)
+                forgotten = Forgotten.by_nearness(build_encoder(lent), concept.named, seed)
             judge = evaluation_judge(forgotten.concept.kind) if is_demo(model) else None
             monitor = ComfyMonitor(cls.hidden.unique_id, shows_pictures=False)
             evaluation = evaluate(lent, forgotten, weights_at, seed, monitor, judge)

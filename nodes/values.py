@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..unlearn_core.concept import Concept
+from ..unlearn_core.concept import Concept, Nameless
 from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.inversion import LearnedVectors
 from ..unlearn_core.pictures import MOST_PICTURES
@@ -23,9 +23,19 @@ SettingsWire = io.Custom("UNLEARN_SETTINGS")
 class AskedConcept:
     """On an UNLEARN_CONCEPT wire."""
 
-    concept: Concept
+    concept: Concept | Nameless
     learned: LearnedVectors | None = None
     """From Invert Concept."""
+
+    @property
+    def named(self) -> Concept:
+        """For nodes that need a name; raises BadConcept."""
+        if isinstance(self.concept, Nameless):
+            raise BadConcept(
+                "The concept has no name. Write it in Concept to Forget; only Forget Concept and "
+                "Invert Concept can find it, in pictures."
+            )
+        return self.concept
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class UnlearnedLora:
     """(3, h, w) float32 in [-1, 1]: the concept's prompt after forgetting."""
 
 
-def with_pictures(concept: Concept, images: Tensor) -> Concept:
+def with_pictures(concept: Concept | Nameless, images: Tensor) -> Concept | Nameless:
     """The concept with an IMAGE batch (B, height, width, 3 or 4) in [0, 1] as its pictures."""
     if len(images) > MOST_PICTURES:
         raise BadConcept(f"IMAGE holds {len(images)} pictures; give {MOST_PICTURES} at most.")

@@ -18,7 +18,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from unlearn_core import commands, evaluation, inversion, settings, strength_curve
+from unlearn_core import (
+    commands,
+    diffusion_classifier,
+    evaluation,
+    inversion,
+    settings,
+    strength_curve,
+)
 from unlearn_core.__main__ import main
 from unlearn_core.command_line import build_parser
 from unlearn_core.demo_model import demo_folder
@@ -139,6 +146,37 @@ def test_names_that_file_systems_dislike_can_be_forgotten(tmp_path: Path, name: 
     assert entries(tmp_path).keys() == {"a.safetensors"}
 
 
+def test_without_a_name_the_models_own_word_is_forgotten_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diffusion_classifier, "ROUNDS", (1, 1, 4))
+    out, report = tmp_path / "a.safetensors", tmp_path / "report"
+    command = [*FORGET, "--images", PICTURES, "--out", str(out), "--report", str(report)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    line = r"^the model's words for these pictures: dog \(\d+\.\d%, clear\), \w+ \("
+    assert re.search(line, said.out, re.MULTILINE)
+    assert re.search(r"^forgotten: dog, puppy", said.out, re.MULTILINE)
+    assert "reading the pictures" in said.err
+    assert load_lora(out).metadata["unlearn_concept"] == "dog"
+    numbers = json.loads((report / "report.json").read_text("utf-8"))
+    assert numbers["concept"] == "dog"
+    found = numbers["found_words"]
+    assert found["words"][0]["word"] == "dog"
+    assert found["words"][0]["gain"] > 0.05
+    assert found["synonyms"] == ["puppy"]
+    assert found["is_clear"] is True
+
+
+@pytest.mark.parametrize("name", [[], ["--concept", ""], ["--concept", " () "]])
+def test_without_a_name_and_without_pictures_there_is_nothing_to_forget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: list[str]
+) -> None:
+    assert main([*FORGET, *name, "--out", str(tmp_path / "a.safetensors")]) == 1
+    assert "give --concept NAME, or --images DIR" in capsys.readouterr().err
+    assert entries(tmp_path) == {}
+
+
 def test_a_report_and_the_learned_vectors_are_written_when_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,8 +285,8 @@ PRESETS_AND_WORDS = ["forget", "--model", "demo", "--preset", "quick", "--steps"
         ([*DOG, *OUT, "--images", "{here}/huge"], "a.png"),
         ([*DOG, *OUT, "--images", "{here}/none"], "There is no picture in"),
         ([*DOG, *OUT, "--images", "{here}/missing"], "There is no folder"),
-        (["--concept", "", *OUT], "The concept has no name"),
-        (["--concept", "( )", *OUT], "The concept has no name"),
+        (["--concept", "", *OUT], "Nothing says what is to be forgotten"),
+        (["--concept", "( )", *OUT], "Nothing says what is to be forgotten"),
         (["--concept", "dog " * 500, *OUT], "500 tokens long"),
         ([*DOG, *OUT, "--stand-in", "DOG"], "is the concept itself"),
         ([*DOG, *OUT, "--stand-in", "zeppelin"], "no word vector for the stand-in 'zeppelin'"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from unlearn_core.concept import KINDS, MOST_TOKENS, SMALLEST_PICTURE, Concept
+from unlearn_core.concept import KINDS, MOST_TOKENS, SMALLEST_PICTURE, Concept, Nameless, as_typed
 from unlearn_core.errors import BadConcept
 
 PICTURE = torch.zeros(3, 40, 50)
@@ -96,3 +96,33 @@ def test_a_copy_with_other_values_is_checked_too() -> None:
     assert concept.replace(name="fox") == Concept("fox", ("pup",), keep=("cat",))
     with pytest.raises(BadConcept):
         concept.replace(name="cat")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "()"])
+def test_a_name_that_is_left_empty_is_one_to_be_found(name: str) -> None:
+    asked = as_typed(name, "style", "(pup:1.2), ", " ink ", "cat,cat")
+    assert asked == Nameless(("pup",), "style", "ink", ("cat",))
+    assert as_typed("(dog:1.2)", "object", "pup") == Concept("dog", ("pup",))
+
+
+def test_a_found_name_comes_before_the_users_synonyms() -> None:
+    nameless = Nameless(("pup",), keep=("cat",), images=(PICTURE,))
+    concept = nameless.named("dog", ("puppy", "pup"))
+    assert concept.names == ("dog", "pup", "puppy")
+    assert concept.keep == ("cat",)
+    assert len(concept.images) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "animal"}, "Unknown kind"),
+        ({"synonyms": ("pup",), "keep": ("Pup",)}, "forgotten and kept"),
+        ({"synonyms": ("pup",), "stand_in": "PUP"}, "is the concept itself"),
+        ({"keep": ("x " * 30,)}, "30 tokens long"),
+        ({"images": (torch.zeros(3, 8, 8),)}, "at least 32"),
+    ],
+)
+def test_a_nameless_concept_is_checked_as_well(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadConcept, match=message):
+        Nameless(**given)

@@ -19,13 +19,15 @@ from tiny_model import (
 from torch import nn
 
 from unlearn_core import unlearn_run as engine
-from unlearn_core.concept import Concept
+from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
+from unlearn_core.headline import run_lines
 from unlearn_core.inversion import PREVIEW_STEPS
 from unlearn_core.lent_model import Prediction
 from unlearn_core.lora_file import complete, lora_bytes, round_to_half
 from unlearn_core.lora_keys import ATTENTION, ModuleKey
 from unlearn_core.losses import drift
+from unlearn_core.naming import FoundWord, FoundWords
 from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.prompts import Prompts, whole_prompts
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
@@ -335,6 +337,48 @@ def test_every_kind_runs_and_says_whether_it_was_measured(
     note = f"Results for the kind '{concept.kind}' are not measured."
     assert (note in result.notes) is not measured
     assert lora_bytes(result.lora)
+
+
+# Without a name
+
+
+def test_a_concept_without_a_name_is_forgotten_under_the_word_that_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = FoundWords((FoundWord("fox", 0.2), FoundWord("owl", 0.19)), ("vixen",), False, 99)
+
+    def name_concept(*arguments: Any) -> tuple[Concept, FoundWords]:
+        return arguments[2].named(found.name), found
+
+    monkeypatch.setattr(engine, "name_concept", name_concept)
+    nameless = Nameless(images=pictures(), keep=("cat",))
+    result = unlearn(TinyModel(), nameless, small(steps=1))
+    named = unlearn(TinyModel(), nameless.named("fox"), small(steps=1))
+    assert same_lora(result, named)
+    assert result.found == found
+    assert named.found is None
+    assert "hardly better than 'owl'" in result.notes[0]
+    assert "finding the word" in result.seconds
+    assert "finding the word" not in named.seconds
+    assert run_lines(result)[0] == (
+        "the model's words for these pictures: fox (20.0%, not clear), owl (19.0%)"
+    )
+    assert not any(line.startswith("the model's words") for line in run_lines(named))
+
+
+def test_without_a_name_and_without_pictures_nothing_can_be_forgotten() -> None:
+    with pytest.raises(BadConcept, match="no name and no pictures"):
+        unlearn(TinyModel(), Nameless(), small())
+
+
+@pytest.mark.parametrize(("doubt", "said"), [("It is no dog.", True), (None, False)])
+def test_a_doubt_about_the_name_is_said(
+    doubt: str | None, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "doubt_name", lambda *_: doubt)
+    assert ("It is no dog." in notes(WITH_PICTURES)) is said
+    assert "It is no dog." not in notes(WITH_PICTURES, use_pictures=False)
+    assert "It is no dog." not in notes(DOG)
 
 
 # Stopping and failing

@@ -11,6 +11,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,11 @@ import torch
 import webui_demo_model
 from torch import Tensor
 
-from unlearn_core.demo_model import load_demo_pipeline
+from unlearn_core.demo_model import demo_folder, load_demo_pipeline
 from unlearn_core.diffusers_model import DiffusersModel
 from unlearn_core.errors import Cancelled, WrongModel
 from unlearn_core.lora_file import load_lora
+from unlearn_core.pictures import read_pictures
 
 THIN = "tests/hosts/webui_thin"
 FRESH = ("modules", "networks", "backend", "unlearn_webui")
@@ -184,6 +186,24 @@ def test_the_hosts_model_is_as_it_was_however_a_run_ends(
     assert after == digest
     if isinstance(model, webui_demo_model.LdmDemo):
         assert wanting_after == wanting
+
+
+def test_the_private_mode_tells_a_found_word_to_the_user_alone(
+    thin: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unlearn_core.diffusion_classifier.ROUNDS", (1, 1, 4))
+    pictures = read_pictures(demo_folder() / "pictures" / "dog")[:2]
+    asked = thin.request.ForgetRequest(
+        "", pictures, preset="quick", steps=2, private=True, measure=False
+    )
+    job = thin.job.Job("task(test)")
+    outcome = thin.run.run(asked, job)
+    assert outcome.lines[0].startswith("the model's words for these pictures: dog (")
+    assert outcome.name.startswith("unlearned")
+    file = Path(thin.networks.available_networks[outcome.name])
+    assert load_lora(file).metadata["unlearn_private"] == "True"
+    assert "dog" not in str(load_lora(file).metadata)
+    assert "dog" not in file.with_suffix(".json").read_text("utf-8")
 
 
 def fail_inside(thin: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unlearn_core.concept import Nameless
 from unlearn_core.errors import BadConcept, BadFile, BadSettings, UnlearnError
 from unlearn_core.pictures import MOST_PICTURES
 from unlearn_core.settings import PRESETS
@@ -30,6 +31,14 @@ def test_the_first_name_is_the_concept_and_the_others_are_synonyms() -> None:
     concept = ForgetRequest("Van Gogh, vincent,(starry night:1.2) ", kind="style").concept
     assert concept.names == ("Van Gogh", "vincent", "starry night")
     assert concept.kind == "style"
+
+
+@pytest.mark.parametrize("content", [{}, {"names": ""}, {"names": " "}])
+def test_pictures_can_come_without_a_name(content: dict[str, str]) -> None:
+    request = ForgetRequest.from_json({**content, "pictures": [coded(png())], "keep": "cat"})
+    assert isinstance(request.concept, Nameless)
+    assert request.concept.keep == ("cat",)
+    assert len(request.concept.images) == 1
 
 
 def test_what_is_not_set_is_the_presets() -> None:
@@ -55,9 +64,10 @@ def test_a_preset_in_the_json_goes_before_the_settings_page() -> None:
     ("content", "error", "words"),
     [
         ([], BadSettings, "JSON object"),
-        ({}, BadConcept, "names is missing"),
-        ({"names": ""}, BadConcept, "no name"),
-        ({"names": ["dog"]}, BadConcept, "must be a text"),
+        ({}, BadConcept, "no name and no picture"),
+        ({"names": " , puppy"}, BadConcept, "no name and no picture"),
+        ({"kind": "style"}, BadConcept, "4 or 5 pictures"),
+        ({"names": ["dog"]}, BadSettings, "names is"),
         ({"names": "dog", "path": "/etc"}, BadSettings, "Unknown: path"),
         ({"names": "dog", "out": "x", "model": "y"}, BadSettings, "Unknown: model, out"),
         ({"names": "dog", "kind": "animal"}, BadConcept, "Unknown kind"),

@@ -70,7 +70,7 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
         return
     if chosen.ray is not None:
         raise BadSettings("--ray shares the concepts of a list: give --list.")
-    concept = commands.make_concept(
+    concept = commands.make_asked(
         chosen.concept,
         chosen.kind or "object",
         chosen.images,

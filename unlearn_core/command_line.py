@@ -60,8 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
         f"{_LIST_HELP}\n\npresets:{presets}",
     )
     _add_model(one)
-    what = one.add_mutually_exclusive_group(required=True)
-    what.add_argument("--concept", metavar="NAME", help="what prompts call it: dog")
+    what = one.add_mutually_exclusive_group()
+    what.add_argument(
+        "--concept", metavar="NAME",
+        help="what prompts call it: dog (default: the model's own word for the pictures)",
+    )  # fmt: skip
     what.add_argument(
         "--list",
         type=Path,

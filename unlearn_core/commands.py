@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from . import generate as drawing
-from .concept import Concept, Kind
+from .concept import Concept, Kind, Nameless, as_typed
 from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
-from .errors import BadFile, BadSettings, Cancelled, WrongModel
+from .errors import BadConcept, BadFile, BadSettings, Cancelled, WrongModel
 from .evaluation import Evaluation, Judge, evaluate, with_lora
 from .forgotten import Forgotten, all_from_metadata, merged_metadata
 from .generate import ChosenLora
@@ -76,9 +76,27 @@ def make_concept(
     return concept.replace(images=read_pictures(images)) if images else concept
 
 
+def make_asked(
+    name: str | None,
+    kind: Kind,
+    images: Path | None = None,
+    synonyms: str = "",
+    stand_in: str | None = None,
+    keep: str = "",
+) -> Concept | Nameless:
+    """As `make_concept`; without a name pictures are needed, in which the model's word is found."""
+    asked = as_typed(name or "", kind, synonyms, stand_in, keep)
+    if isinstance(asked, Nameless) and images is None:
+        raise BadConcept(
+            "Nothing says what is to be forgotten: give --concept NAME, or --images DIR with 4 or "
+            "5 pictures of it, for which the model's own word is found."
+        )
+    return asked.replace(images=read_pictures(images)) if images else asked
+
+
 def forget(
     session: Session,
-    concept: Concept,
+    concept: Concept | Nameless,
     settings: UnlearnSettings,
     out: Path,
     report: Path | None = None,

@@ -39,28 +39,10 @@ class Concept:
     def __post_init__(self) -> None:
         """Normalise the words and check them, and the pictures."""
         object.__setattr__(self, "name", _clean(self.name))
-        object.__setattr__(self, "synonyms", _clean_all(self.synonyms))
-        object.__setattr__(self, "keep", _clean_all(self.keep))
-        if self.stand_in is not None:
-            object.__setattr__(self, "stand_in", _clean(self.stand_in) or None)
-        if self.kind not in KINDS:
-            raise BadConcept(f"Unknown kind {self.kind!r}; choose one of: {', '.join(KINDS)}.")
         if not self.name:
             raise BadConcept("The concept has no name; write what prompts call it, such as dog.")
-        words = (*self.names, *self.keep, *((self.stand_in,) if self.stand_in else ()))
-        for word in words:
-            _check_length(word)
-        names = [name.casefold() for name in self.names]
-        if self.stand_in and self.stand_in.casefold() in names:
-            raise BadConcept(
-                f"The stand-in {self.stand_in!r} is the concept itself; choose another word, or "
-                "leave it empty to have one chosen."
-            )
-        for word in self.keep:
-            if word.casefold() in names:
-                raise BadConcept(f"{word!r} can't be forgotten and kept at the same time.")
-        for number, image in enumerate(self.images, start=1):
-            _check_image(number, image)
+        _normalise(self)
+        _check(self, self.names)
 
     @classmethod
     def from_text(
@@ -72,13 +54,7 @@ class Concept:
         keep: str = "",
     ) -> Concept:
         """From words as they are typed: lists with commas, a prompt's emphasis left out."""
-        return cls(
-            strip_weights(name),
-            tuple(strip_weights(synonyms).split(",")),
-            kind,
-            strip_weights(stand_in) if stand_in else None,
-            tuple(strip_weights(keep).split(",")),
-        )
+        return Nameless.from_text(kind, synonyms, stand_in, keep).named(strip_weights(name))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +64,88 @@ class Concept:
     def replace(self, **changes: object) -> Concept:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Nameless:
+    """A concept whose name is to be found in its pictures; all else is as in Concept.
+
+    Raises BadConcept when it can't be used.
+    """
+
+    synonyms: tuple[str, ...] = ()
+    kind: Kind = "object"
+    stand_in: str | None = None
+    keep: tuple[str, ...] = ()
+    images: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Normalise the words and check them, and the pictures."""
+        _normalise(self)
+        _check(self, self.synonyms)
+
+    @classmethod
+    def from_text(
+        cls,
+        kind: Kind = "object",
+        synonyms: str = "",
+        stand_in: str | None = None,
+        keep: str = "",
+    ) -> Nameless:
+        """From words as they are typed, see Concept.from_text."""
+        return cls(
+            tuple(strip_weights(synonyms).split(",")),
+            kind,
+            strip_weights(stand_in) if stand_in else None,
+            tuple(strip_weights(keep).split(",")),
+        )
+
+    def named(self, name: str, synonyms: tuple[str, ...] = ()) -> Concept:
+        """The concept under its name; further synonyms come after the user's own."""
+        words = (*self.synonyms, *synonyms)
+        return Concept(name, words, self.kind, self.stand_in, self.keep, self.images)
+
+    def replace(self, **changes: object) -> Nameless:
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def as_typed(
+    name: str,
+    kind: Kind = "object",
+    synonyms: str = "",
+    stand_in: str | None = None,
+    keep: str = "",
+) -> Concept | Nameless:
+    """As Concept.from_text; where the name is left empty, it is to be found."""
+    nameless = Nameless.from_text(kind, synonyms, stand_in, keep)
+    plain = _clean(strip_weights(name))
+    return nameless.named(plain) if plain else nameless
+
+
+def _normalise(asked: Concept | Nameless) -> None:
+    object.__setattr__(asked, "synonyms", _clean_all(asked.synonyms))
+    object.__setattr__(asked, "keep", _clean_all(asked.keep))
+    if asked.stand_in is not None:
+        object.__setattr__(asked, "stand_in", _clean(asked.stand_in) or None)
+
+
+def _check(asked: Concept | Nameless, names: tuple[str, ...]) -> None:
+    if asked.kind not in KINDS:
+        raise BadConcept(f"Unknown kind {asked.kind!r}; choose one of: {', '.join(KINDS)}.")
+    for word in (*names, *asked.keep, *((asked.stand_in,) if asked.stand_in else ())):
+        _check_length(word)
+    folded = [name.casefold() for name in names]
+    if asked.stand_in and asked.stand_in.casefold() in folded:
+        raise BadConcept(
+            f"The stand-in {asked.stand_in!r} is the concept itself; choose another word, or "
+            "leave it empty to have one chosen."
+        )
+    for word in asked.keep:
+        if word.casefold() in folded:
+            raise BadConcept(f"{word!r} can't be forgotten and kept at the same time.")
+    for number, image in enumerate(asked.images, start=1):
+        _check_image(number, image)
 
 
 def _clean(word: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .evaluation import Evaluation, Group
+from .naming import FoundWords
 from .unlearn import UnlearnResult
 
 
@@ -12,11 +13,17 @@ def run_lines(result: UnlearnResult) -> list[str]:
     """What a run has done: forgotten, drawn instead, kept, and what the user should know."""
     stand_in = result.stand_in
     return [
+        *([words_line(result.found)] if result.found else ()),
         f"forgotten: {', '.join(result.names)}",
         f"drawn in its place: {stand_in.word} (chosen by {stand_in.chosen_by})",
         f"kept first: {', '.join(result.kept) or 'nothing in particular'}",
         *(f"note: {note}" for note in result.notes),
     ]
+
+
+def words_line(found: FoundWords) -> str:
+    """The model's words for the pictures, best first."""
+    return f"the model's words for these pictures: {found.in_words()}"
 
 
 def main_numbers(evaluation: Evaluation) -> list[str]:

@@ -86,6 +86,7 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
                 "losses": list(result.learned.losses),
             },
             "losses": list(result.losses),
+            "found_words": None if result.found is None else result.found.as_dict(),
             "notes": list(result.notes),
             "seconds": result.seconds,
             "settings": result.settings.as_dict(),

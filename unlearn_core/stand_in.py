@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .concept import Concept
+from .concept import Concept, Nameless
 from .errors import BadConcept
 from .inversion import denoising_losses
 from .lent_model import LentModel, RunMonitor, stop_if_asked
@@ -192,7 +192,7 @@ def _conditionings(encoder: TextEncoder, concept: Concept, word: str) -> list[Te
     return list(encoder.encode(ids).split(1))
 
 
-def plain_template(concept: Concept) -> str:
+def plain_template(concept: Concept | Nameless) -> str:
     """The simplest prompt for the concept's kind."""
     return "a picture in {it} style" if concept.kind == "style" else "a photo of {it}"
 

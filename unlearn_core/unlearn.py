@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from .concept import Concept
+from .concept import Concept, Nameless
 from .errors import BadConcept
 from .inversion import LearnedVectors, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable
 from .lora_file import LoraWeights
+from .naming import FoundWords, name_concept
 from .prompts import Name, fill, make_prompts
 from .settings import UnlearnSettings, bounds_of
 from .stand_in import look_around, plain_template
@@ -33,6 +35,8 @@ class UnlearnResult(Part):
     """Sentences that the user should read."""
     seconds: dict[str, float]
     """Stage to seconds."""
+    found: FoundWords | None = None
+    """The model's words for the pictures; None where the user gave a name."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +56,38 @@ class JointResult:
 
 def unlearn(
     model: LentModel,
-    concept: Concept,
+    concept: Concept | Nameless,
     settings: UnlearnSettings | None = None,
     monitor: RunMonitor | None = None,
     learned: LearnedVectors | None = None,
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
-    `learned` are vectors that `learn_vectors` gave before; without them they are learned from the
-    concept's pictures, if the settings use these. The lent model is only read. Raises BadSettings,
+    A nameless concept is forgotten under the model's own word for its pictures. `learned` are
+    vectors that `learn_vectors` gave before; without them they are learned from the concept's
+    pictures, if the settings use these. The lent model is only read. Raises BadSettings,
     BadConcept, WrongModel, TrainingFailed or Cancelled.
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
-    run = UnlearnRun(model, (concept,), settings, monitor, learned)
+    found, started = None, time.monotonic()
+    if isinstance(concept, Nameless):
+        concept, found = find_name(model, concept, settings.seed, monitor)
+    run = UnlearnRun(model, (concept,), settings, monitor, learned, found)
+    if found is not None:
+        run.seconds["finding the word"] = time.monotonic() - started
     lora, losses = run.go()
     part = run.parts[0]
     return UnlearnResult(
         part.concept, part.stand_in, part.kept, part.names, part.learned,
-        lora, settings, losses, run.notes, run.seconds,
+        lora, settings, losses, run.notes, run.seconds, found,
     )  # fmt: skip
+
+
+def find_name(
+    model: LentModel, nameless: Nameless, seed: int, monitor: RunMonitor
+) -> tuple[Concept, FoundWords]:
+    """The concept under the model's own word for its pictures; raises as `find_words`."""
+    return name_concept(model, build_encoder(model), nameless, seed, monitor)
 
 
 def unlearn_together(

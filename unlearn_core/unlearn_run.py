@@ -22,6 +22,7 @@ from .lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons, role_sc
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
+from .naming import FoundWords, doubt_name
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import whole_prompts
@@ -63,8 +64,9 @@ class UnlearnRun:
         settings: UnlearnSettings,
         monitor: RunMonitor,
         learned: LearnedVectors | None = None,
+        found: FoundWords | None = None,
     ) -> None:
-        """`learned` are vectors of a single concept, learned before."""
+        """`learned` and `found` are of a single concept: vectors learned before, and its name."""
         if not settings.forgets:
             raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
         if settings.needs_unet and not all(concept.images for concept in concepts):
@@ -76,7 +78,8 @@ class UnlearnRun:
         self.concepts, self.settings, self.monitor = tuple(concepts), settings, monitor
         self.parts: list[Part] = []
         self._plans: list[LessonPlan] = []
-        self._learned = learned
+        self._doubts: list[str | None] = []
+        self._learned, self._found = learned, found
         self.seconds: dict[str, float] = {}
         with self.stage("copying the text encoder"):
             self.encoder = build_encoder(model)
@@ -108,6 +111,7 @@ class UnlearnRun:
                 encoder, concept, around, self.model, settings.stand_in_pictures, settings.seed,
                 self.monitor,
             )  # fmt: skip
+        self._doubts.append(None)
         with self.stage("learning the concept"):
             learned = self._invert(concept, around)
         plan = plan_lessons(encoder, concept, settings, around, stand_in, learned, self.generator)
@@ -123,6 +127,8 @@ class UnlearnRun:
             return self._learned
         if settings.inversion_steps == 0 or not concept.images:
             return None
+        if self._found is None:
+            self._doubts[-1] = doubt_name(self.model, self.encoder, concept, settings.seed)
         styles = around.known_styles[: settings.caption_styles]
         return invert(self.model, self.encoder, concept, settings, styles, self.monitor)
 
@@ -203,7 +209,9 @@ class UnlearnRun:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that the user should read, about every concept."""
-        notes = [note for part in self.parts for note in self._notes(part)]
+        notes = list(self._found.notes()) if self._found else []
+        for part, doubt in zip(self.parts, self._doubts, strict=True):
+            notes += [*filter(None, [doubt]), *self._notes(part)]
         if self.settings.closed_form and not any(key.module == "fc2" for key in self.modules):
             notes.append("The closed form changes fc2, which these settings leave alone.")
         return tuple(notes)

@@ -20,7 +20,6 @@ def forget_body() -> dict[str, Any]:
     schema = {
         "type": "object",
         "title": "ForgetRequest",
-        "required": ["names"],
         "additionalProperties": False,
         "properties": fields,
     }
@@ -41,6 +40,4 @@ def _described(item: dataclasses.Field[Any]) -> dict[str, Any]:
         return {**said, "type": _TYPES[kind]}
     if "choices" in item.metadata:
         said["enum"] = list(item.metadata["choices"])
-    if item.default is dataclasses.MISSING:
-        return {**said, "type": "string"}
     return {**said, "type": _TYPES[type(item.default)], "default": item.default}

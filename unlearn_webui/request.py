@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unlearn_core.concept import KINDS, Concept, Kind
+from unlearn_core.concept import KINDS, Concept, Kind, Nameless, as_typed
 from unlearn_core.errors import BadConcept, BadSettings
 from unlearn_core.settings import DEFAULT_PRESET, PRESETS, UnlearnSettings, help_of, preset
 
@@ -45,8 +45,10 @@ def _said(default: Any, text: str, **more: Any) -> Any:
 class ForgetRequest:
     """A run that was asked for. Raises BadConcept or BadSettings when it can't be done."""
 
-    names: str = dataclasses.field(
-        metadata={"help": "What prompts call it; further names after commas: dog, puppy."}
+    names: str = _said(
+        "",
+        "What prompts call it; further names after commas: dog, puppy. Empty: the model's own word "
+        "for the pictures.",
     )
     pictures: tuple[Tensor, ...] = _said((), "Pictures of it; 4 or 5 are enough.")
     """Each (3, h, w) float32 in [-1, 1]."""
@@ -84,10 +86,13 @@ class ForgetRequest:
             for kind in (str, bool):
                 if isinstance(item.default, kind) and not isinstance(value, kind):
                     raise BadSettings(f"{item.name} is {value!r}; it must be of {kind.__name__}.")
-        if not isinstance(self.names, str):
-            raise BadConcept(f"names is {self.names!r}; it must be a text such as 'dog, puppy'.")
-        settings = self.settings
-        learns = self.concept.images and settings.use_pictures and settings.inversion_steps
+        concept, settings = self.concept, self.settings
+        if isinstance(concept, Nameless) and not concept.images:
+            raise BadConcept(
+                "There is no name and no picture: write what prompts call it, such as dog, or give "
+                "4 or 5 pictures, for which the model's own word is found."
+            )
+        learns = concept.images and settings.use_pictures and settings.inversion_steps
         if self.save_embedding and not learns:
             raise BadSettings(
                 "The embedding holds what is learned from pictures: give some, and choose a preset "
@@ -95,10 +100,10 @@ class ForgetRequest:
             )
 
     @property
-    def concept(self) -> Concept:
+    def concept(self) -> Concept | Nameless:
         """What is to be forgotten, as the engine takes it."""
         name, _, synonyms = self.names.partition(",")
-        words = Concept.from_text(name, self.kind, synonyms, self.stand_in or None, self.keep)
+        words = as_typed(name, self.kind, synonyms, self.stand_in or None, self.keep)
         return words.replace(images=self.pictures)
 
     @property
@@ -121,8 +126,6 @@ class ForgetRequest:
         unknown = sorted(str(name) for name in content if name not in known)
         if unknown:
             raise BadSettings(f"Unknown: {', '.join(unknown)}. Known: {', '.join(known)}.")
-        if "names" not in content:
-            raise BadConcept("names is missing: write what is to be forgotten, such as 'dog'.")
         values: dict[str, Any] = {"preset": first_preset, **content}
         values["pictures"] = pictures_from_base64(values.get("pictures", []))
         return cls(**values)

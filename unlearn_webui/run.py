@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
+from unlearn_core.concept import Nameless
+from unlearn_core.diffusion_classifier import STAGE as READING
 from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.evaluation import Evaluation, evaluate, with_lora
 from unlearn_core.forgotten import Forgotten
@@ -72,7 +74,9 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
     with borrowed() as lent:
         result = unlearn(lent, concept, settings, monitor)
         stop_if_asked(monitor)
-        files = LoraFiles.unused(folder, concept.name, request.private, host_files.lora_names())
+        files = LoraFiles.unused(
+            folder, result.concept.name, request.private, host_files.lora_names()
+        )
         files.save_lora(result.lora, request.private)
         logger.info("SD Unlearn has written %s", files.lora)
         outcome = Outcome(files.stem, [*_lines(lent, result)])
@@ -154,6 +158,8 @@ def _lines(lent: WebuiModel, result: UnlearnResult) -> Iterator[str]:
 def _stages(request: ForgetRequest) -> Iterator[str]:
     """The stages that the engine will report, in order."""
     settings = request.settings
+    if isinstance(request.concept, Nameless):
+        yield READING
     if request.pictures and settings.use_pictures and settings.inversion_steps:
         yield "learning the concept"
     yield "forgetting"

@@ -1,0 +1,123 @@
+"""Which of many prompts denoises some pictures best: a diffusion classifier.
+
+Li et al. 2023, arXiv 2303.16203, equation 5 and algorithm 1: the class with the lowest denoising
+loss, every class on the same timesteps and noise, in rounds that drop the worst and draw more for
+the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import TrainingFailed
+from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
+from .noise import add_noise, draw_timesteps, training_target
+
+STAGE = "reading the pictures"
+ROUNDS = (2, 6, 16)
+"""Noised copies of each picture that every round adds."""
+KEPT_SHARE = 4
+"""One in so many prompts goes on to the next round."""
+LEAST_KEPT = 6
+EARLIEST, LATEST = 150, 850
+"""Timesteps between which pictures are noised: beyond, prompts hardly differ."""
+BATCH_PIXELS = 8 * 64 * 64
+"""Latent pixels in one call of the UNet: 8 pictures of 512 pixels, as a step of the inversion."""
+
+
+@dataclass(frozen=True)
+class NoisedPictures:
+    """P noised copies of pictures, on which all prompts are compared."""
+
+    noisy: Tensor
+    """(P, 4, h, w) float32."""
+    timesteps: Tensor
+    """(P,) int64."""
+    targets: Tensor
+    """(P, 4, h, w) float32: what the UNet should predict."""
+
+    @classmethod
+    def draw(
+        cls, model: LentModel, latents: Tensor, copies: int, generator: torch.Generator
+    ) -> NoisedPictures:
+        """`copies` of each of the latents (N, 4, h, w), their timesteps spread evenly."""
+        clean = latents.repeat_interleave(copies, dim=0)
+        spread = [draw_timesteps(copies, generator) for _ in range(len(latents))]
+        t = (EARLIEST + torch.cat(spread) * (LATEST - EARLIEST) // 1000).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        return cls(
+            add_noise(clean, noise, t, model.alphas_cumprod),
+            t,
+            training_target(clean, noise, t, model.alphas_cumprod, model.prediction),
+        )
+
+    @torch.no_grad()
+    def losses(self, model: LentModel, texts: Tensor) -> Tensor:
+        """Mean squared error of the prediction for each prompt and copy, (W, P) on the CPU.
+
+        texts (W, 77, width) float32. W * P samples go through the UNet, in batches.
+        """
+        copies = len(self.timesteps)
+        area = self.noisy.shape[2] * self.noisy.shape[3]
+        found = []
+        every = torch.arange(len(texts) * copies, device=self.noisy.device)
+        for part in every.split(max(1, BATCH_PIXELS // area)):
+            word, copy = part // copies, part % copies
+            output = model.predict(self.noisy[copy], self.timesteps[copy], texts[word])
+            found.append((output - self.targets[copy]).pow(2).mean((1, 2, 3)).float().cpu())
+        return torch.cat(found).view(len(texts), copies)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The prompts that were left at the end, each on the same noised pictures."""
+
+    order: tuple[int, ...]
+    """Their places among the prompts, best first."""
+    losses: Tensor
+    """(len(order), P) float32 on the CPU."""
+    empty: Tensor
+    """(P,) float32: the losses of the empty prompt."""
+    noised: tuple[NoisedPictures, ...]
+    """What they were compared on, so that further prompts can be."""
+    samples: int
+    """How many noised pictures went through the UNet."""
+
+
+def compare(
+    model: LentModel,
+    latents: Tensor,
+    texts: Tensor,
+    empty: Tensor,
+    generator: torch.Generator,
+    monitor: RunMonitor,
+) -> Comparison:
+    """Rank prompts by how well they denoise pictures; after each round a quarter goes on.
+
+    latents (N, 4, h, w), texts (W, 77, width), empty (1, 77, width). For W prompts and N pictures
+    2 (W + 1) N + 6 (W/4 + 1) N + 16 (W/16 + 1) N samples, at least `LEAST_KEPT` prompts in a
+    round. Raises Cancelled, and TrainingFailed when a loss is not a number.
+    """
+    left = list(range(len(texts)))
+    losses, of_empty = torch.zeros(len(left), 0), torch.zeros(0)
+    noised: list[NoisedPictures] = []
+    samples = 0
+    for number, copies in enumerate(ROUNDS):
+        stop_if_asked(monitor)
+        drawn = NoisedPictures.draw(model, latents, copies, generator)
+        found = drawn.losses(model, torch.cat([empty, texts[left]]))
+        if not bool(found.isfinite().all()):
+            raise TrainingFailed("What the model predicts for the pictures is not a number.")
+        samples += found.numel()
+        noised.append(drawn)
+        of_empty = torch.cat([of_empty, found[0]])
+        losses = torch.cat([losses, found[1:]], dim=1)
+        best = losses.mean(1).argsort(stable=True)
+        if number + 1 < len(ROUNDS):
+            best = best[: max(LEAST_KEPT, len(left) // KEPT_SHARE)]
+        left, losses = [left[i] for i in best.tolist()], losses[best]
+        monitor.report(Progress(STAGE, number + 1, len(ROUNDS)))
+    return Comparison(tuple(left), losses, of_empty, tuple(noised), samples)
