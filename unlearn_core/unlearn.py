@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from .lessons import forget_lessons, keep_lessons, role_scales, whole_lesson
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
+from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import Name, fill, make_prompts, whole_prompts
@@ -51,6 +53,7 @@ class UnlearnResult:
     """Sentences that the user should read."""
     seconds: dict[str, float]
     """Stage to seconds."""
+    memory: MemoryReport
 
 
 def unlearn(
@@ -64,7 +67,7 @@ def unlearn(
 
     `learned` are vectors that `learn_vectors` gave before; without them they are learned from the
     concept's pictures, if the settings use these. The lent model is only read. Raises BadSettings,
-    BadConcept, WrongModel, TrainingFailed or Cancelled.
+    BadConcept, WrongModel, NotEnoughMemory, TrainingFailed or Cancelled.
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     return UnlearnRun(model, concept, settings, monitor, learned).go()
@@ -74,9 +77,16 @@ def learn_vectors(
     model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
 ) -> LearnedVectors:
     """The first step alone: word vectors from the concept's pictures, see `invert`."""
+    meter = MemoryMeter(model)
     encoder = build_encoder(model)
+    plan = plan_memory(
+        model, text_sizes(encoder), settings, len(concept.images), meter.free,
+        monitor.shows_pictures, forgets=False,
+    )  # fmt: skip
+    lent = Stoppable(model, monitor, plan.drawn)
     styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
-    return invert(Stoppable(model, monitor), encoder, concept, settings, styles, monitor)
+    with plan.followed(model):
+        return invert(lent, encoder, concept, settings, styles, monitor, unet_rows=plan.rows)
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
@@ -109,17 +119,32 @@ class UnlearnRun:
                 "These settings raise or compare the denoising loss of pictures, so they need "
                 "pictures of the concept; give 4 or 5, or choose the preset balanced."
             )
-        self.model = Stoppable(model, monitor)
+        self.meter = MemoryMeter(model)
         self.concept, self.settings, self.monitor = concept, settings, monitor
         self.learned = learned
         self.seconds: dict[str, float] = {}
         with self.stage("copying the text encoder"):
             self.encoder = build_encoder(model)
         self.modules = chosen_modules(settings, self.encoder.last_used_layer)
+        pictures = 0 if learned and not settings.needs_unet else len(concept.images)
+        self.memory = plan_memory(
+            model, text_sizes(self.encoder), settings, pictures, self.meter.free,
+            monitor.shows_pictures,
+        )  # fmt: skip
+        self.lent, self.model = model, Stoppable(model, monitor, self.memory.drawn)
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def go(self) -> UnlearnResult:
         """Run all stages; raises as `unlearn` does."""
+        with self.memory.followed(self.lent):
+            return self._go()
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """The pictures' latents."""
+        return encode_pictures(self.model, self.concept.images)
+
+    def _go(self) -> UnlearnResult:
         with self.stage("choosing words"):
             stop_if_asked(self.monitor)
             around = look_around(self.encoder, self.concept)
@@ -149,6 +174,7 @@ class UnlearnRun:
             tuple(losses),
             tuple(self._notes(learned, stand_in)),
             self.seconds,
+            self.meter.report(self.memory),
         )
 
     @contextmanager
@@ -179,7 +205,10 @@ class UnlearnRun:
         if settings.inversion_steps == 0 or not self.concept.images:
             return None
         styles = around.known_styles[: settings.caption_styles]
-        return invert(self.model, self.encoder, self.concept, settings, styles, self.monitor)
+        return invert(
+            self.model, self.encoder, self.concept, settings, styles, self.monitor,
+            self.latents, self.memory.rows,
+        )  # fmt: skip
 
     def _forget(
         self, plan: LessonPlan, learned: LearnedVectors | None
@@ -221,10 +250,10 @@ class UnlearnRun:
                 encoder, lora, self.concept, plan.stand_in, settings, generator, scales
             ).find
         if settings.needs_unet:
-            latents = encode_pictures(self.model, self.concept.images)
             training.extra_loss = PictureLoss(
-                self.model, encoder, lora, latents, plan, vectors, settings, generator
-            )
+                self.model, encoder, lora, self.latents, plan, vectors, settings, generator,
+                self.memory.rows,
+            )  # fmt: skip
         return training
 
     def _notes(self, learned: LearnedVectors | None, stand_in: StandIn) -> Iterator[str]:
