@@ -1,29 +1,34 @@
-"""The estimate of memory beside what autograd keeps, and the README's table of it.
+"""The estimate of memory beside counted bytes, and the README's table of it.
 
     python -m bench.memory
 
 A UNet of SD2's size is made on torch's meta device, where tensors have shapes and no contents, and
-one prediction with a gradient at the text goes through it. The storages that autograd keeps are
-counted, weights left out. Attention is the fused kernel that torch has for CPUs; the meta device
-itself would take another one, which keeps a table of attention weights.
+predictions go through it, with a gradient at the text and without. Counted are the storages that
+autograd keeps (torch.autograd.graph.saved_tensors_hooks) and the most that are alive at any time,
+operation by operation; weights are left out. Attention is the fused kernel that torch has for CPUs;
+the meta device itself would take another one, which keeps a table of attention weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from unlearn_core import recompute
 from unlearn_core.memory_estimate import TextSizes, UnetUse, estimate
 from unlearn_core.memory_plan import gigabytes
 from unlearn_core.model_files import read_json
 from unlearn_core.pipeline_folder import empty_parts
+from unlearn_core.recompute import recomputed
 from unlearn_core.settings import PRESETS, UnlearnSettings
 from unlearn_core.single_file import CONFIGS_FOLDER
 from unlearn_core.unet_sizes import UnetSizes
@@ -33,25 +38,47 @@ PICTURES = 5
 SIZES = {"512 px, epsilon": 512, "768 px, v": 768}
 
 
-class Kept:
-    """The storages that autograd keeps, but for some."""
+class LiveBytes(TorchDispatchMode):
+    """The bytes of all tensors that are alive, and the most there were; weights are left out."""
 
     def __init__(self, left_out: nn.Module) -> None:
-        """The weights of `left_out` are not counted."""
+        """Nothing is alive yet."""
+        super().__init__()
         self._own = {weight.untyped_storage()._cdata for weight in left_out.parameters()}
-        self._held: dict[int, Tensor] = {}
+        self._tensors: Counter[int] = Counter()
+        self._sizes: dict[int, int] = {}
+        self.now = self.most = 0
 
-    def add(self, tensor: Tensor) -> Tensor:
-        """Count the tensor's storage once."""
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """See TorchDispatchMode."""
+        output = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                self._add(tensor)
+        self.most = max(self.most, self.now)
+        return output
+
+    def _add(self, tensor: Tensor) -> None:
         place = tensor.untyped_storage()._cdata
-        if place not in self._own:
-            self._held[place] = tensor
-        return tensor
+        if place in self._own:
+            return
+        if self._tensors[place] == 0:
+            self._sizes[place] = tensor.untyped_storage().nbytes()
+            self.now += self._sizes[place]
+        self._tensors[place] += 1
+        weakref.finalize(tensor, self._drop, place)
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._held.values())
+    def _drop(self, place: int) -> None:
+        self._tensors[place] -= 1
+        if self._tensors[place] == 0:
+            self.now -= self._sizes[place]
+
+
+def sd2_sizes() -> UnetSizes:
+    """From SD2's own config."""
+    return UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
 
 
 def sd2_unet(dtype: torch.dtype) -> nn.Module:
@@ -62,34 +89,38 @@ def sd2_unet(dtype: torch.dtype) -> nn.Module:
     return unet.to(dtype).requires_grad_(False).train(False)
 
 
-def counted_bytes(unet: nn.Module, batch: int, edge: int, recomputes: bool) -> int:
+def kept_bytes(unet: nn.Module, batch: int, edge: int) -> int:
     """What autograd keeps of one prediction for `batch` latents of `edge` x `edge`."""
+    kept: dict[int, Tensor] = {}
+    own = {weight.untyped_storage()._cdata for weight in unet.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        _predict(unet, batch, edge)
+    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+
+
+def most_bytes(unet: nn.Module, batch: int, edge: int, recomputes: bool | None) -> int:
+    """The most that is alive during a prediction and its way back; None: without a gradient."""
+    live = LiveBytes(unet)
+    with live, torch.set_grad_enabled(recomputes is not None):
+        with recomputed(unet) if recomputes else nullcontext():
+            output = _predict(unet, batch, edge)
+        if recomputes is not None:
+            output.sum().backward()
+    return live.most
+
+
+def _predict(unet: nn.Module, batch: int, edge: int) -> Tensor:
     dtype = next(unet.parameters()).dtype
     latents = torch.empty(batch, 4, edge, edge, dtype=dtype, device="meta")
     text = torch.empty(batch, 77, 1024, dtype=dtype, device="meta", requires_grad=True)
     times = torch.empty(batch, dtype=torch.int64, device="meta")
-    kept = Kept(unet)
-    largest = 0
-
-    def checkpoint(function: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal largest
-        inside = Kept(unet)
-        del kwargs["use_reentrant"], kwargs["preserve_rng_state"]
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        for tensor in given:
-            kept.add(tensor)
-        with saved_tensors_hooks(inside.add, lambda tensor: tensor):
-            output = function(*args, **kwargs)
-        largest = max(largest, inside.size)
-        return output
-
-    with _fused_attention(), saved_tensors_hooks(kept.add, lambda tensor: tensor):
-        if recomputes:
-            with mock.patch.object(recompute, "checkpoint", checkpoint), recompute.recomputed(unet):
-                unet(latents, times, encoder_hidden_states=text)
-        else:
-            unet(latents, times, encoder_hidden_states=text)
-    return kept.size + largest
+    output: Tensor = unet(latents, times, encoder_hidden_states=text, return_dict=False)[0]
+    return output
 
 
 @contextmanager
@@ -104,42 +135,66 @@ def _fused_attention() -> Iterator[None]:
         yield
 
 
-def needed_bytes(settings: UnlearnSettings, edge: int, recomputes: bool) -> int:
-    """Of a run on SD2 in half precision, whole batches, weights not counted."""
+def comparison(unet: nn.Module, batch: int, edge: int) -> Iterator[tuple[str, int, int]]:
+    """What is compared, the bytes counted, the bytes estimated."""
+    sizes, width = sd2_sizes(), next(unet.parameters()).element_size()
+
+    def estimated(rows: int, recomputes: bool) -> UnetUse:
+        return UnetUse(sizes, 8 * edge, width, rows, 0, recomputes)
+
+    kept = batch * sizes.kept(edge, edge, recomputes=False) * width
+    yield "kept for the way back", kept_bytes(unet, batch, edge), kept
+    for recomputes, name in ((False, "there and back"), (True, "the same, recomputed")):
+        counted = most_bytes(unet, batch, edge, recomputes)
+        yield name, counted, estimated(batch, recomputes).gradient_bytes
+    drawing = batch * sizes.drawing(edge, edge) * width
+    yield "without a gradient", most_bytes(unet, batch, edge, None), drawing
+
+
+def needed_bytes(settings: UnlearnSettings, edge: int, recomputes: bool, whole: bool) -> int:
+    """Of a run on SD2 in half precision beside the model, whole batches or a picture at a time."""
     learning = settings.use_pictures and settings.inversion_steps > 0
     use = None
     if settings.needs_unet or learning or settings.stand_in_pictures:
-        sizes = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
-        drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0)
-        use = UnetUse(sizes, edge, 2, settings.inversion_batch, drawn, recomputes)
+        drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0) if whole else 1
+        rows = settings.inversion_batch if whole else 1
+        use = UnetUse(sd2_sizes(), edge, 2, rows, drawn, recomputes)
     return max(estimate(SD2_TEXT, use, settings, PICTURES).values())
+
+
+def _print_table(header: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
+    print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    print()
+
+
+def _compared() -> Iterator[Sequence[str]]:
+    unet = sd2_unet(torch.float16)
+    for batch, edge in ((1, 64), (2, 64), (4, 64), (1, 96)):
+        for name, counted, expected in comparison(unet, batch, edge):
+            numbers = [f"{counted / 1e6:,.0f} MB", f"{expected / 1e6:,.0f} MB"]
+            yield str(batch), f"{8 * edge} px", name, *numbers, f"{expected / counted - 1:+.1%}"
+
+
+def _presets() -> Iterator[Sequence[str]]:
+    ways = ((False, True), (True, True), (True, False))
+    for name, settings in PRESETS.items():
+        cells = (
+            gigabytes(needed_bytes(settings, edge, recomputes, whole))
+            for edge in SIZES.values()
+            for recomputes, whole in ways
+        )
+        yield f"`{name}`", *cells
 
 
 def main() -> None:
     """Print both tables."""
-    sizes = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
-    print("| pictures | latents | dtype | recomputed | counted | estimated | off by |")
-    print("|---|---|---|---|---|---|---|")
-    for dtype in (torch.float16, torch.float32):
-        unet = sd2_unet(dtype)
-        for batch, edge in ((1, 64), (4, 64), (1, 96)):
-            for recomputes in (False, True):
-                counted = counted_bytes(unet, batch, edge, recomputes)
-                expected = batch * sizes.kept(edge, edge, recomputes) * dtype.itemsize
-                print(
-                    f"| {batch} | {edge} x {edge} | {str(dtype).removeprefix('torch.')} "
-                    f"| {'yes' if recomputes else 'no'} | {counted / 1e6:,.0f} MB "
-                    f"| {expected / 1e6:,.0f} MB | {expected / counted - 1:+.1%} |"
-                )
-    print("\n| preset |", " | ".join(f"{name} | recomputed" for name in SIZES), "|")
-    print("|---" * (1 + 2 * len(SIZES)) + "|")
-    for name, settings in PRESETS.items():
-        cells = [
-            gigabytes(needed_bytes(settings, edge, recomputes))
-            for edge in SIZES.values()
-            for recomputes in (False, True)
-        ]
-        print(f"| `{name}` |", " | ".join(cells), "|")
+    with _fused_attention():
+        _print_table(["pictures", "size", "what", "counted", "estimated", "off by"], _compared())
+    ways = ("", "recomputed", "one picture at a time")
+    header = [f"{size} {way}".strip() for size in SIZES for way in ways]
+    _print_table(["preset", *header], _presets())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,12 +11,16 @@ from torch import Tensor
 
 from unlearn_core.demo_model import load_demo_pipeline
 from unlearn_core.diffusers_model import DiffusersModel
+from unlearn_core.lora import EncoderLora
+from unlearn_core.lora_keys import MODULES, ModuleKey, weight_name
 from unlearn_core.memory_estimate import (
     COPYING,
     DRAWING,
     FORGETTING,
     GAPS,
     LEARNING,
+    TEXT_FROZEN,
+    TEXT_TRAINED,
     TextSizes,
     UnetUse,
     estimate,
@@ -23,6 +28,8 @@ from unlearn_core.memory_estimate import (
 from unlearn_core.model_files import read_json
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.single_file import CONFIGS_FOLDER
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.tokenizer import CHUNK, VOCABULARY, token_ids
 from unlearn_core.unet_sizes import UnetSizes
 
 ONE_LEVEL = UnetSizes((10,), (True,), 1, 8)
@@ -130,6 +137,15 @@ def kept_bytes(model: DiffusersModel, batch: int) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+def gradient_at_text(model: DiffusersModel) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    text = torch.randn(2, 77, 192, generator=generator).requires_grad_(True)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    model.predict(latents, torch.tensor([200, 700]), text).square().mean().backward()
+    assert text.grad is not None
+    return text.grad
+
+
 @pytest.fixture(scope="module")
 def demo() -> DiffusersModel:
     return DiffusersModel(load_demo_pipeline(), torch.float32)
@@ -149,3 +165,80 @@ def test_no_second_unet_is_held_for_the_way_back(demo: DiffusersModel) -> None:
     weights = sum(p.numel() * p.element_size() for p in demo.pipeline.unet.parameters())
     constant = 2 * counted[0] - counted[1]
     assert abs(constant) < weights / 50
+
+
+def test_weights_cast_call_by_call_are_held_and_counted(demo: DiffusersModel) -> None:
+    model = DiffusersModel(demo.pipeline, torch.bfloat16)
+    assert model.unet_sizes is not None
+    expected = 2 * (2 * model.unet_sizes.kept(8, 8, False) + model.unet_sizes.converted(False))
+    assert expected == pytest.approx(kept_bytes(model, 2), rel=0.2)
+
+
+def test_half_weights_are_computed_in_as_they_are() -> None:
+    """As on a GPU; on a CPU such a pipeline is refused, so its weights become half afterwards."""
+    model = DiffusersModel(load_demo_pipeline(), torch.bfloat16)
+    cast = gradient_at_text(model)
+    model.pipeline.unet.to(torch.bfloat16)
+    model.pipeline.vae.to(torch.bfloat16)
+    plain = gradient_at_text(model)
+    assert float((plain - cast).norm() / cast.norm()) < 0.1
+    assert model.unet_sizes is not None
+    expected = 2 * 2 * model.unet_sizes.kept(8, 8, recomputes=False)
+    assert expected == pytest.approx(kept_bytes(model, 2), rel=0.2)
+    pixels = torch.zeros(2, 3, 64, 64)
+    assert model.decode_latents(model.encode_image(pixels)).dtype == torch.float32
+
+
+WIDTH, INNER, LAYERS = 256, 1024, 3
+
+
+def text_weights(dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of a tower with SD2's proportions."""
+    name = "text_model.embeddings."
+    weights = {
+        f"{name}token_embedding.weight": torch.zeros(VOCABULARY, WIDTH),
+        f"{name}position_embedding.weight": torch.zeros(CHUNK, WIDTH),
+    }
+    for layer in range(LAYERS):
+        name = f"text_model.encoder.layers.{layer}."
+        for key in (ModuleKey(layer, module) for module in MODULES):
+            wide = {"fc1": (INNER, WIDTH), "fc2": (WIDTH, INNER)}.get(key.module, (WIDTH, WIDTH))
+            weights[weight_name(key)] = torch.full(wide, 0.01)
+            weights[weight_name(key).replace("weight", "bias")] = torch.zeros(wide[0])
+        for norm in ("layer_norm1", "layer_norm2"):
+            weights[f"{name}{norm}.weight"] = torch.ones(WIDTH)
+            weights[f"{name}{norm}.bias"] = torch.zeros(WIDTH)
+    weights["text_model.final_layer_norm.weight"] = torch.ones(WIDTH)
+    weights["text_model.final_layer_norm.bias"] = torch.zeros(WIDTH)
+    return {name: weight.to(dtype) for name, weight in weights.items()}
+
+
+def kept_of(encoder: TextEncoder, run: Callable[[], Tensor]) -> int:
+    own = {weight.untyped_storage().data_ptr() for weight in encoder.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_text_layers_keep_what_is_estimated(dtype: torch.dtype) -> None:
+    encoder = TextEncoder(text_weights(dtype), LAYERS - 1, torch.device("cpu"))
+    ids = token_ids("a photo of a dog").repeat(8, 1)
+    learned = torch.zeros(1, WIDTH).requires_grad_(True)
+    ids[:, 3] = VOCABULARY
+    positions = ids.numel() * LAYERS * WIDTH * 4
+    cast = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * INNER) * 4 * (dtype == torch.float16)
+    kept = kept_of(encoder, lambda: encoder.encode(ids, learned))
+    assert TEXT_FROZEN * positions + cast == pytest.approx(kept, rel=0.1)
+    modules = [ModuleKey(layer, module) for layer in range(LAYERS) for module in MODULES]
+    lora = EncoderLora(encoder, modules, 8, torch.Generator().manual_seed(0))
+    states = encoder.prefix(token_ids("a photo of a dog").repeat(8, 1))
+    kept = kept_of(encoder, lambda: encoder.tail(states, ids))
+    lora.detach()
+    assert TEXT_TRAINED * positions == pytest.approx(kept, rel=0.1)

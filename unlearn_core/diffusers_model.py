@@ -213,7 +213,8 @@ def _refuse_adapters(module: nn.Module) -> None:
 
 def _few(batch: Tensor, pixels: int) -> tuple[Tensor, ...]:
     """Parts of pictures of so many pixels that fit through the VAE."""
-    return batch.split(max(1, _PIXELS_AT_ONCE // pixels))
+    parts: tuple[Tensor, ...] = batch.split(max(1, _PIXELS_AT_ONCE // pixels))
+    return parts
 
 
 @contextmanager

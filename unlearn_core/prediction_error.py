@@ -21,7 +21,7 @@ def prediction_error(
     if rows >= len(noisy) or not (torch.is_grad_enabled() and text.requires_grad):
         return functional.mse_loss(model.predict(noisy, timesteps, text), target)
     error = target.new_zeros(())
-    gradients = []
+    gradients: list[Tensor] = []
     for start in range(0, len(noisy), rows):
         part = slice(start, start + rows)
         given = text[part].detach().requires_grad_(True)
