@@ -6,32 +6,28 @@ Only the files nodes/comfy_*.py name ComfyUI's internals.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.model_management as management
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_sampling import EPS, V_PREDICTION
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..unlearn_core.errors import TrainingFailed, WrongModel
-from ..unlearn_core.gradient_check import check_gradient, scale_gradient
+from ..unlearn_core.gradient_check import check_gradient
+from ..unlearn_core.half_gradient import HalfGradient
 from ..unlearn_core.lent_model import Prediction
+from ..unlearn_core.recompute import recomputed
+from ..unlearn_core.unet_sizes import UnetSizes
 from .comfy_clip import active_layer, text_weights, text_width
-from .comfy_run import TRAINING_MEMORY, static
+from .comfy_run import TRAINING_MEMORY, room_for, static
 
 logger = logging.getLogger(__name__)
 
 _STOCK_IMAGE_SIZE = 32
 """What ComfyUI's detection writes into every UNet config, whatever the model's size."""
-_RECOMPUTE_FROM = 64
-"""Latent edge from which activations are computed again instead of kept for the gradient."""
-_HALF_GRADIENT_SCALE = 4096.0
-"""float16 gradients at the text would underflow without it."""
 _SD2_ALPHAS = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
 
 
@@ -53,6 +49,8 @@ class ComfyModel:
         self.compute_dtype = torch.float32
         self.alphas_cumprod = _SD2_ALPHAS
         self.device: torch.device = clip.patcher.load_device
+        self.unet_sizes: UnetSizes | None = None
+        self.recomputes = False
         self._ready = self._gradient_checked = False
         if model is not None:
             self._read_unet()
@@ -81,11 +79,17 @@ class ComfyModel:
         if size == _STOCK_IMAGE_SIZE:
             size = 96 if self.prediction == "v" else 64
         self.native_size = 8 * size
+        shapes = {n: tuple(p.shape) for n, p in unet.diffusion_model.named_parameters()}
+        self.unet_sizes = UnetSizes.from_ldm(shapes, unet.manual_cast_dtype is not None)
 
     @property
     def draws(self) -> bool:
         """Whether MODEL and VAE are both here."""
         return self._model is not None and self._vae is not None
+
+    def free_memory(self) -> int | None:
+        """See LentModel; ComfyUI makes room by itself for what it runs."""
+        return None if self._model is None else room_for(self._model)
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """See LentModel; with the LoRAs that CLIP carries, unless `alone`."""
@@ -145,19 +149,19 @@ class ComfyModel:
         sigma = sigmas[timesteps.to(self.device)]
         spread = sigma.view(-1, 1, 1, 1)
         noisy = latents.to(self.device) * (1 + spread**2).sqrt()
-        scale = _HALF_GRADIENT_SCALE if self.compute_dtype == torch.float16 else 1.0
+        half = HalfGradient(self.compute_dtype)
         options = dict(self._model.model_options.get("transformer_options", {}))
         if text.requires_grad:
             options["optimized_attention_override"] = _differentiable_attention
-        recompute = text.requires_grad and latents.shape[-1] >= _RECOMPUTE_FROM
-        with _recomputed(unet.diffusion_model) if recompute else nullcontext():
+        again = self.recomputes and text.requires_grad
+        with recomputed(unet.diffusion_model) if again else nullcontext():
             denoised = unet.apply_model(
                 noisy,
                 sigma,
-                c_crossattn=scale_gradient(text.to(self.device), 1 / scale),
+                c_crossattn=half.at_text(text.to(self.device)),
                 transformer_options=options,
             )
-        clean = scale_gradient(denoised, scale)
+        clean = half.at_output(denoised)
         if self.prediction == "epsilon":
             return (noisy - clean) / spread
         return (noisy / (1 + spread**2) - clean) * (1 + spread**2).sqrt() / spread
@@ -216,23 +220,3 @@ def _differentiable_attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Instead of whatever the host has chosen: some kernels have no backward."""
     attended: Tensor = attention_pytorch(*args, **kwargs)
     return attended
-
-
-@contextmanager
-def _recomputed(unet: nn.Module) -> Iterator[None]:
-    """Blocks keep their inputs only and run again on the way back."""
-    blocks = [p for p in unet.modules() if isinstance(p, (ResBlock, SpatialTransformer))]
-    for block in blocks:
-        block.forward = _checkpointed(block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _checkpointed(forward: Any) -> Any:
-    def again(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return again

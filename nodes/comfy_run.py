@@ -63,6 +63,16 @@ def static(model: Any) -> Any:
     return model
 
 
+def room_for(model: Any) -> int | None:
+    """Bytes of a GPU beside the weights of MODEL once ComfyUI has put all others away."""
+    device = model.load_device
+    if device.type != "cuda":
+        return None
+    loaded = [m for m in management.current_loaded_models if m.device == device and m.model]
+    free = management.get_free_memory(device) + sum(m.model_loaded_memory() for m in loaded)
+    return max(0, int(free - model.model_size()))
+
+
 @contextmanager
 def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
     """Gradients inside a node, and the host as it was afterwards, whatever happens.

@@ -10,9 +10,19 @@ from tiny_model import WIDTH, TinyModel, draw
 from torch import Tensor
 
 from unlearn_core.errors import TrainingFailed
-from unlearn_core.gradient_check import check_gradient, scale_gradient
+from unlearn_core.gradient_check import check_gradient
 
 LATENTS, STEPS, TEXT = draw(1, 4, 8, 8, seed=1), torch.tensor([500]), draw(1, 77, WIDTH, seed=2)
+
+
+def scale_gradient(text: Tensor, factor: float) -> Tensor:
+    """The same text, whose gradient is multiplied on the way back."""
+    same = text.clone()
+    if same.requires_grad:
+        same.register_hook(lambda gradient: gradient * factor)
+    return same
+
+
 FAULTS: dict[str, Any] = {
     "half of it": lambda text: scale_gradient(text, 0.5),
     "the wrong sign": lambda text: scale_gradient(text, -1.0),
@@ -35,12 +45,3 @@ def test_a_wrong_gradient_is_refused(fault: Any) -> None:
 
     with pytest.raises(TrainingFailed, match="gradient is wrong"):
         check_gradient(predict, LATENTS, STEPS, TEXT, 0.3)
-
-
-def test_scaling_changes_the_way_back_only() -> None:
-    given = draw(3, seed=3).requires_grad_(True)
-    scaled = scale_gradient(given, 4.0)
-    assert torch.equal(scaled, given)
-    scaled.sum().backward()
-    assert given.grad is not None
-    assert given.grad.tolist() == [4.0, 4.0, 4.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unlearn_core.errors import TrainingFailed, WrongModel
 from unlearn_webui.model_check import check_unet, refuse_other_family
-from unlearn_webui.unet_care import frozen, make_plain, recomputed, residuals_kept
+from unlearn_webui.unet_care import frozen, make_plain, residuals_kept
 from unlearn_webui.webui_model import WebuiModel, memory_explained, native_size
 
 
@@ -31,17 +31,6 @@ class BasicTransformerBlock(nn.Module):
         x = self.ff(self.norm3(x))
         x += skip
         return x
-
-
-class ResBlock(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-        self.runs = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.runs += 1
-        return torch.tanh(self.layer(x))
 
 
 class Unet(nn.Module):
@@ -210,23 +199,6 @@ def test_flags_come_back_after_freezing_even_when_it_fails() -> None:
         assert not any(parameter.requires_grad for parameter in block.parameters())
         raise KeyError
     assert [parameter.requires_grad for parameter in block.parameters()] == before
-
-
-@pytest.mark.parametrize(("edge", "runs"), [(8, 1), (64, 2)])
-def test_large_blocks_run_again_on_the_way_back(edge: int, runs: int) -> None:
-    unet = nn.Sequential(ResBlock(), ResBlock())
-    x = torch.randn(2, 8, requires_grad=True)
-    plain = unet(x)
-    (expected,) = torch.autograd.grad(plain.sum(), x)
-    for block in unet:
-        block.runs = 0
-    with recomputed(unet, edge, nullcontext):
-        output = unet(x)
-    output.sum().backward()
-    assert [block.runs for block in unet] == [runs, runs]
-    assert torch.equal(output, plain)
-    assert torch.allclose(x.grad, expected)  # type: ignore[arg-type]
-    assert all("forward" not in vars(block) for block in unet)
 
 
 def test_a_plain_unet_is_taken() -> None:

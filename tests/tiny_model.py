@@ -20,6 +20,7 @@ from unlearn_core.prompt_writer import PromptWriter, Surroundings
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
+from unlearn_core.unet_sizes import UnetSizes
 
 WIDTH, INNER, LAYERS, LAST_USED = 64, 96, 4, 2
 """As SD2 in small: one layer more than those that condition the picture."""
@@ -90,6 +91,9 @@ class TinyModel:
         self.alphas_cumprod = (1 - betas).cumprod(0).float()
         self.native_size = 64
         self.last_used_layer = LAST_USED
+        self.unet_sizes: UnetSizes | None = None
+        self.recomputes = False
+        self.free: int | None = None
         self.broken = broken
         """Whether the UNet answers NaN."""
         self.calls: Counter[str] = Counter()
@@ -102,6 +106,9 @@ class TinyModel:
     def text_encoder_weights(self) -> dict[str, Tensor]:
         self.calls["text_encoder_weights"] += 1
         return {name: value.clone() for name, value in self._weights.items()}
+
+    def free_memory(self) -> int | None:
+        return self.free
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         assert len(latents) == len(timesteps) == len(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def best_device() -> torch.device:
@@ -39,3 +40,13 @@ def cpu_multiplies_bfloat16() -> bool:
         for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
         if hasattr(cpu, probe)
     )
+
+
+def free_memory(device: torch.device, unet: nn.Module) -> int | None:
+    """Bytes that a run may still take on a GPU once `unet` is there; None elsewhere: not known."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    elsewhere = sum(p.numel() * p.element_size() for p in unet.parameters() if not p.is_cuda)
+    return max(0, free + cached - elsewhere)

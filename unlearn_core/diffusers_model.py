@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from .demo_model import load_demo_pipeline
-from .devices import best_device, default_compute_dtype
+from .devices import best_device, default_compute_dtype, free_memory
 from .errors import BadFile, BadSettings, WrongModel
+from .half_gradient import HalfGradient
 from .lent_model import Prediction
 from .model_files import TEXT_PREFIX
 from .pipeline_folder import check_configs, load_pipeline_folder
+from .recompute import recomputed
 from .single_file import SingleFile
+from .unet_sizes import UnetSizes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -25,6 +28,8 @@ _KINDS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _PARTS = ("unet", "vae", "text_encoder")
 _FOLDER_GROUND = "its scheduler_config.json says so"
+_PIXELS_AT_ONCE = 512 * 512
+"""That go through the VAE together; a larger picture goes alone."""
 
 
 class DiffusersModel:
@@ -57,12 +62,19 @@ class DiffusersModel:
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.native_size = int(unet.config.sample_size) * factor
         self.last_used_layer = int(text_config["num_hidden_layers"]) - 1
+        converts = stored != self.compute_dtype
+        self.unet_sizes: UnetSizes | None = UnetSizes.from_config(unet.config, converts)
+        self.recomputes = False
 
     @property
     def pipeline(self) -> StableDiffusionPipeline:
         """The pipeline that is lent."""
         lent: StableDiffusionPipeline = self._pipeline
         return lent
+
+    def free_memory(self) -> int | None:
+        """See LentModel."""
+        return free_memory(self.device, self._pipeline.unet)
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """The text encoder's weights as CLIPTextModel of transformers 4 names them."""
@@ -79,34 +91,51 @@ class DiffusersModel:
         float32 -> (B, 4, h, w) float32, on `device`. No gradient reaches the UNet's own weights.
         """
         unet = self._pipeline.unet
-        with _frozen(unet), self._autocast():
+        half = HalfGradient(self.compute_dtype)
+        again = self.recomputes and torch.is_grad_enabled() and text.requires_grad
+        with _frozen(unet), self._computing(unet), recomputed(unet) if again else nullcontext():
             output: Tensor = unet(
-                latents.to(self.device),
+                self._entering(unet, latents),
                 timesteps.to(self.device),
-                encoder_hidden_states=text.to(self.device),
+                encoder_hidden_states=self._entering(unet, half.at_text(text)),
                 return_dict=False,
             )[0]
-        return output.float()
+        return half.at_output(output.float())
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, 8h, 8w) float32 in [-1, 1] -> (B, 4, h, w) float32: the mean, scaled."""
         vae = self._pipeline.vae
-        with self._autocast():
-            mean: Tensor = vae.encode(pixels.to(self.device)).latent_dist.mean
-        return mean.float() * float(vae.config.scaling_factor)
+        means = []
+        with self._computing(vae):
+            for part in _few(pixels, pixels[0, 0].numel()):
+                means.append(vae.encode(self._entering(vae, part)).latent_dist.mean.float())
+        return torch.cat(means) * float(vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, 4, h, w) float32 -> (B, 3, 8h, 8w) float32, clamped to [-1, 1]."""
         vae = self._pipeline.vae
-        with self._autocast():
-            scaled = latents.to(self.device) / float(vae.config.scaling_factor)
-            pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
-        return pixels.float().clamp(-1, 1)
+        pixels = []
+        with self._computing(vae):
+            for part in _few(latents, 64 * latents[0, 0].numel()):
+                scaled = self._entering(vae, part / float(vae.config.scaling_factor))
+                pixels.append(vae.decode(scaled, return_dict=False)[0].float())
+        return torch.cat(pixels).clamp(-1, 1)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.compute_dtype == torch.float32:
+    def _computes_plainly(self, part: nn.Module) -> bool:
+        """Whether a part's weights are of the dtype that is computed in.
+
+        Then autocast is left out: it would hold norms in float32 for the way back.
+        """
+        return next(part.parameters()).dtype == self.compute_dtype
+
+    def _entering(self, part: nn.Module, tensor: Tensor) -> Tensor:
+        dtype = self.compute_dtype if self._computes_plainly(part) else tensor.dtype
+        return tensor.to(self.device, dtype)
+
+    def _computing(self, part: nn.Module) -> AbstractContextManager[Any]:
+        if self._computes_plainly(part):
             return nullcontext()
         return torch.autocast(self.device.type, self.compute_dtype)
 
@@ -123,7 +152,8 @@ def load_model(
     if prediction not in ("auto", "epsilon", "v"):
         raise BadSettings(f'prediction is "{prediction}"; it must be auto, epsilon or v.')
     device = best_device()
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    # In the dtype that is computed in, so that no second copy of the UNet is ever made.
+    dtype = default_compute_dtype(device) if device.type == "cuda" else torch.float32
     path = Path(name)
     found: Prediction | None = None
     ground = _FOLDER_GROUND
@@ -179,6 +209,12 @@ def _refuse_adapters(module: nn.Module) -> None:
             "The pipeline's text encoder carries a LoRA: unload it (unload_lora_weights) or fuse "
             "and unload it first."
         )
+
+
+def _few(batch: Tensor, pixels: int) -> tuple[Tensor, ...]:
+    """Parts of pictures of so many pixels that fit through the VAE."""
+    parts: tuple[Tensor, ...] = batch.split(max(1, _PIXELS_AT_ONCE // pixels))
+    return parts
 
 
 @contextmanager

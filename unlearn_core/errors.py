@@ -25,5 +25,9 @@ class TrainingFailed(UnlearnError):
     """The optimisation did not give a usable result, for example a loss that is not a number."""
 
 
+class NotEnoughMemory(UnlearnError):
+    """A run would not fit into the memory that is free; nothing was begun."""
+
+
 class Cancelled(UnlearnError):
     """The user stopped the run; nothing was changed or written."""

@@ -18,6 +18,7 @@ from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_aske
 from .lora_file import LoraWeights
 from .lora_math import apply_lora
 from .losses import drift
+from .memory_plan import rows_that_fit
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import Name, fill, make_prompts, whole_prompts
 from .strength_curve import DRAW_STEPS, CurvePoint, draw_prompt, recommend, strength_curve
@@ -108,7 +109,7 @@ def evaluate(
     judge: Judge | None = None,
 ) -> Evaluation:
     """Compare the lent model before and after; raises WrongModel, Cancelled."""
-    model = Stoppable(model, monitor)
+    model = Stoppable(model, monitor, rows_that_fit(model, 2 * JUDGED_PICTURES))
 
     def encoder_at(strength: float) -> TextEncoder:
         return TextEncoder(dict(weights_at(strength)), model.last_used_layer, model.device)

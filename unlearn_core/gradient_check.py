@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,22 +46,3 @@ def check_gradient(
             "An attention kernel or a memory option of the host may be the cause: start it with "
             "PyTorch's attention and without such options."
         )
-
-
-def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
-    """The same tensor, whose gradient is multiplied by `factor` on the way back."""
-    if factor == 1 or not torch.is_grad_enabled():
-        return tensor
-    scaled: Tensor = _ScaledGradient.apply(tensor, factor)  # type: ignore[no-untyped-call]
-    return scaled
-
-
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None

@@ -10,13 +10,14 @@ from .unlearn import UnlearnResult
 
 
 def run_lines(result: UnlearnResult) -> list[str]:
-    """What a run has done: forgotten, drawn instead, kept, and what the user should know."""
+    """What a run has done: forgotten, drawn instead, kept; memory; what the user should know."""
     stand_in = result.stand_in
     return [
         *([words_line(result.found)] if result.found else ()),
         f"forgotten: {', '.join(result.names)}",
         f"drawn in its place: {stand_in.word} (chosen by {stand_in.chosen_by})",
         f"kept first: {', '.join(result.kept) or 'nothing in particular'}",
+        f"memory: {result.memory.in_words()}",
         *(f"note: {note}" for note in result.notes),
     ]
 

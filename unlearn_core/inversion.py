@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .concept import Concept
 from .errors import TrainingFailed
 from .lent_model import LentModel, Progress, RunMonitor, preview_is_due, stop_if_asked
 from .noise import add_noise, draw_timesteps, training_target
 from .pictures import fit_to_square
+from .prediction_error import prediction_error
 from .prompts import Name, fill, make_prompts, whole_prompts
 from .sampling import denoise, draw_pictures, paired_noise
 from .settings import UnlearnSettings
@@ -98,11 +98,14 @@ def invert(
     styles: Sequence[str],
     monitor: RunMonitor,
     latents: Tensor | None = None,
+    unet_rows: int | None = None,
 ) -> LearnedVectors:
     """Learn `settings.inversion_vectors` vectors from the concept's pictures.
 
     Each picture is captioned with that of `styles` which denoises it best, so that the vectors
-    need not carry the style. Raises Cancelled, and TrainingFailed when the loss is not a number.
+    need not carry the style. `latents` are the pictures', if they are known already; `unet_rows`
+    pictures go through the UNet together, None: a whole batch. Raises Cancelled, and TrainingFailed
+    when the loss is not a number.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     if latents is None:
@@ -134,7 +137,7 @@ def invert(
         text = encoded.index_select(0, place)
         noisy = add_noise(clean, noise, t, model.alphas_cumprod)
         target = training_target(clean, noise, t, model.alphas_cumprod, model.prediction)
-        loss = functional.mse_loss(model.predict(noisy, t, text), target)
+        loss = prediction_error(model, noisy, t, text, target, unet_rows or batch)
         if not bool(loss.isfinite()):
             raise TrainingFailed(
                 f"The inversion loss is {float(loss.detach())} at step {step + 1}; lower the "

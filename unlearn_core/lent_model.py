@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import Cancelled
+from .unet_sizes import UnetSizes
 
 Prediction = Literal["epsilon", "v"]
 
@@ -30,6 +31,15 @@ class LentModel(Protocol):
     """Edge of a picture in pixels: 64 for the demo model, 512 for SD2-base, 768 for SD2."""
     last_used_layer: int
     """Index of the text encoder layer that conditions the UNet: 22 on SD2, the penultimate one."""
+    unet_sizes: UnetSizes | None = None
+    """None where there is no UNet, or its sizes are not known."""
+    recomputes: bool = False
+    """Whether the UNet's blocks run again on the way back instead of keeping what they need for it.
+    The engine sets it for the time of a run."""
+
+    def free_memory(self) -> int | None:
+        """Bytes that a run may still take once the UNet is where it computes; None: unknown."""
+        return None
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """The text encoder's weights under Hugging Face CLIPTextModel names.
@@ -118,15 +128,23 @@ def stop_if_asked(monitor: RunMonitor) -> None:
         raise Cancelled("Stopped as you asked; nothing was changed or written.")
 
 
-class Stoppable:
-    """A lent model that asks before each prediction whether to stop, and then raises Cancelled."""
+class Stoppable(LentModel):
+    """A lent model that asks before each prediction whether to stop, and then raises Cancelled.
 
-    def __init__(self, model: LentModel, monitor: RunMonitor) -> None:
-        """Lend `model` on."""
-        self._model, self._monitor = model, monitor
+    Without a gradient no more than `drawn` pictures go through its UNet together.
+    """
+
+    def __init__(self, model: LentModel, monitor: RunMonitor, drawn: int | None = None) -> None:
+        """Lend `model` on; `drawn` None sets no limit."""
+        self._model, self._monitor, self._drawn = model, monitor, drawn
         self.device, self.compute_dtype = model.device, model.compute_dtype
         self.prediction, self.alphas_cumprod = model.prediction, model.alphas_cumprod
         self.native_size, self.last_used_layer = model.native_size, model.last_used_layer
+        self.unet_sizes = model.unet_sizes
+
+    def free_memory(self) -> int | None:
+        """See LentModel."""
+        return self._model.free_memory()
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """See LentModel."""
@@ -134,8 +152,15 @@ class Stoppable:
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """See LentModel; raises Cancelled."""
-        stop_if_asked(self._monitor)
-        return self._model.predict(latents, timesteps, text)
+        rows = self._drawn or len(latents)
+        if torch.is_grad_enabled() and text.requires_grad:
+            rows = len(latents)
+        outputs = []
+        for start in range(0, len(latents), rows):
+            stop_if_asked(self._monitor)
+            part = slice(start, start + rows)
+            outputs.append(self._model.predict(latents[part], timesteps[part], text[part]))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """See LentModel."""

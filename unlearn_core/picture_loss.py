@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,29 @@ from .lent_model import LentModel
 from .lesson_plan import LessonPlan
 from .lora import EncoderLora
 from .noise import add_noise, draw_timesteps, training_target
+from .prediction_error import prediction_error
 from .settings import UnlearnSettings
 from .text_encoder import TextEncoder
 
 BATCH = 4
 PROMPTS = 32
+BANK = 64
+"""Batches whose targets from the unchanged model are kept and come round again. A run of fewer
+steps draws each batch once."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noised pictures, what they are to be predicted as, and the prompts for it."""
+
+    rows: Tensor
+    """(BATCH,) int64: places among the prompts."""
+    noisy: Tensor
+    """(BATCH, 4, h, w)."""
+    timesteps: Tensor
+    """(BATCH,) int64."""
+    target: Tensor
+    """(BATCH, 4, h, w)."""
 
 
 class PictureLoss:
@@ -23,7 +43,8 @@ class PictureLoss:
     forget term of arXiv 2505.12395 (textual inversion's loss with its sign reversed).
     objective "stand-in": the squared distance between the UNet's prediction under the concept's
     prompts and the unchanged model's under the stand-in's, as in Concept Ablation (Kumari et al.
-    2023, arXiv 2303.13516, equation 5).
+    2023, arXiv 2303.13516, equation 5). The latter takes the UNet once more, so those batches are
+    kept, see BANK.
     """
 
     def __init__(
@@ -36,15 +57,40 @@ class PictureLoss:
         learned: Tensor | None,
         settings: UnlearnSettings,
         generator: torch.Generator,
+        unet_rows: int = BATCH,
     ) -> None:
+        """`unet_rows` pictures of a batch go through the UNet together."""
         self.model, self.encoder, self.latents = model, encoder, latents
-        self.learned, self.settings, self.generator = learned, settings, generator
+        self.settings, self.generator, self.unet_rows = settings, generator, unet_rows
         self.prompts = plan.forget_prompts(PROMPTS)
+        self.bank: list[Batch] = []
         with torch.no_grad(), lora.disabled():
+            self.states = encoder.prefix(self.prompts.token_ids, learned)
             self.stand_in_text = encoder.encode(self.prompts.stand_in_ids)
 
     def __call__(self, step: int) -> Tensor:
         """The weighted loss of one batch, a float32 scalar; any number of steps."""
+        batch = self._batch(step)
+        text = self.encoder.tail(
+            self.states[batch.rows.to(self.states.device)], self.prompts.token_ids[batch.rows]
+        )
+        error = prediction_error(
+            self.model, batch.noisy, batch.timesteps, text, batch.target, self.unet_rows
+        )
+        if self.settings.objective == "ascent":
+            return -self.settings.forget_weight * error
+        return self.settings.image_weight * error
+
+    def _batch(self, step: int) -> Batch:
+        if len(self.bank) == BANK:
+            return self.bank[step % BANK]
+        batch = self._draw()
+        if self.settings.objective == "stand-in":
+            self.bank.append(batch)
+        return batch
+
+    @torch.no_grad()
+    def _draw(self) -> Batch:
         rows = torch.randint(len(self.prompts), (BATCH,), generator=self.generator)
         chosen = torch.randint(len(self.latents), (BATCH,), generator=self.generator)
         clean = self.latents[chosen.to(self.latents.device)]
@@ -52,11 +98,9 @@ class PictureLoss:
         t = draw_timesteps(BATCH, self.generator).to(clean.device)
         model = self.model
         noisy = add_noise(clean, noise, t, model.alphas_cumprod)
-        text = self.encoder.encode(self.prompts.token_ids[rows], self.learned)
-        predicted = model.predict(noisy, t, text)
         if self.settings.objective == "ascent":
             target = training_target(clean, noise, t, model.alphas_cumprod, model.prediction)
-            return -self.settings.forget_weight * (predicted - target).pow(2).mean()
-        with torch.no_grad():
-            target = model.predict(noisy, t, self.stand_in_text[rows.to(text.device)])
-        return self.settings.image_weight * (predicted - target).pow(2).mean()
+        else:
+            stand_in = self.stand_in_text[rows.to(self.stand_in_text.device)]
+            target = model.predict(noisy, t, stand_in)
+        return Batch(rows, noisy, t, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
             "found_words": None if result.found is None else result.found.as_dict(),
             "notes": list(result.notes),
             "seconds": result.seconds,
+            "memory_in_bytes": {"used": result.memory.used, **asdict(result.memory.plan)},
             "settings": result.settings.as_dict(),
             "base_model_hash": result.lora.metadata["unlearn_base_model_hash"],
         }

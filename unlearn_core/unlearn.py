@@ -13,6 +13,7 @@ from .errors import BadConcept
 from .inversion import LearnedVectors, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable
 from .lora_file import LoraWeights
+from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, name_concept
 from .prompts import Name, fill, make_prompts
 from .settings import UnlearnSettings, bounds_of
@@ -35,6 +36,7 @@ class UnlearnResult(Part):
     """Sentences that the user should read."""
     seconds: dict[str, float]
     """Stage to seconds."""
+    memory: MemoryReport
     found: FoundWords | None = None
     """The model's words for the pictures; None where the user gave a name."""
 
@@ -52,6 +54,7 @@ class JointResult:
     losses: tuple[float, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    memory: MemoryReport
 
 
 def unlearn(
@@ -66,7 +69,7 @@ def unlearn(
     A nameless concept is forgotten under the model's own word for its pictures. `learned` are
     vectors that `learn_vectors` gave before; without them they are learned from the concept's
     pictures, if the settings use these. The lent model is only read. Raises BadSettings,
-    BadConcept, WrongModel, TrainingFailed or Cancelled.
+    BadConcept, WrongModel, NotEnoughMemory, TrainingFailed or Cancelled.
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     found, started = None, time.monotonic()
@@ -79,7 +82,7 @@ def unlearn(
     part = run.parts[0]
     return UnlearnResult(
         part.concept, part.stand_in, part.kept, part.names, part.learned,
-        lora, settings, losses, run.notes, run.seconds, found,
+        lora, settings, losses, run.notes, run.seconds, run.memory_report, found,
     )  # fmt: skip
 
 
@@ -109,7 +112,9 @@ def unlearn_together(
     settings = settings.replace(rank=min(most, settings.rank * len(concepts)))
     run = UnlearnRun(model, concepts, settings, monitor)
     lora, losses = run.go()
-    return JointResult(tuple(run.parts), lora, settings, losses, run.notes, run.seconds)
+    return JointResult(
+        tuple(run.parts), lora, settings, losses, run.notes, run.seconds, run.memory_report
+    )
 
 
 def _check_apart(concepts: Sequence[Concept]) -> None:
@@ -135,9 +140,16 @@ def learn_vectors(
     model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
 ) -> LearnedVectors:
     """The first step alone: word vectors from the concept's pictures, see `invert`."""
+    meter = MemoryMeter(model)
     encoder = build_encoder(model)
+    plan = plan_memory(
+        model, text_sizes(encoder), settings, len(concept.images), meter.free,
+        monitor.shows_pictures, forgets=False,
+    )  # fmt: skip
+    lent = Stoppable(model, monitor, plan.drawn)
     styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
-    return invert(Stoppable(model, monitor), encoder, concept, settings, styles, monitor)
+    with plan.followed(model):
+        return invert(lent, encoder, concept, settings, styles, monitor, unet_rows=plan.rows)
 
 
 def draw_concept(model: LentModel, encoder: TextEncoder, concept: Concept, seed: int) -> Tensor:

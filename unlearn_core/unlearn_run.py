@@ -22,6 +22,7 @@ from .lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons, role_sc
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
+from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, doubt_name
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
@@ -74,7 +75,7 @@ class UnlearnRun:
                 "These settings raise or compare the denoising loss of pictures, so they need "
                 "pictures of the concept; give 4 or 5, or choose the preset balanced."
             )
-        self.model = Stoppable(model, monitor)
+        self.meter = MemoryMeter(model)
         self.concepts, self.settings, self.monitor = tuple(concepts), settings, monitor
         self.parts: list[Part] = []
         self._plans: list[LessonPlan] = []
@@ -84,14 +85,35 @@ class UnlearnRun:
         with self.stage("copying the text encoder"):
             self.encoder = build_encoder(model)
         self.modules = chosen_modules(settings, self.encoder.last_used_layer)
+        pictures = sum(len(concept.images) for concept in concepts)
+        self.memory = plan_memory(
+            model, text_sizes(self.encoder), settings,
+            0 if learned and not settings.needs_unet else pictures,
+            self.meter.free, monitor.shows_pictures,
+        )  # fmt: skip
+        self.lent, self.model = model, Stoppable(model, monitor, self.memory.drawn)
+        self._latents: dict[int, Tensor] = {}
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
         """Run all stages: the LoRA and the losses; raises as `unlearn` does."""
-        for concept in self.concepts:
-            self._decide(concept)
-        weights, losses = self._forget()
+        with self.memory.followed(self.lent):
+            for concept in self.concepts:
+                self._decide(concept)
+            weights, losses = self._forget()
         return LoraWeights(weights.pairs, self._metadata()), tuple(losses)
+
+    @property
+    def memory_report(self) -> MemoryReport:
+        """What was estimated beside what was used."""
+        return self.meter.report(self.memory)
+
+    def latents(self, concept: Concept) -> Tensor:
+        """The latents of a concept's pictures, encoded once."""
+        number = next(i for i, other in enumerate(self.concepts) if other is concept)
+        if number not in self._latents:
+            self._latents[number] = encode_pictures(self.model, concept.images)
+        return self._latents[number]
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
@@ -130,7 +152,10 @@ class UnlearnRun:
         if self._found is None:
             self._doubts[-1] = doubt_name(self.model, self.encoder, concept, settings.seed)
         styles = around.known_styles[: settings.caption_styles]
-        return invert(self.model, self.encoder, concept, settings, styles, self.monitor)
+        return invert(
+            self.model, self.encoder, concept, settings, styles, self.monitor,
+            self.latents(concept), self.memory.rows,
+        )  # fmt: skip
 
     def _forget(self) -> tuple[LoraWeights, list[float]]:
         self.encoder.split_at(min(key.layer for key in self.modules))
@@ -178,8 +203,8 @@ class UnlearnRun:
         if settings.needs_unet:
             terms = [
                 PictureLoss(
-                    self.model, encoder, lora, encode_pictures(self.model, plan.concept.images),
-                    plan, learned, settings, generator,
+                    self.model, encoder, lora, self.latents(plan.concept), plan, learned, settings,
+                    generator, self.memory.rows,
                 )
                 for plan, learned in zip(self._plans, vectors, strict=True)
             ]  # fmt: skip

@@ -57,6 +57,6 @@ def sift_words(
     loss_of = dict(zip(general, means, strict=True))
 
     def best(word: str) -> float:
-        return min((loss_of[h] for h in above[word] if h in loss_of), default=empty)
+        return float(min((loss_of[h] for h in above[word] if h in loss_of), default=empty))
 
     return sorted(words, key=best)[:SIFTED], losses.numel()

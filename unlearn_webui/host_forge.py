@@ -50,6 +50,7 @@ class ForgeModel(WebuiModel):
         self.alphas_cumprod = 1 / (1 + sigmas**2)
         self.device = torch.device(self._patcher.load_device)
         self.compute_dtype = _compute_dtype(self._core)
+        self._read_sizes()
         config = getattr(self._core, "config", None) or getattr(self._core, "model_config", None)
         stated = getattr(config, "unet_config", {}).get("image_size")
         self.native_size = native_size(stated, self.prediction)

@@ -36,6 +36,7 @@ class LdmModel(WebuiModel):
         self.prediction = _prediction(model)
         self.device = torch.device(devices.device)
         self.compute_dtype = devices.dtype_unet
+        self._read_sizes()
         self.alphas_cumprod = model.alphas_cumprod.detach().to("cpu", torch.float32, copy=True)
         self.native_size = native_size(getattr(model, "image_size", None), self.prediction)
         if getattr(model, "lowvram", False):

@@ -94,6 +94,7 @@ def borrowed() -> Iterator[WebuiModel]:
     with the queue lock held. Raises WrongModel, and TrainingFailed when memory runs out.
     """
     model = host.lend(host.load())
+    model.memory_limit = int(memory_limit() * 2**30)
     try:
         with torch.inference_mode(False), torch.enable_grad(), _memory_capped(), memory_explained():
             _forget_networks()

@@ -6,21 +6,13 @@ what ComfyUI and Forge made of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-_RECOMPUTED = ("ResBlock", "SpatialTransformer")
-_RECOMPUTE_FROM = 64
-"""Latent edge from which activations are computed again instead of kept for the gradient."""
 _NORMS = ("norm1", "norm2", "norm3")
-
-Computing = Callable[[], AbstractContextManager[Any]]
-"""How a host computes: its autocast."""
 
 
 @contextmanager
@@ -39,24 +31,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter = module.get_parameter(name)
             with torch.inference_mode(parameter.is_inference()):  # its flag is fixed outside
                 parameter.requires_grad_(True)
-
-
-@contextmanager
-def recomputed(unet: nn.Module, edge: int, computing: Computing) -> Iterator[None]:
-    """For latents of a large edge blocks keep their inputs only and run again on the way back.
-
-    The second time they run outside of the host's call, so `computing` is entered for each.
-    """
-    blocks: list[Any] = []
-    if edge >= _RECOMPUTE_FROM:
-        blocks = [part for part in unet.modules() if type(part).__name__ in _RECOMPUTED]
-    for block in blocks:
-        block.forward = _checkpointed(block.forward, computing)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 @contextmanager
@@ -99,14 +73,3 @@ def make_plain(module: nn.Module) -> None:
 def _copy_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     first, *rest = inputs
     return (first.clone() if torch.is_grad_enabled() else first, *rest)
-
-
-def _checkpointed(forward: Any, computing: Computing) -> Any:
-    def computed(*args: Any, **kwargs: Any) -> Any:
-        with computing():
-            return forward(*args, **kwargs)
-
-    def again(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(computed, *args, use_reentrant=False, **kwargs)
-
-    return again

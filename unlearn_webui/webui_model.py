@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlearn_core.devices import free_memory
 from unlearn_core.errors import TrainingFailed
-from unlearn_core.gradient_check import check_gradient, scale_gradient
+from unlearn_core.gradient_check import check_gradient
+from unlearn_core.half_gradient import HalfGradient
 from unlearn_core.lent_model import LentModel, Prediction
+from unlearn_core.recompute import recomputed
+from unlearn_core.unet_sizes import UnetSizes
 
-from .unet_care import recomputed
-
-_HALF_GRADIENT_SCALE = 4096.0
-"""float16 gradients at the text would underflow without it."""
 _STOCK_SIZES = (None, 32, 64)
 """What SD2's configs name as the latents' edge, whatever the model was trained at."""
 
@@ -36,10 +36,26 @@ class WebuiModel(LentModel, ABC):
     host_model: Any
     """What the host calls sd_model."""
     unet: nn.Module
+    memory_limit: int = 0
+    """Bytes of GPU memory that this process may take; 0 is no limit."""
 
     _at_once: int = 1024
     """Rows that go through the UNet together without gradient; halved when memory runs out."""
     _gradient_checked: bool = False
+
+    def free_memory(self) -> int | None:
+        """See LentModel; no more than the user's limit leaves."""
+        free = free_memory(self.device, self.unet)
+        if free is None or not self.memory_limit:
+            return free
+        return max(0, min(free, self.memory_limit - torch.cuda.memory_allocated(self.device)))
+
+    def _read_sizes(self) -> None:
+        """What `unet_sizes` is, from the weights of `unet`; `compute_dtype` must be known."""
+        weights = dict(self.unet.named_parameters())
+        converts = any(weight.dtype != self.compute_dtype for weight in weights.values())
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        self.unet_sizes = UnetSizes.from_ldm(shapes, converts)
 
     @abstractmethod
     def text_encoder_weights(self) -> dict[str, Tensor]:
@@ -76,7 +92,7 @@ class WebuiModel(LentModel, ABC):
             one = (given[0][:1].detach(), given[1][:1], given[2][:1].detach())
             check_gradient(self._scaled, *one, tolerance)
             self._gradient_checked = True
-        with recomputed(self.unet, latents.shape[-1], self._computing):
+        with recomputed(self.unet, self._computing) if self.recomputes else nullcontext():
             return self._scaled(*given)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -92,9 +108,8 @@ class WebuiModel(LentModel, ABC):
         return nullcontext()
 
     def _scaled(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        scale = _HALF_GRADIENT_SCALE if self.compute_dtype == torch.float16 else 1.0
-        output = self._run_unet(latents, timesteps, scale_gradient(text, 1 / scale))
-        return scale_gradient(output, scale)
+        half = HalfGradient(self.compute_dtype)
+        return half.at_output(self._run_unet(latents, timesteps, half.at_text(text)))
 
     def _in_parts(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         outputs: list[Tensor] = []
