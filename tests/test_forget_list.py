@@ -244,17 +244,12 @@ forget_list.Path.replace = dying
 
 
 @pytest.mark.parametrize(
-    ("how", "again"),
-    [
-        (BETWEEN, ["cat", "car"]),
-        (INSIDE, ["cat", "car"]),
-        (BEFORE_THE_LINE, ["cat", "car"]),
-        (WITHIN_THE_LINE, ["cat", "car"]),
-        (WITHIN_THE_FILE, ["cat", "car"]),
-    ],
+    "how",
+    [BETWEEN, INSIDE, BEFORE_THE_LINE, WITHIN_THE_LINE, WITHIN_THE_FILE],
+    ids=["between two", "inside one", "before its line", "within its line", "within its file"],
 )
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, how: str, again: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, how: str
 ) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
@@ -270,7 +265,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     assert killed.returncode == -9, killed.stderr
     begun = forgotten_now(monkeypatch)
     assert run(tmp_path) == 0
-    assert begun == again
+    assert begun == ["cat", "car"]
     torn = [name for name in loras(tmp_path) if name.endswith(".part")]
     assert {n: b for n, b in loras(tmp_path).items() if n not in torn} == loras(whole)
     assert len(torn) == (how is WITHIN_THE_FILE)
@@ -467,7 +462,9 @@ def test_a_preset_that_needs_pictures_asks_for_them_line_by_line(tmp_path: Path)
         read_list(path, settings.PRESETS["paper"])
 
 
-@pytest.mark.parametrize("content", [b"[1]\n", b"nonsense\n", b'{"concept": "dog"}\n\x00\x00\n'])
+@pytest.mark.parametrize(
+    "content", [b"[1]\n", b"nonsense\n", b'{"concept": [1]}\n', b'{"concept": "dog"}\n\x00\x00\n']
+)
 def test_a_journal_of_something_else_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
@@ -475,7 +472,7 @@ def test_a_journal_of_something_else_is_left_alone(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "forgotten.jsonl").write_bytes(content)
     assert run(tmp_path) == 1
-    assert "is no JSON object: take it out" in capsys.readouterr().err
+    assert "is no JSON object with a concept: take it out" in capsys.readouterr().err
     assert (tmp_path / "out" / "forgotten.jsonl").read_bytes() == content
 
 

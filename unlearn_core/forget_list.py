@@ -181,14 +181,14 @@ def _report(
 def _pending(order: Order, entries: Sequence[Entry], out: Path, report: Path | None) -> list[Entry]:
     """The entries that have to be done; lines of theirs are taken out of the journal."""
     records = read_records(out / JOURNAL)
-    finished = {record.get("concept"): record for record in records}
+    finished = {record["concept"]: record for record in records}
     pending = [
         entry
         for entry in entries
         if not _is_finished(order, entry, finished.get(entry.concept.name, {}), out, report)
     ]
     again = {entry.concept.name for entry in pending}
-    kept = [record for record in records if record.get("concept") not in again]
+    kept = [record for record in records if record["concept"] not in again]
     if kept != records:
         replace_records(out / JOURNAL, kept)
     return pending

@@ -18,7 +18,8 @@ def read_records(path: Path) -> list[Record]:
     """The records of a journal, none if there is no such file; a torn last line is cut off.
 
     A line is whole when its line end is there, since that is written last. Raises BadFile if
-    the file can't be read or mended, or another line holds no JSON object.
+    the file can't be read or mended, or another line holds no JSON object with a
+    text `concept`.
     """
     try:
         content = path.read_bytes() if path.exists() else b""
@@ -56,6 +57,9 @@ def _record(path: Path, number: int, line: bytes) -> Record:
         record = json.loads(line)
     except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict):
-        raise BadFile(f"Line {number} of {path} is no JSON object: take it out and start again.")
+    if not isinstance(record, dict) or not isinstance(record.get("concept"), str):
+        raise BadFile(
+            f"Line {number} of {path} is no JSON object with a concept: take it out and start "
+            "again."
+        )
     return record
