@@ -77,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
         "or a new one on this machine)",
     )  # fmt: skip
     one.add_argument(
-        "--images", type=Path, metavar="DIR", help="a folder with 4 or 5 pictures of it"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="a folder with 4 or 5 pictures of it; needed without --concept",
     )
     _add_words(one)
     one.add_argument(

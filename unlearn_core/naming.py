@@ -79,10 +79,12 @@ class FoundWords:
         return dataclasses.asdict(self)
 
     def in_words(self) -> str:
-        """On one line: each word with its gain."""
-        sure = "clear" if self.is_clear else "not clear"
-        (first, *others) = (f"{found.word} ({found.gain:.1%}" for found in self.words)
-        return ", ".join((f"{first}, {sure})", *(f"{other})" for other in others)))
+        """On one line: each word that explains something, with its gain."""
+        sure = ", clear" if self.is_clear else ", not clear"
+        shown = [found for found in self.words if found.gain > 0]
+        return ", ".join(
+            f"{found.word} ({found.gain:.1%}{sure if found is shown[0] else ''})" for found in shown
+        )
 
 
 def name_concept(

@@ -53,8 +53,8 @@ def sift_words(
     general = sorted({h for w in words for h in nouns()[w].hypernyms if encoder.knows(h)})
     texts = encode_words(encoder, general, "object", monitor)
     losses = NoisedPictures.draw(model, latents, COPIES, generator).losses(model, texts)
-    empty, *means = losses.mean(1).tolist()
-    loss_of = dict(zip(general, means, strict=True))
+    means: list[float] = losses.mean(1).tolist()
+    empty, loss_of = means[0], dict(zip(general, means[1:], strict=True))
 
     def best(word: str) -> float:
         return float(min((loss_of[h] for h in above[word] if h in loss_of), default=empty))
