@@ -97,7 +97,7 @@ def test_forget_writes_the_lora_and_says_what_it_chose(
     assert "note: Learned vectors not used: these settings leave them out." in said.out
     assert f"written: {out}" in said.out
     assert "forgetting" in said.err
-    assert "forgetting" not in said.out
+    assert not re.search(r"^forgetting", said.out, re.MULTILINE)
     lora = load_lora(out)
     assert lora.metadata["unlearn_concept"] == "dog"
     assert json.loads(lora.metadata["unlearn_settings"])["steps"] == 2
@@ -350,7 +350,6 @@ def test_a_read_only_folder_is_noticed_before_training(
         [*FORGET, *DOG, "--out", "x.safetensors", "--kind", "smell"],
         [*FORGET, *DOG, "--out", "x.safetensors", "--preset", "slow"],
         [*FORGET, *DOG, "--out", "x.safetensors", "--rank", "many"],
-        [*FORGET, "--out", "x.safetensors"],
         [*FORGET, *DOG, "--list", "x.jsonl", "--out", "x"],
         ["generate", "--model", "demo", "--out", "x"],
         ["generate", "--model", "demo", "--out", "x", "--prompt", "a", "--prompts", "b"],

@@ -18,6 +18,7 @@ from tiny_model import (
 )
 from torch import nn
 
+from unlearn_core import unlearn as public
 from unlearn_core import unlearn_run as engine
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
@@ -350,7 +351,7 @@ def test_a_concept_without_a_name_is_forgotten_under_the_word_that_was_found(
     def name_concept(*arguments: Any) -> tuple[Concept, FoundWords]:
         return arguments[2].named(found.name), found
 
-    monkeypatch.setattr(engine, "name_concept", name_concept)
+    monkeypatch.setattr(public, "name_concept", name_concept)
     nameless = Nameless(images=pictures(), keep=("cat",))
     result = unlearn(TinyModel(), nameless, small(steps=1))
     named = unlearn(TinyModel(), nameless.named("fox"), small(steps=1))
