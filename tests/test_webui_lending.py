@@ -63,8 +63,8 @@ def _drop_fresh() -> None:
 
 @pytest.fixture(scope="module")
 def theirs() -> DiffusersModel:
-    """diffusers' own over the same weights."""
-    return DiffusersModel(load_demo_pipeline())
+    """diffusers' own over the same weights, in float32 as the thin host computes."""
+    return DiffusersModel(load_demo_pipeline(), torch.float32)
 
 
 @pytest.fixture(params=["LdmDemo", "ForgeDemo"])

@@ -106,9 +106,17 @@ def learns(settings: UnlearnSettings, pictures: int) -> bool:
 
 
 def estimate(
-    text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings, pictures: int
+    text: TextSizes,
+    unet: UnetUse | None,
+    settings: UnlearnSettings,
+    pictures: int,
+    forgets: bool = True,
 ) -> dict[str, int]:
-    """Stage -> the bytes that it holds at most. `unet` None: the UNet is not used or not known."""
+    """Stage -> the bytes that it holds at most.
+
+    `unet` None: the UNet is not used, or its sizes are not known. `forgets` False: vectors are
+    learned, and no more.
+    """
     stages = {COPYING: text.copy_bytes}
     if unet is not None:
         stages[DRAWING] = text.copy_bytes + unet.drawing_bytes
@@ -117,7 +125,8 @@ def estimate(
         if unet is not None:
             rows = min(unet.rows, settings.inversion_batch)
             stages[LEARNING] += dataclasses.replace(unet, rows=rows).gradient_bytes
-    stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings)
+    if forgets:
+        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings)
     return {stage: int(GAPS * held) for stage, held in stages.items()}
 
 

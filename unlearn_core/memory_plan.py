@@ -13,7 +13,7 @@ from .errors import NotEnoughMemory
 from .inversion import TEST_PICTURES
 from .lent_model import LentModel
 from .live_preview import NEIGHBOURS_SHOWN
-from .memory_estimate import DRAWING, FORGETTING, TextSizes, UnetUse, estimate, learns
+from .memory_estimate import DRAWING, TextSizes, UnetUse, estimate, learns
 from .picture_loss import BATCH
 from .settings import UnlearnSettings, preset
 from .text_encoder import TextEncoder
@@ -133,8 +133,7 @@ def plan_memory(
         if model.unet_sizes is not None and (asked or drawn):
             width = model.compute_dtype.itemsize
             use = UnetUse(model.unet_sizes, model.native_size, width, rows, shown, recomputes)
-        found = estimate(text, use, settings, pictures)
-        return {stage: size for stage, size in found.items() if forgets or stage != FORGETTING}
+        return estimate(text, use, settings, pictures, forgets)
 
     if free is not None:
         fitting = (shown for shown in _halves(drawn) if stages(0, False, shown)[DRAWING] <= free)
