@@ -24,14 +24,11 @@ import torch
 
 from bench.cells import Cell, World, agree
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
-from bench.erased import Erased
-from bench.methods import with_lora
+from bench.erased import Erased, Task
 from bench.metrics import Share, overall
 from bench.protocol import draw
 from bench.setup import open_model
-from unlearn_core.concept import Concept
-from unlearn_core.settings import preset
-from unlearn_core.unlearn import unlearn_together
+from bench.stacking import joint
 
 ORDER_SEED = 11
 NAMED, REST = 24, 120
@@ -49,10 +46,9 @@ def objects_in_order(world: World) -> list[str]:
 
 def run(base: Erased, names: Sequence[str], method: str, seed: int) -> tuple[Erased, float]:
     """One run on all names: the erased model, and its processor seconds."""
-    settings = preset(method, seed=seed)
+    tasks = [Task(name, "object", seed=seed) for name in names]
     started = time.process_time()
-    result = unlearn_together(base.model, [Concept(name) for name in names], settings)
-    return with_lora(base, result.lora), time.process_time() - started
+    return joint(base, tasks, method), time.process_time() - started
 
 
 def judge(world: World, erased: Erased, gone: Sequence[str], rest: Sequence[str]) -> Numbers:

@@ -20,7 +20,7 @@ from bench.protocol import Layout, draw
 from bench.rows import Row
 from bench.sheets import save_strip
 from bench.splits import kept_words
-from bench.stacking import stack, stack_cells
+from bench.stacking import joint, stack, stack_cells
 from bench.task_pictures import Pictures
 from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.lora_file import LoraWeights, load_lora, save_lora
@@ -141,8 +141,11 @@ class Runner:
     def _stack(self, job: Job) -> Row:
         mode, _, height = job.detail.partition(" ")
         gone: Sequence[str] = self.plan.stacked[: int(height)]
-        loras = [self.lora(name, job.method, job.seed) for name in gone]
-        erased = stack(self.base, loras, mode)
+        if mode == "joint":
+            erased = joint(self.base, [self.task(name, job.seed) for name in gone], job.method)
+        else:
+            loras = [self.lora(name, job.method, job.seed) for name in gone]
+            erased = stack(self.base, loras, mode)
         cells = stack_cells(self.world, gone, self.plan.stacked, job.seed, self.plan.sizes)
         read = {}
         for name, cell in cells.items():

@@ -1,9 +1,8 @@
-"""Several concepts forgotten at once, from one LoRA each.
+"""Several concepts forgotten at once.
 
-  stacked   each file is added to the encoder by itself, as a host does with several loaders
-  merged    the encoder gets the one file that the command `merge` makes of them, in float16
-
-Trained jointly is left out: the engine forgets one concept, with one stand-in, in a run.
+stacked   each file is added to the encoder by itself, as a host does with several loaders
+merged    the encoder gets the one file that the command `merge` makes of them, in float16
+joint     one run of the preset on all concepts gives one LoRA
 """
 
 from __future__ import annotations
@@ -12,15 +11,18 @@ import dataclasses
 from collections.abc import Sequence
 
 from bench.cells import GRAMMARS, Cell, World
-from bench.erased import Erased
+from bench.erased import Erased, Task
 from bench.methods import with_lora
 from bench.protocol import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
+from unlearn_core.concept import Concept
 from unlearn_core.lora_file import LoraWeights, complete, lora_bytes, round_to_half
 from unlearn_core.lora_math import apply_lora
 from unlearn_core.merging import fit_loras
+from unlearn_core.settings import preset
 from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.unlearn import unlearn_together
 
-MODES = ("stacked", "merged")
+MODES = ("stacked", "merged", "joint")
 
 
 def stack(base: Erased, loras: Sequence[LoraWeights], mode: str) -> Erased:
@@ -35,6 +37,15 @@ def stack(base: Erased, loras: Sequence[LoraWeights], mode: str) -> Erased:
     encoder = TextEncoder(weights, base.model.last_used_layer, base.model.device)
     size = sum(len(lora_bytes(lora)) for lora in loras)
     return dataclasses.replace(base, encoder=encoder, family="text encoder", file_bytes=size)
+
+
+def joint(base: Erased, tasks: Sequence[Task], method: str) -> Erased:
+    """The base after one run on all tasks; raises as `unlearn_together` does."""
+    settings = preset(method, seed=tasks[0].seed)
+    uses = settings.use_pictures or settings.needs_unet
+    concepts = [Concept(t.name, kind=t.kind, images=t.images if uses else ()) for t in tasks]
+    lora = unlearn_together(base.model, concepts, settings).lora
+    return dataclasses.replace(with_lora(base, lora), file_bytes=len(lora_bytes(lora)))
 
 
 def stack_cells(

@@ -21,6 +21,7 @@ from unlearn_core.concept import Concept
 from unlearn_core.concept_list import Entry, read_list
 from unlearn_core.errors import BadConcept, BadFile, Cancelled
 from unlearn_core.forget_list import Order, Outcomes
+from unlearn_core.forgotten import all_from_metadata
 from unlearn_core.lent_model import RunMonitor
 from unlearn_core.lora_file import load_lora
 from unlearn_core.output_files import png_bytes
@@ -495,3 +496,41 @@ def test_flags_of_one_concept_do_not_go_with_a_list(
     assert main(["forget", "--model", "demo", *filled, "--out", str(tmp_path / "out")]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+# --- all in one run -------------------------------------------------------------------------------
+
+
+def test_together_one_lora_forgets_the_whole_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_list(tmp_path, *LINES)
+    out = tmp_path / "all.safetensors"
+    assert run(tmp_path, "--together", "--out", str(out)) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "concepts.jsonl"]
+    parts = all_from_metadata(load_lora(out).metadata)
+    assert [part.concept.name for part in parts] == ["dog", "cat", "car"]
+    said = capsys.readouterr().out
+    assert re.search(r"^forgotten: dog, puppy.*; \w+ is drawn in its place$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--together", "--ray"], "not shared on --ray"),
+        (["--together", "--report", "report"], "measure --concept NAME"),
+    ],
+)
+def test_together_is_one_run_without_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str
+) -> None:
+    write_list(tmp_path, *LINES)
+    assert run(tmp_path, *more) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_together_needs_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["forget", "--model", "demo", "--concept", "dog", "--out", str(tmp_path / "a")]
+    assert main([*command, "--together"]) == 1
+    assert "give --list" in capsys.readouterr().err

@@ -14,13 +14,14 @@ from unlearn_core import commands, merging
 from unlearn_core.__main__ import main
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, BadFile, Cancelled
-from unlearn_core.forgotten import MERGED, all_from_metadata
+from unlearn_core.forgotten import all_from_metadata
 from unlearn_core.lora_file import LoraPair, LoraWeights, load_lora, save_lora
 from unlearn_core.lora_keys import LAST_LAYER, ModuleKey
 from unlearn_core.lora_math import apply_lora, merge_loras
 from unlearn_core.merging import check_mergeable, fit_loras, write_prompts
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.unlearn import unlearn
+from unlearn_core.unlearn_run import PARTS
 
 
 def forget(name: str, stand_in: str, **changes: object) -> LoraWeights:
@@ -168,13 +169,13 @@ def test_no_prompt_that_is_kept_names_what_any_lora_forgets(loras: list[LoraWeig
     [
         ({}, "does not say which one concept"),
         ({"unlearn_private": "True"}, "does not say which one concept"),
-        ({MERGED: "[]"}, "does not say which one concept"),
+        ({PARTS: "[]"}, "does not say which one concept"),
     ],
 )
 def test_a_lora_that_does_not_tell_is_refused(
     loras: list[LoraWeights], metadata: dict[str, str], said: str
 ) -> None:
-    silent = {} if not metadata or MERGED in metadata else loras[1].metadata
+    silent = {} if not metadata or PARTS in metadata else loras[1].metadata
     other = LoraWeights(loras[1].pairs, {**silent, **metadata, "ss_output_name": "other"})
     with pytest.raises(BadFile, match=f"other {said}"):
         check_mergeable([loras[0], other])
@@ -306,4 +307,4 @@ def test_what_can_not_be_merged_is_refused(
 def test_a_note_of_a_merged_file_that_can_not_be_read_is_an_error() -> None:
     for note in ("nonsense", "7", '["dog"]', json.dumps([{"unlearn_concept": "dog"}])):
         with pytest.raises(BadFile, match="does not say"):
-            all_from_metadata({MERGED: note})
+            all_from_metadata({PARTS: note})

@@ -8,6 +8,7 @@ from tiny_model import Recorder, TinyModel, pictures, small_settings
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
+from unlearn_core.forgotten import all_from_metadata
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.lora_math import apply_lora
 from unlearn_core.losses import drift
@@ -82,9 +83,10 @@ def test_each_concept_has_its_own_learned_vectors() -> None:
 
 def test_the_file_names_every_concept() -> None:
     metadata = unlearn_together(TinyModel(), (DOG, BUS), small()).lora.metadata
-    parts = json.loads(metadata["unlearn_parts"])
-    assert [part["unlearn_concept"] for part in parts] == ["dog", "bus"]
-    assert "puppy" in json.loads(parts[0]["unlearn_names"])
+    dog, bus = all_from_metadata(metadata)
+    assert (dog.concept.name, bus.concept.name) == ("dog", "bus")
+    assert "puppy" in dog.names
+    assert json.loads(metadata["unlearn_settings"])["rank"] == 8
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,9 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     if chosen.list is not None:
         _forget_list(chosen, session, settings)
         return
-    if chosen.ray is not None:
-        raise BadSettings("--ray shares the concepts of a list: give --list.")
+    for flag in ("ray", "together"):
+        if getattr(chosen, flag) not in (None, False):
+            raise BadSettings(f"--{flag} is about the concepts of a list: give --list.")
     concept = commands.make_asked(
         chosen.concept,
         chosen.kind or "object",
@@ -92,6 +93,14 @@ def _forget_list(
             )
     if chosen.embedding is not None:
         raise BadSettings("--embedding is of one concept and does not go with --list.")
+    if chosen.together:
+        if chosen.ray is not None or chosen.report is not None:
+            raise BadSettings(
+                "--together is one run: it is not shared on --ray, and --report is made of its "
+                "LoRA by `measure --concept NAME`."
+            )
+        commands.forget_together(session, chosen.list, settings, chosen.out)
+        return
     worker = None
     if chosen.ray is not None:
         from .ray_tasks import RayWorker

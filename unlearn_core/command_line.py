@@ -25,7 +25,9 @@ each line of the list is a JSON object; all but "concept" may be left out, and t
 images is looked for from the list's own folder:
   {{"concept": "dog", "synonyms": ["puppy"], "stand_in": "cat", "keep": ["wolf"], "images": "dog"}}
 "kind" goes there too. --out and --report are folders then, and forgotten.jsonl in --out gets a
-line for each concept that is done: stopped or killed, the same command goes on from there."""
+line for each concept that is done: stopped or killed, the same command goes on from there.
+  {PROGRAM} forget --model demo --list concepts.jsonl --together --out all.safetensors
+trains one LoRA for all of them in one run."""
 _KIND_HELP = "what sort of thing it is (results for person and unsafe are not measured)"
 
 
@@ -71,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="many concepts, one a line, each into its own LoRA (see below)",
     )
+    one.add_argument(
+        "--together", action="store_true",
+        help="with --list: one run and one LoRA for all concepts; --out is its file",
+    )  # fmt: skip
     one.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS",
         help="with --list: share the work among a Ray cluster (default: the one that Ray finds, "

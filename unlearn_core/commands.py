@@ -10,6 +10,7 @@ from typing import Literal
 
 from . import generate as drawing
 from .concept import Concept, Kind, Nameless, as_typed
+from .concept_list import read_list
 from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
@@ -36,7 +37,7 @@ from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
 from .tensor_file import write_whole
 from .tokenizer import strip_weights
-from .unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
+from .unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn, unlearn_together
 
 DEMO = "demo"
 RECIPE = "It is a recipe for drawing the concept: keep it to yourself."
@@ -135,6 +136,22 @@ def forget(
     except Cancelled as error:
         raise Cancelled(f"Stopped while measuring: {out} is written, the report is not.") from error
     return result, evaluation
+
+
+def forget_together(session: Session, path: Path, settings: UnlearnSettings, out: Path) -> None:
+    """Make a model forget every concept of a list in one run; write the one LoRA."""
+    check_tensor_file(out)
+    concepts = [entry.read() for entry in read_list(path, settings)]
+    result = unlearn_together(session.load(), concepts, settings, session.monitor)
+    stop_if_asked(session.monitor)
+    make_folder(out.parent)
+    save_lora(result.lora, out)
+    for part in result.parts:
+        names = ", ".join(part.names)
+        session.say(f"forgotten: {names}; {part.stand_in.word} is drawn in its place")
+    for note in result.notes:
+        session.say(f"note: {note}")
+    session.say(f"written: {out}")
 
 
 def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None = None) -> None:

@@ -15,9 +15,7 @@ from .settings import UnlearnSettings
 from .stand_in import choose_stand_in, look_around
 from .text_encoder import TextEncoder
 from .unlearn import UnlearnResult
-
-MERGED = "unlearn_merged"
-"""Name of a merged file's note."""
+from .unlearn_run import PARTS
 
 # Grammars that the eraser's own templates lack.
 OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
@@ -63,17 +61,19 @@ class Forgotten:
 
 
 def all_from_metadata(metadata: Mapping[str, str]) -> tuple[Forgotten, ...]:
-    """All that a LoRA file forgets: several things if it was merged, none if it does not say.
+    """All that a LoRA file forgets: none if it does not say.
 
     What one of them kept and another one forgets is not kept. Raises BadFile if what it says can't
     be read.
     """
-    if MERGED not in metadata:
+    if PARTS not in metadata:
         return (Forgotten.from_metadata(metadata),) if "unlearn_names" in metadata else ()
     try:
-        parts = [Forgotten.from_metadata({**part}) for part in json.loads(metadata[MERGED])]
+        parts = [Forgotten.from_metadata({**part}) for part in json.loads(metadata[PARTS])]
     except (ValueError, TypeError) as error:
-        raise BadFile("The LoRA file does not say what was merged in it.") from error
+        raise BadFile(
+            "The LoRA file does not say in a way that can be read what it forgets."
+        ) from error
     gone = {name.casefold() for part in parts for name in part.names}
     return tuple(
         dataclasses.replace(
@@ -88,7 +88,7 @@ def merged_metadata(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     ours = [{k: v for k, v in part.items() if k.startswith("unlearn_")} for part in parts]
     made_for = {part["unlearn_base_model_hash"] for part in ours}
     ours = [{k: v for k, v in part.items() if k != "unlearn_base_model_hash"} for part in ours]
-    return {MERGED: json.dumps(ours, sort_keys=True), "unlearn_base_model_hash": made_for.pop()}
+    return {PARTS: json.dumps(ours, sort_keys=True), "unlearn_base_model_hash": made_for.pop()}
 
 
 def kept_prompts(forgotten: Forgotten) -> Prompts:

@@ -34,6 +34,8 @@ from .training import Training, felt_directions
 
 FEWEST_FORGET, FEWEST_KEEP = 128, 64
 """Prompts of each concept when several share a run."""
+PARTS = "unlearn_parts"
+"""The note of a file that forgets several concepts: a list of what is noted of each."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ class UnlearnRun:
         }
         if len(self.parts) == 1:
             return concept_metadata(self.parts[0]) | shared
-        return {"unlearn_parts": json.dumps([concept_metadata(p) for p in self.parts])} | shared
+        return {PARTS: json.dumps([concept_metadata(p) for p in self.parts])} | shared
 
 
 def concept_metadata(part: Part) -> dict[str, str]:
