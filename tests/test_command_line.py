@@ -350,7 +350,6 @@ def test_a_read_only_folder_is_noticed_before_training(
         [*FORGET, *DOG, "--out", "x.safetensors", "--kind", "smell"],
         [*FORGET, *DOG, "--out", "x.safetensors", "--preset", "slow"],
         [*FORGET, *DOG, "--out", "x.safetensors", "--rank", "many"],
-        [*FORGET, "--out", "x.safetensors"],
         ["generate", "--model", "demo", "--out", "x"],
         ["generate", "--model", "demo", "--out", "x", "--prompt", "a", "--prompts", "b"],
         ["generate", "--model", "demo", "--out", "x", "--prompt", "a", "--size", "big"],
