@@ -17,7 +17,7 @@ from unlearn_core.diffusers_model import DiffusersModel
 from unlearn_core.errors import Cancelled, NotEnoughMemory
 from unlearn_core.headline import run_lines
 from unlearn_core.lent_model import SilentMonitor, Stoppable
-from unlearn_core.memory_estimate import DRAWING, LEARNING, TextSizes
+from unlearn_core.memory_estimate import DRAWING, FORGETTING, LEARNING, TextSizes
 from unlearn_core.memory_plan import MemoryPlan, plan_memory, rows_that_fit, text_sizes
 from unlearn_core.model_files import read_json
 from unlearn_core.settings import preset
@@ -70,7 +70,7 @@ def test_the_batch_falls_first_then_blocks_recompute_and_only_then_it_is_refused
 def test_drawing_alone_is_done_in_parts_too() -> None:
     made = plan(5 * GB)
     assert 1 <= made.drawn < 32
-    assert made.stage in (LEARNING, DRAWING, "forgetting")
+    assert made.stage in (LEARNING, DRAWING, FORGETTING)
 
 
 def test_a_refusal_names_the_numbers_and_a_way_out() -> None:

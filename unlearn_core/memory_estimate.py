@@ -37,9 +37,9 @@ VAE_NUMBERS = 1000
 """Held by the VAE at its finest level, for each pixel: 256 channels, four times."""
 COPYING, LEARNING, DRAWING, FORGETTING = (
     "the copy of the text encoder",
-    "learning the concept",
+    "learning vectors",
     "drawing",
-    "forgetting",
+    "training the LoRA",
 )
 
 
