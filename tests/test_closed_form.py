@@ -51,7 +51,7 @@ class Solved:
         """Mean over the prompts."""
         far = [
             role_distance(
-                self.encoder.tail(lesson.states, lesson.token_ids),
+                self.encoder.tail(lesson.states),
                 lesson.targets,
                 lesson.roles,
                 self.scales,

@@ -206,7 +206,7 @@ def projected_drift(
     drifts = []
     with torch.no_grad():
         for some in (lesson, training.forget[0]):
-            states = encoder.tail(some.states, some.token_ids)
+            states = encoder.tail(some.states)
             drifts.append(float(drift(states, some.targets).max()))
     return drifts[0], drifts[1]
 

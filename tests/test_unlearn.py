@@ -21,6 +21,7 @@ from torch import nn
 from unlearn_core import unlearn as engine
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
+from unlearn_core.frozen_layers import FrozenLinear
 from unlearn_core.inversion import PREVIEW_STEPS
 from unlearn_core.lent_model import Prediction
 from unlearn_core.lora_file import complete, lora_bytes, round_to_half
@@ -29,7 +30,7 @@ from unlearn_core.losses import drift
 from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.prompts import Prompts, whole_prompts
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
-from unlearn_core.text_encoder import FrozenLinear, TextEncoder
+from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids
 from unlearn_core.unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
 
@@ -149,7 +150,7 @@ def check_unchanged(encoder: TextEncoder) -> None:
     linears = [m for m in encoder.layers.modules() if isinstance(m, nn.Linear)]
     assert {type(m) for m in linears} == {FrozenLinear}
     prompts = token_ids("a photo of a dog")
-    assert torch.equal(encoder.prefix(prompts), tiny_encoder().prefix(prompts))
+    assert torch.equal(encoder.encode(prompts), tiny_encoder().encode(prompts))
 
 
 def test_a_run_needs_pictures_only_where_it_says_so(built: list[TextEncoder]) -> None:

@@ -53,14 +53,14 @@ def solve(
         for lesson in forget:
             for rows in _batches(lesson):
                 part = lesson.rows(rows)
-                inputs, own = _look(encoder, lora, key, part.states, part.token_ids)
-                _, other = _look(encoder, lora, key, lesson.stand_in_states[rows], part.token_ids)
+                inputs, own = _look(encoder, lora, key, part.states)
+                _, other = _look(encoder, lora, key, lesson.stand_in_states[rows])
                 wanted = gather_targets(own, other, lesson.source[rows]) - own
                 _add(gram, cross, inputs, wanted, _weights(part.roles, scales), basis)
         for kept in keep:
             for rows in _batches(kept):
                 part = kept.rows(rows)
-                inputs, own = _look(encoder, lora, key, part.states, part.token_ids)
+                inputs, own = _look(encoder, lora, key, part.states)
                 weight = _weights(part.roles, scales) * keep_weight
                 _add(gram, cross, inputs, torch.zeros_like(own), weight, basis)
 
@@ -92,7 +92,7 @@ def _batches(lesson: Lesson) -> tuple[Tensor, ...]:
 
 
 def _look(
-    encoder: TextEncoder, lora: EncoderLora, key: ModuleKey, states: Tensor, ids: Tensor
+    encoder: TextEncoder, lora: EncoderLora, key: ModuleKey, states: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(input of the projection `key`, the state that leaves its layer), (n, T, ...) each."""
     seen: list[Tensor] = []
@@ -104,11 +104,11 @@ def _look(
         ),
     ]
     try:
-        encoder.tail(states, ids)
+        encoder.tail(states)
     finally:
         for hook in hooks:
             hook.remove()
-    return seen[0], seen[1]
+    return seen[0].float(), seen[1]
 
 
 def _weights(roles: Tensor, scales: RoleScales) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .frozen_layers import projections
 from .lora_file import LoraPair, LoraWeights
 from .lora_keys import ATTENTION, MLP, ModuleKey
 from .settings import UnlearnSettings, chosen_layers
@@ -51,16 +52,18 @@ class EncoderLora:
             lora_dropout=0.0,
             target_modules=[f"{key.layer}.{_place(key.module)}" for key in modules],
         )
-        for key in self.modules:
-            # peft gives an adapter the dtype of its projection.
-            encoder.layers[key.layer].get_submodule(_place(key.module)).float()
         with torch.random.fork_rng(devices=[]):
             inject_adapter_in_model(config, encoder.layers)
         for key in self.modules:
+            for part in (self._layer(key).lora_A, self._layer(key).lora_B):
+                part.float()  # peft gives an adapter the dtype of its projection
             down = self.down(key)
             with torch.no_grad():
                 drawn = torch.randn(down.shape, generator=generator) / down.shape[1] ** 0.5
                 down.copy_(drawn)
+        self._tail = projections(encoder.layers[min(key.layer for key in self.modules) :])
+        for projection in self._tail:
+            projection.convert(encoder.products)
 
     def _layer(self, key: ModuleKey) -> Any:
         return self.encoder.layers[key.layer].get_submodule(_place(key.module))
@@ -124,6 +127,8 @@ class EncoderLora:
             owner_path, _, name = _place(key.module).rpartition(".")
             owner = self.encoder.layers[key.layer].get_submodule(owner_path)
             setattr(owner, name, self.frozen(key))
+        for projection in self._tail:
+            projection.release()
         del self.encoder.layers.peft_config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,7 @@ def felt_directions(
         hooks.append(lora.frozen(key).register_forward_pre_hook(remember))
     try:
         with lora.disabled():
-            encoder.tail(guard.states, guard.token_ids)
+            encoder.tail(guard.states)
     finally:
         for hook in hooks:
             hook.remove()
@@ -106,17 +106,16 @@ class Training:
                 group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
             self.lora.set_strength(self._draw_strength())
             optimizer.zero_grad()
-            loss = self._loss(step)
-            if not bool(loss.isfinite()):
+            loss = self._learn(step)
+            if not math.isfinite(loss):
                 raise TrainingFailed(
-                    f"The loss is {float(loss.detach())} at step {step + 1}: the learning rate "
+                    f"The loss is {loss} at step {step + 1}: the learning rate "
                     f"{settings.learning_rate:g} is too high for this model. Lower it."
                 )
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.lora.parameters(), 1.0)
             optimizer.step()
             project_away(self.lora, self.bases)
-            losses.append(float(loss.detach()))
+            losses.append(loss)
             per_step = (time.monotonic() - started) / (step + 1)
             show = preview_is_due(monitor, step + 1, settings.steps)
             self.lora.set_strength(1.0)
@@ -133,9 +132,17 @@ class Training:
         self.lora.set_strength(1.0)
         return losses
 
-    def _loss(self, step: int) -> Tensor:
+    def _learn(self, step: int) -> float:
+        """The loss. Gradients are added up term by term, so that one term is held at a time."""
+        total = 0.0
+        for term in self._terms(step):
+            if term.requires_grad:
+                term.backward()  # type: ignore[no-untyped-call]
+            total += float(term.detach())
+        return total
+
+    def _terms(self, step: int) -> Iterator[Tensor]:
         settings = self.settings
-        total = self.guard.states.new_zeros(())
         keep = self._draw(self.keep)
         parts: list[tuple[Lesson, float]] = [
             (keep, settings.keep_weight),
@@ -145,13 +152,12 @@ class Training:
             parts.append((self._draw(self.forget), settings.forget_weight))
         for lesson, weight in parts:
             if weight > 0 and len(lesson):
-                total = total + weight * self._distance(lesson)
+                yield weight * self._distance(lesson)
         if self.extra_loss is not None:
-            total = total + self.extra_loss(step)
-        return total
+            yield self.extra_loss(step)
 
     def _distance(self, lesson: Lesson) -> Tensor:
-        states = self.encoder.tail(lesson.states, lesson.token_ids)
+        states = self.encoder.tail(lesson.states)
         return role_distance(states, lesson.targets, lesson.roles, self.scales).mean()
 
     def _draw(self, lessons: Sequence[Lesson]) -> Lesson:

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import closed_form
 from .adversary import Adversary
 from .concept import MEASURED_KINDS, Concept
+from .devices import text_products_dtype
 from .errors import BadConcept, BadSettings
 from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable, stop_if_asked
@@ -80,8 +81,9 @@ def learn_vectors(
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
-    """A private copy of the lent model's text encoder, float32, on the model's device."""
-    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device)
+    """A private copy of the lent model's text encoder, on the model's device."""
+    products = text_products_dtype(model.device)
+    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device, products)
 
 
 def draw_concept(model: LentModel, encoder: TextEncoder, concept: Concept, seed: int) -> Tensor:
