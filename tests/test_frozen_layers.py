@@ -91,14 +91,15 @@ def test_the_detached_encoder_holds_nothing_twice_and_computes_as_before() -> No
 
 def test_the_dtype_is_put_back_after_an_error() -> None:
     layer = nn.ModuleList([FrozenLinear(4, 4), FrozenNorm(4)])
-    with (
-        pytest.raises(ZeroDivisionError),
-        multiplying_in(layer, torch.bfloat16),
-        ready_in(layer, torch.bfloat16),
-    ):
-        assert layer[1](torch.ones(1, 4)).dtype == torch.bfloat16
-        assert layer[0].holds_twice
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with multiplying_in(layer, torch.bfloat16), ready_in(layer, torch.bfloat16):
+            assert layer[1](torch.ones(1, 4)).dtype == torch.bfloat16
+            assert layer[0].holds_twice
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert layer[1](torch.ones(1, 4)).dtype == torch.float32
     assert not layer[0].holds_twice
 

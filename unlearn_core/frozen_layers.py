@@ -2,7 +2,7 @@
 
 Projections compute in their input's dtype, whatever their weights are held in, and layer norms say
 which dtype that is: float32, or bfloat16 where the machine multiplies it faster. The residual
-stream, the layer norms' own sums and a LoRA beside a projection stay float32 in both.
+stream, the layer norms' own sums and the weights of a LoRA are float32 in both.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ class WordVectors(nn.Module):
         # Not learned[rows]: the backward of an index adds in the order that threads arrive.
         learned = nn.functional.embedding(rows, self.learned)
         return torch.where(is_learned[..., None], learned, words)
+
+
+class FactorLinear(nn.Linear):
+    """A factor of a LoRA, held in float32; it multiplies in its input's dtype. No bias."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return nn.functional.linear(states, self.weight.to(states.dtype))
 
 
 class FrozenLinear(nn.Linear):

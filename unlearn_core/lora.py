@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .frozen_layers import projections
+from .frozen_layers import FactorLinear, projections
 from .lora_file import LoraPair, LoraWeights
 from .lora_keys import ATTENTION, MLP, ModuleKey
 from .settings import UnlearnSettings, chosen_layers
@@ -55,8 +55,7 @@ class EncoderLora:
         with torch.random.fork_rng(devices=[]):
             inject_adapter_in_model(config, encoder.layers)
         for key in self.modules:
-            for part in (self._layer(key).lora_A, self._layer(key).lora_B):
-                part.float()  # peft gives an adapter the dtype of its projection
+            self._hold_in_float32(self._layer(key))
             down = self.down(key)
             with torch.no_grad():
                 drawn = torch.randn(down.shape, generator=generator) / down.shape[1] ** 0.5
@@ -67,6 +66,15 @@ class EncoderLora:
 
     def _layer(self, key: ModuleKey) -> Any:
         return self.encoder.layers[key.layer].get_submodule(_place(key.module))
+
+    def _hold_in_float32(self, layer: Any) -> None:
+        """peft gives factors the dtype of their projection, and would convert their input."""
+        layer.cast_input_dtype_enabled = False
+        for factors in (layer.lora_A, layer.lora_B):
+            drawn = factors[_ADAPTER]
+            factor = FactorLinear(drawn.in_features, drawn.out_features, bias=False, device="meta")
+            factor.weight = nn.Parameter(drawn.weight.detach().float())
+            factors[_ADAPTER] = factor
 
     def down(self, key: ModuleKey) -> nn.Parameter:
         """(rank, in) float32."""

@@ -77,7 +77,7 @@ class TextEncoder:
     def tail(self, states: Tensor) -> Tensor:
         """The conditioning from the states before the tail: (B, T, width) float32, both."""
         layers = self.layers[self._first_tail_layer :]
-        with multiplying_in(layers, self.products):
+        with multiplying_in(layers, self.products), self._attending():
             return self._to_the_end(layers, states, self.products)
 
     def encode(self, token_ids: Tensor, learned: Tensor | None = None) -> Tensor:
@@ -153,6 +153,23 @@ class TextEncoder:
         output = layer(states, None, mask) if self._two_masks else layer(states, mask)
         only: Tensor = output[0] if isinstance(output, tuple) else output
         return only
+
+    @contextmanager
+    def _attending(self) -> Iterator[None]:
+        """Attention as plain products where torch's own kernel has a slow backward pass.
+
+        On a CPU in bfloat16 that takes five times as long for prompts, whatever their length.
+        """
+        config: Any = self.model.config
+        usual = getattr(config, "_attn_implementation", None)  # transformers before 4.36: plain
+        plain = self.device.type == "cpu" and self.products == torch.bfloat16 and usual == "sdpa"
+        if plain:
+            config._attn_implementation = "eager"
+        try:
+            yield
+        finally:
+            if plain:
+                config._attn_implementation = usual
 
     @contextmanager
     def _using(self, learned: Tensor | None) -> Iterator[None]:
