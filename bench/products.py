@@ -34,11 +34,16 @@ class ProductCounter(TorchDispatchMode):
             self._count(args[0], sdpa_flop_count(*(part.shape for part in args[:3])))
         elif name == "aten::_scaled_dot_product_flash_attention_for_cpu_backward":
             self._count(args[1], sdpa_backward_flop_count(*(part.shape for part in args[:4])))
-        elif func._overloadpacket in flop_registry:
-            formula = flop_registry[func._overloadpacket]
+        elif (formula := _formula(name)) is not None:
             first = next(part for part in args[::-1] if isinstance(part, Tensor))
             self._count(first, formula(*args, **(kwargs or {}), out_val=out))
         return out
 
     def _count(self, factor: Tensor, flops: int) -> None:
         self.flops[str(factor.dtype).removeprefix("torch.")] += flops
+
+
+def _formula(name: str) -> Any:
+    """torch's formula for an operation; an operation in place has that of the other."""
+    packet = getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None)
+    return flop_registry.get(packet)

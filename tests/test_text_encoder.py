@@ -227,6 +227,8 @@ def test_half_weights_are_held_as_they_are_and_computed_with_in_float32(dtype: t
     assert torch.equal(held.encode(PROMPTS), full.encode(PROMPTS))
     assert held.fingerprint() == full.fingerprint()
     assert {layer.mlp.fc1.weight.dtype for layer in held.layers} == {dtype}
+    assert held.words.held.dtype == dtype
+    assert torch.equal(held.words.weight, full.words.weight)
 
 
 def test_a_lora_on_half_weights_is_float32_and_so_is_what_it_changes() -> None:

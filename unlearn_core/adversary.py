@@ -70,7 +70,7 @@ class Adversary:
         return forget_lessons(self.encoder, self.lora, pair_prompts(pairs), vectors)
 
     def _search(self) -> Tensor:
-        start = self.encoder.words.weight[list(self._name.ids)]
+        start = self.encoder.words.vectors(self._name.ids)
         size = float(start.norm(dim=1).mean()) / self.encoder.width**0.5
         starts = start.repeat(SEARCHES, 1)
         noise = torch.randn(starts.shape, generator=self.generator).to(starts)

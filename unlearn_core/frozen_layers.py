@@ -7,7 +7,7 @@ stream, the layer norms' own sums and the weights of a LoRA are float32 in both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,19 +17,28 @@ from .tokenizer import VOCABULARY
 
 
 class WordVectors(nn.Module):
-    """The token embedding table, and further rows for learned vectors.
+    """The token embedding table as it was lent, and further rows for learned vectors.
 
     Ids from 49408 on read row `id - 49408` of `learned`, (n, width) float32.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, held: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.held = nn.Parameter(held, requires_grad=False)
         self.learned: Tensor | None = None
 
+    @property
+    def weight(self) -> Tensor:
+        """(49408, width) float32: all rows; `vectors` gives some without the rest."""
+        return self.held.float()
+
+    def vectors(self, token_ids: Sequence[int]) -> Tensor:
+        """(n, width) float32: the rows of n tokens."""
+        return self.held[list(token_ids)].float()
+
     def forward(self, token_ids: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, T, width)."""
-        words = nn.functional.embedding(token_ids.clamp(max=VOCABULARY - 1), self.weight)
+        """(B, T) int64 -> (B, T, width) float32."""
+        words = nn.functional.embedding(token_ids.clamp(max=VOCABULARY - 1), self.held).float()
         if self.learned is None:
             return words
         is_learned = token_ids >= VOCABULARY

@@ -181,7 +181,7 @@ class TextEncoder:
 
     def knows(self, word: str) -> bool:
         """Whether every token of the word has a vector; small models know few words."""
-        rows = self.words.weight[tokenize(word)]
+        rows = self.words.vectors(tokenize(word))
         return len(rows) > 0 and bool((rows.abs().amax(dim=1) > 0).all())
 
 
@@ -252,7 +252,7 @@ def _load(model: CLIPTextModel, weights: dict[str, Tensor], device: torch.device
                 f"The text encoder's {name} is {found}; expected {tuple(parameter.shape)}."
             )
         is_half = given.dtype in (torch.float16, torch.bfloat16)
-        keeps = is_half and given.dim() == 2 and ".layers." in name
+        keeps = is_half and given.dim() == 2 and "position" not in name
         dtype = given.dtype if keeps else torch.float32
         state[name] = given.detach().to(device=device, dtype=dtype, copy=True)
     positions = torch.arange(CHUNK, device=device)[None]

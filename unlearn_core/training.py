@@ -144,21 +144,27 @@ class Training:
     def _terms(self, step: int) -> Iterator[Tensor]:
         settings = self.settings
         keep = self._draw(self.keep)
-        parts: list[tuple[Lesson, float]] = [
-            (keep, settings.keep_weight),
-            (self.guard.cut(keep.length), settings.guard_weight),
-        ]
+        # The guard's few prompts go with those to keep: a pass of its own is mostly overhead.
+        guard = self.guard.cut(keep.length)
+        yield self._weighed((keep, settings.keep_weight), (guard, settings.guard_weight))
         if settings.objective == "stand-in":
-            parts.append((self._draw(self.forget), settings.forget_weight))
-        for lesson, weight in parts:
-            if weight > 0 and len(lesson):
-                yield weight * self._distance(lesson)
+            yield self._weighed((self._draw(self.forget), settings.forget_weight))
         if self.extra_loss is not None:
             yield self.extra_loss(step)
 
-    def _distance(self, lesson: Lesson) -> Tensor:
-        states = self.encoder.tail(lesson.states)
-        return role_distance(states, lesson.targets, lesson.roles, self.scales).mean()
+    def _weighed(self, *parts: tuple[Lesson, float]) -> Tensor:
+        """Sum of weight times distance over lessons of one length, in one pass."""
+        counted = [(lesson, weight) for lesson, weight in parts if weight > 0 and len(lesson)]
+        if not counted:
+            return self.guard.states.new_zeros(())
+        states = self.encoder.tail(torch.cat([lesson.states for lesson, _ in counted]))
+        found = states.split([len(lesson) for lesson, _ in counted])
+        return torch.stack(
+            [
+                weight * role_distance(part, lesson.targets, lesson.roles, self.scales).mean()
+                for part, (lesson, weight) in zip(found, counted, strict=True)
+            ]
+        ).sum()
 
     def _draw(self, lessons: Sequence[Lesson]) -> Lesson:
         """A batch of one length; every prompt is as likely as any other."""
