@@ -104,8 +104,8 @@ def test_a_run_is_counted_stage_by_stage(tmp_path: Path) -> None:
     assert stages["preparing the prompts"]["flops"][numbers["dtype of most products"]] > 1e9
     assert stages["forgetting"]["flops"][numbers["dtype of most products"]] > 1e9
     assert stages["least squares"]["flops"]["float32"] > 1e9
-    assert stages["copying the text encoder"]["copied_bytes"] > 4 * 49408 * 1024
-    assert stages["copying the text encoder"]["extra_bytes"] > 4 * 49408 * 1024
+    assert stages["copying the text encoder"]["copied_bytes"] > 2 * 49408 * 1024
+    assert stages["copying the text encoder"]["extra_bytes"] > 2 * 49408 * 1024
     assert numbers["seconds"] == pytest.approx(sum(s["seconds"] for s in stages.values()))
     floors = sum(stage["floor_seconds"] for stage in stages.values())
     assert numbers["floor_seconds"] == pytest.approx(floors)
