@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cost import PeakSampler, give_memory_back
+from bench.cost import PeakSampler
 from bench.machine import Machine, measure_machine
 from bench.methods import find_method, settings_of
 from bench.products import ProductCounter
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings, UnlearnError
+from unlearn_core.free_memory import give_memory_back
 from unlearn_core.lent_model import LentModel, Prediction, SilentMonitor
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.model_files import TEXT_PREFIX, read_json
@@ -122,7 +123,7 @@ class MeasuredRun(UnlearnRun):
         sampler.start()
         started = time.perf_counter(), time.process_time()
         try:
-            with counter:
+            with counter, super().stage(stage):
                 yield
         finally:
             seconds = time.perf_counter() - started[0]
@@ -133,7 +134,6 @@ class MeasuredRun(UnlearnRun):
             copied = sum(p.numel() * p.element_size() for p in self.encoder.model.parameters())
         extra = max(0, sampler.peak - self.held)
         self.stages.append(Stage(stage, seconds, processor, dict(counter.flops), copied, extra))
-        self.seconds[stage] = seconds
 
 
 def text_only(settings: UnlearnSettings) -> bool:

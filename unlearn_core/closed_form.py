@@ -83,7 +83,8 @@ def _divide(cross: Tensor, gram: Tensor) -> Tensor:
     failed = torch.empty((), dtype=torch.int32)
     torch.linalg.cholesky_ex(root, check_errors=True, out=(root, failed))
     half = torch.linalg.solve_triangular(root, cross.T, upper=False)
-    return torch.linalg.solve_triangular(root.mT, half, upper=True).T
+    solved: Tensor = torch.linalg.solve_triangular(root.mT, half, upper=True)
+    return solved.T
 
 
 def _cut_to_rank(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:

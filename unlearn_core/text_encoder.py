@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HEAD_WIDTH = 64
 """Width of one attention head in every OpenCLIP text tower of this family."""
-ROWS = 1536
+ROWS = 1024
 """Tokens that go through a layer at once."""
 
 

@@ -20,6 +20,8 @@ from .settings import UnlearnSettings
 from .text_encoder import TextEncoder
 
 WARM_UP_STEPS = 10
+TOKENS = 1024
+"""In one pass through the trained layers, whose states are held for the gradient."""
 LEAST_FELT = 1e-6
 """Share of the strongest direction's energy below which a direction is not felt."""
 
@@ -44,7 +46,7 @@ def felt_directions(
         hooks.append(lora.frozen(key).register_forward_pre_hook(remember))
     try:
         with lora.disabled():
-            encoder.tail(guard.states)
+            encoder.encode(guard.token_ids)  # float32: rounding would look like directions
     finally:
         for hook in hooks:
             hook.remove()
@@ -137,7 +139,7 @@ class Training:
         total = 0.0
         for term in self._terms(step):
             if term.requires_grad:
-                term.backward()  # type: ignore[no-untyped-call]
+                term.backward()
             total += float(term.detach())
         return total
 
@@ -146,25 +148,28 @@ class Training:
         keep = self._draw(self.keep)
         # The guard's few prompts go with those to keep: a pass of its own is mostly overhead.
         guard = self.guard.cut(keep.length)
-        yield self._weighed((keep, settings.keep_weight), (guard, settings.guard_weight))
-        if settings.objective == "stand-in":
-            yield self._weighed((self._draw(self.forget), settings.forget_weight))
+        forget = self._draw(self.forget) if settings.objective == "stand-in" else None
+        yield from self._passes((keep, settings.keep_weight), (guard, settings.guard_weight))
+        if forget is not None:
+            yield from self._passes((forget, settings.forget_weight))
         if self.extra_loss is not None:
             yield self.extra_loss(step)
 
-    def _weighed(self, *parts: tuple[Lesson, float]) -> Tensor:
-        """Sum of weight times distance over lessons of one length, in one pass."""
+    def _passes(self, *parts: tuple[Lesson, float]) -> Iterator[Tensor]:
+        """Weight times mean distance of lessons of one length, in terms of TOKENS at most."""
         counted = [(lesson, weight) for lesson, weight in parts if weight > 0 and len(lesson)]
         if not counted:
-            return self.guard.states.new_zeros(())
-        states = self.encoder.tail(torch.cat([lesson.states for lesson, _ in counted]))
-        found = states.split([len(lesson) for lesson, _ in counted])
-        return torch.stack(
-            [
-                weight * role_distance(part, lesson.targets, lesson.roles, self.scales).mean()
-                for part, (lesson, weight) in zip(found, counted, strict=True)
-            ]
-        ).sum()
+            return
+        rows = [
+            torch.cat([getattr(lesson, name) for lesson, _ in counted])
+            for name in ("states", "targets", "roles")
+        ]
+        shares = [torch.full((len(lesson),), weight / len(lesson)) for lesson, weight in counted]
+        rows.append(torch.cat(shares).to(rows[0]))
+        most = max(1, TOKENS // counted[0][0].length)
+        for states, targets, roles, share in zip(*(part.split(most) for part in rows), strict=True):
+            far = role_distance(self.encoder.tail(states), targets, roles, self.scales)
+            yield (share * far).sum()
 
     def _draw(self, lessons: Sequence[Lesson]) -> Lesson:
         """A batch of one length; every prompt is as likely as any other."""

@@ -16,6 +16,7 @@ from .adversary import Adversary
 from .concept import MEASURED_KINDS, Concept
 from .devices import text_products_dtype
 from .errors import BadConcept, BadSettings
+from .free_memory import give_memory_back
 from .inversion import LearnedVectors, encode_pictures, invert, preview_picture
 from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons
@@ -155,9 +156,10 @@ class UnlearnRun:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """Measures how long a stage takes."""
+        """Measures how long a stage takes, and gives back what it no longer needs."""
         started = time.monotonic()
         yield
+        give_memory_back()
         self.seconds[stage] = time.monotonic() - started
 
     def _choose(self, around: Neighbourhood) -> StandIn:
