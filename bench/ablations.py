@@ -22,20 +22,21 @@ from unlearn_core.errors import BadSettings
 CONCEPTS = ("dog", "truck", "sketch")
 SIZES = Sizes(name=24, near=12, other=1)
 LOOP = "balanced:use_pictures=False+stand_in_pictures=0"
-LEAST_SQUARES = "quick:steps=0+layers=last:1"
+LEAST_SQUARES = "quick"
 
 
 def _each(start: str, *changes: str) -> tuple[str, ...]:
-    return (start, *(f"{start}+{change}" for change in changes))
+    joint = "+" if ":" in start else ":"
+    return (start, *(f"{start}{joint}{change}" for change in changes))
 
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "start and steps": (
         LEAST_SQUARES,
-        "quick:steps=0+layers=last:3",
-        "quick:steps=12",
-        "quick:steps=40",
-        "quick:steps=40+closed_form=False",
+        "quick:layers=last:3",
+        "quick:steps=12+layers=last:3",
+        "quick:steps=40+layers=last:3",
+        "quick:steps=40+layers=last:3+closed_form=False",
         LOOP,
         f"{LOOP}+closed_form=True",
     ),
@@ -86,7 +87,7 @@ def write_ablations(out: Path) -> Path:
     parts = ["# Ablations", f"Concepts: {', '.join(table.concepts)}."]
     for family, methods in FAMILIES.items():
         found = [method for method in (BASE, *methods) if table.results(method)]
-        if len(found) > 1:
+        if len(found) > 2:
             parts += [f"## {family}", tables.overview(table, found)]
             figure = plots.pareto(table, family, found[1:])
             name = family.replace(":", "").replace(",", "").replace(" ", "-")

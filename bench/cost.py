@@ -7,9 +7,6 @@ calls counts for the first one. On a CUDA device torch's own count of allocated 
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +15,8 @@ from typing import TypeVar
 
 import psutil
 import torch
+
+from unlearn_core.free_memory import give_memory_back
 
 SAMPLE_SECONDS = 0.005
 _Result = TypeVar("_Result")
@@ -77,12 +76,3 @@ class PeakSampler(threading.Thread):
         self._done.set()
         self.join()
         self.peak = max(self.peak, self.resident())
-
-
-def give_memory_back() -> None:
-    """Without it, what an earlier call left in the allocator would hide what this one takes."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)

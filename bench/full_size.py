@@ -4,8 +4,10 @@
 
 The text encoder of SD2 (24 layers, 1024 wide) is made with random weights: speed and memory do not
 depend on their values, and nothing about quality can be learned from them. The preset's stages run
-on it as they are; their matrix products are counted by torch's FlopCounterMode, and this machine's
-rate in such products is measured in the same run, so that the ratio of both says how much is lost.
+on it as they are; their matrix products are counted, by the dtype that they multiply in, and this
+machine's rate in such products of that dtype is measured in the same run, so that the ratio of both
+says how much is lost. Seconds of the processor are counted too, over all threads: on a machine that
+others use, only these say something (set OMP_WAIT_POLICY=passive, so that none is spent waiting).
 Presets that need the UNet are not run: see `text_only`.
 """
 
@@ -15,7 +17,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +25,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cost import PeakSampler, give_memory_back
+from bench.cost import PeakSampler
+from bench.machine import Machine, measure_machine
 from bench.methods import find_method, settings_of
+from bench.products import ProductCounter
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings, UnlearnError
+from unlearn_core.free_memory import give_memory_back
 from unlearn_core.lent_model import LentModel, Prediction, SilentMonitor
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.model_files import TEXT_PREFIX, read_json
@@ -38,11 +42,6 @@ from unlearn_core.single_file import CONFIGS_FOLDER
 from unlearn_core.unlearn_run import UnlearnRun
 
 LAYERS = 24
-MATMUL = 2048
-"""Edge of the matrices whose product gives the machine's rate."""
-COPIED = 256 * 2**20
-"""Bytes whose copy gives the machine's bandwidth."""
-ROUNDS = 5
 
 
 class RandomTextModel(LentModel):
@@ -78,47 +77,33 @@ class RandomTextModel(LentModel):
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What the processor does here and now, in float32."""
-
-    matmul_flops: float
-    """A second."""
-    copy_bytes: float
-    """A second."""
-    threads: int
-
-
-def measure_machine() -> Machine:
-    """The best of ROUNDS products and copies."""
-    one, other = torch.randn(MATMUL, MATMUL), torch.randn(MATMUL, MATMUL)
-    source, target = (torch.empty(COPIED, dtype=torch.uint8) for _ in range(2))
-    product = min(_seconds(lambda: torch.mm(one, other)) for _ in range(ROUNDS))
-    copy = min(_seconds(lambda: target.copy_(source)) for _ in range(ROUNDS))
-    return Machine(2 * MATMUL**3 / product, COPIED / copy, torch.get_num_threads())
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.monotonic()
-    call()
-    return time.monotonic() - started
-
-
-@dataclass(frozen=True)
 class Stage:
     """One stage of a run."""
 
     name: str
     seconds: float
-    flops: int
-    """Of its matrix products."""
+    processor_seconds: float
+    """All threads added up."""
+    flops: dict[str, int]
+    """Of its matrix products, by their dtype."""
     copied_bytes: int
     """Read from the host's weights, for the copy of the text encoder."""
     extra_bytes: int
     """Most resident memory beyond what the process held before the run."""
 
-    def floor(self, machine: Machine) -> float:
-        """Seconds that its products and copies take at the machine's rates."""
-        return self.flops / machine.matmul_flops + self.copied_bytes / machine.copy_bytes
+    def floors(self, machine: Machine) -> tuple[float, float]:
+        """Seconds that its products and copies take at the machine's rates, by both clocks."""
+        wall, processor = (
+            rates.seconds(self.flops, self.copied_bytes)
+            for rates in (machine.wall, machine.processor)
+        )
+        return wall, processor
+
+    def as_dict(self, machine: Machine) -> dict[str, Any]:
+        """For the JSON."""
+        floor, processor_floor = self.floors(machine)
+        floors = {"floor_seconds": floor, "processor_floor_seconds": processor_floor}
+        return asdict(self) | floors
 
 
 class MeasuredRun(UnlearnRun):
@@ -134,21 +119,21 @@ class MeasuredRun(UnlearnRun):
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
         """Measures seconds, products and memory."""
-        sampler, counter = PeakSampler(), FlopCounterMode(display=False)
+        sampler, counter = PeakSampler(), ProductCounter()
         sampler.start()
-        started = time.monotonic()
+        started = time.perf_counter(), time.process_time()
         try:
-            with counter:
+            with counter, super().stage(stage):
                 yield
         finally:
-            seconds = time.monotonic() - started
+            seconds = time.perf_counter() - started[0]
+            processor = time.process_time() - started[1]
             sampler.stop()
         copied = 0
         if stage == "copying the text encoder":
             copied = sum(p.numel() * p.element_size() for p in self.encoder.model.parameters())
         extra = max(0, sampler.peak - self.held)
-        self.stages.append(Stage(stage, seconds, counter.get_total_flops(), copied, extra))
-        self.seconds[stage] = seconds
+        self.stages.append(Stage(stage, seconds, processor, dict(counter.flops), copied, extra))
 
 
 def text_only(settings: UnlearnSettings) -> bool:
@@ -168,49 +153,73 @@ def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS)
         )
     model = RandomTextModel(dtype, layers)
     machine = measure_machine()
-    started = time.monotonic()
+    started = time.perf_counter(), time.process_time()
     run = MeasuredRun(model, Concept(concept), settings)
     lora, _ = run.go()
-    seconds = time.monotonic() - started
+    seconds = time.perf_counter() - started[0]
+    processor = time.process_time() - started[1]
     between = seconds - sum(stage.seconds for stage in run.stages)
-    stages = [*run.stages, Stage("metadata and rounding", between, 0, 0, 0)]
-    floor = sum(stage.floor(machine) for stage in stages)
+    between_processor = processor - sum(stage.processor_seconds for stage in run.stages)
+    last = Stage("metadata and rounding", between, between_processor, {}, 0, 0)
+    stages = [stage.as_dict(machine) for stage in (*run.stages, last)]
+
+    def total(key: str) -> float:
+        return sum(stage[key] for stage in stages)
+
     return {
         "method": method,
         "concept": concept,
         "dtype of the lent weights": str(dtype).removeprefix("torch."),
+        "dtype of most products": str(run.encoder.products).removeprefix("torch."),
         "seconds": seconds,
-        "floor_seconds": floor,
-        "ratio": seconds / floor,
-        "extra_bytes": max(stage.extra_bytes for stage in stages),
+        "floor_seconds": total("floor_seconds"),
+        "ratio": seconds / total("floor_seconds"),
+        "processor_seconds": processor,
+        "processor_floor_seconds": total("processor_floor_seconds"),
+        "processor_ratio": processor / total("processor_floor_seconds"),
+        "extra_bytes": max(stage["extra_bytes"] for stage in stages),
         "file_bytes": len(lora_bytes(lora)),
         "machine": asdict(machine),
-        "stages": [asdict(stage) | {"floor_seconds": stage.floor(machine)} for stage in stages],
+        "stages": stages,
     }
 
 
 def as_text(numbers: dict[str, Any]) -> str:
     """The table that is printed."""
     machine = numbers["machine"]
+    rates = [
+        f"{rate / 1e9:.0f} GFLOP/s in {dtype}"
+        for dtype, rate in machine["wall"]["products"].items()
+    ]
     lines = [
         f"{numbers['method']}, {numbers['concept']}; {machine['threads']} threads, "
-        f"{machine['matmul_flops'] / 1e9:.0f} GFLOP/s, "
-        f"{machine['copy_bytes'] / 1e9:.1f} GB/s copied",
-        f"{'stage':28}{'s':>8}{'floor s':>9}{'ratio':>7}{'TFLOP':>8}{'extra MB':>10}",
+        f"{', '.join(rates)}, {machine['wall']['copied'] / 1e9:.1f} GB/s copied; lent in "
+        f"{numbers['dtype of the lent weights']}, most products in "
+        f"{numbers['dtype of most products']}",
+        f"{'':28}{'':8}{'floor':>8}{'':>7}{'CPU':>8}{'CPU':>7}{'TFLOP in':>18}{'extra':>8}",
+        f"{'stage':28}{'s':>8}{'s':>8}{'ratio':>7}{'s':>8}{'ratio':>7}"
+        f"{'float32':>9}{'bf16':>9}{'MB':>8}",
     ]
-    rows = [*numbers["stages"], {
-        "name": "all", "seconds": numbers["seconds"], "floor_seconds": numbers["floor_seconds"],
-        "flops": sum(stage["flops"] for stage in numbers["stages"]),
-        "extra_bytes": numbers["extra_bytes"],
-    }]  # fmt: skip
-    for row in rows:
-        floor = row["floor_seconds"]
-        ratio = f"{row['seconds'] / floor:.1f}" if floor > 0.05 else "-"
+    shown = ("float32", "bfloat16")
+    flops = {
+        dtype: sum(stage["flops"].get(dtype, 0) for stage in numbers["stages"]) for dtype in shown
+    }
+    for row in [*numbers["stages"], numbers | {"name": "all", "flops": flops}]:
+        cells = [
+            _ratio(row["seconds"], row["floor_seconds"]),
+            f"{row['processor_seconds']:8.1f}",
+            _ratio(row["processor_seconds"], row["processor_floor_seconds"]),
+        ]
+        counts = "".join(f"{row['flops'].get(dtype, 0) / 1e12:9.2f}" for dtype in shown)
         lines.append(
-            f"{row['name']:28}{row['seconds']:8.1f}{floor:9.1f}{ratio:>7}"
-            f"{row['flops'] / 1e12:8.2f}{row['extra_bytes'] / 1e6:10.0f}"
+            f"{row['name']:28}{row['seconds']:8.1f}{row['floor_seconds']:8.1f}"
+            f"{''.join(cells)}{counts}{row['extra_bytes'] / 1e6:8.0f}"
         )
     return "\n".join(lines)
+
+
+def _ratio(seconds: float, floor: float) -> str:
+    return f"{seconds / floor:7.1f}" if floor > 0.05 else f"{'-':>7}"
 
 
 def save_plot(numbers: dict[str, Any], path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_model import draw, make_writer, tiny_encoder
 
-from unlearn_core.closed_form import _cut_to_rank, solve
+from unlearn_core.closed_form import _cut_to_rank, _divide, solve
 from unlearn_core.lessons import Lesson, forget_lessons, keep_lessons, role_scales, whole_lesson
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_keys import ATTENTION, MODULES, ModuleKey, ModuleName
@@ -51,7 +51,7 @@ class Solved:
         """Mean over the prompts."""
         far = [
             role_distance(
-                self.encoder.tail(lesson.states, lesson.token_ids),
+                self.encoder.tail(lesson.states),
                 lesson.targets,
                 lesson.roles,
                 self.scales,
@@ -134,3 +134,9 @@ def test_the_change_is_cut_to_its_largest_singular_values(rank: int) -> None:
     left, size, right = torch.linalg.svd(change, full_matrices=False)
     torch.testing.assert_close(up @ down, (left[:, :rank] * size[:rank]) @ right[:rank])
     torch.testing.assert_close(up.norm(dim=0), down.norm(dim=1))
+
+
+def test_the_division_is_the_solution_of_the_normal_equations() -> None:
+    rows, cross = draw(40, 12, seed=2).double(), draw(5, 12, seed=3).double()
+    gram = rows.T @ rows
+    torch.testing.assert_close(_divide(cross, gram.clone()) @ gram, cross)

@@ -99,7 +99,7 @@ def test_lessons_are_frozen_without_the_lora() -> None:
     lora = tiny_lora(encoder)
     (lesson,) = keep_lessons(encoder, lora, prompts)
     torch.testing.assert_close(lesson.targets, plain[:, : lesson.length], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(encoder.tail(lesson.states, lesson.token_ids), lesson.targets)
+    assert not torch.allclose(encoder.tail(lesson.states), lesson.targets)
 
 
 def test_a_whole_lesson_keeps_all_positions_and_can_be_cut() -> None:
@@ -109,8 +109,8 @@ def test_a_whole_lesson_keeps_all_positions_and_can_be_cut() -> None:
     assert lesson.length == CHUNK
     short = lesson.cut(9)
     assert (short.length, len(short)) == (9, len(PROMPTS))
-    states = encoder.tail(short.states, short.token_ids)
-    whole = encoder.tail(lesson.states, lesson.token_ids)
+    states = encoder.tail(short.states)
+    whole = encoder.tail(lesson.states)
     torch.testing.assert_close(states, whole[:, :9], atol=1e-5, rtol=1e-5)
 
 

@@ -7,10 +7,11 @@ import torch
 from tiny_model import WIDTH, draw, make_settings, tiny_encoder
 from torch import Tensor, nn
 
+from unlearn_core.frozen_layers import FrozenLinear
 from unlearn_core.lora import EncoderLora, chosen_modules
 from unlearn_core.lora_file import LoraPair, LoraWeights
 from unlearn_core.lora_keys import ATTENTION, MLP, MODULES, ModuleKey
-from unlearn_core.text_encoder import FrozenLinear, TextEncoder
+from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids
 
 PROMPTS = torch.cat([token_ids("a photo of a dog"), token_ids("")])

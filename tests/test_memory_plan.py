@@ -135,7 +135,7 @@ class Watched(TinyModel):
 def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """A model for which every plan takes one picture at a time and recomputes."""
     made = MemoryPlan(9 * GB, LEARNING, True, 8 * GB, 2, 1, 3, True)
-    monkeypatch.setattr("unlearn_core.unlearn.plan_memory", lambda *_, **__: made)
+    monkeypatch.setattr("unlearn_core.unlearn_run.plan_memory", lambda *_, **__: made)
     return Watched()
 
 
@@ -172,10 +172,10 @@ def test_the_estimate_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_pictures_are_encoded_once_for_inversion_and_loss() -> None:
     model = TinyModel()
     settings = preset("balanced", **small_settings(image_weight=1.0))
-    run = UnlearnRun(model, WITH_PICTURES, settings, SilentMonitor(), None)
+    run = UnlearnRun(model, (WITH_PICTURES,), settings, SilentMonitor())
     run.go()
     assert model.calls["encode_image"] == 1
-    assert run.latents is run.latents
+    assert run.latents(WITH_PICTURES) is run.latents(WITH_PICTURES)
 
 
 def test_predictions_without_gradient_go_in_parts_and_are_the_same() -> None:
@@ -211,12 +211,12 @@ def test_a_run_holds_no_copy_of_the_unet() -> None:
     unet = model.pipeline.unet
     places = {name: weight.data_ptr() for name, weight in unet.named_parameters()}
     settings = make_settings(steps=1, image_weight=1.0, stand_in_pictures=0)
-    held = UnlearnRun(model, WITH_PICTURES, settings, SilentMonitor(), None)
-    result = held.go()
+    held = UnlearnRun(model, (WITH_PICTURES,), settings, SilentMonitor())
+    _, losses = held.go()
     assert {name: weight.data_ptr() for name, weight in unet.named_parameters()} == places
     own = {id(p) for part in (unet, model.pipeline.vae) for p in part.parameters()}
     made = [p for p in held.encoder.model.parameters() if id(p) not in own]
     copied = sum(p.numel() * p.element_size() for p in made)
     sizes = text_sizes(held.encoder)
     assert copied == pytest.approx(sizes.copy_bytes, rel=0.01)
-    assert len(result.losses) == 1
+    assert len(losses) == 1

@@ -221,7 +221,7 @@ def test_many_pictures_are_read_as_eight_from_all_over() -> None:
 def test_a_name_that_the_pictures_do_not_show_is_doubted(loss: float, doubted: bool) -> None:
     model = LossyModel({"fox": loss, "dog": 0.5})
     concept = Concept("fox", images=pictures())
-    doubt = doubt_name(model, tiny_encoder(), concept, 0)
+    doubt = doubt_name(model, tiny_encoder(), concept, encode_pictures(model, concept.images), 0)
     assert (doubt is not None) is doubted
     assert model.samples == 2 * 8 * 4
     if doubt is not None:
@@ -231,7 +231,8 @@ def test_a_name_that_the_pictures_do_not_show_is_doubted(loss: float, doubted: b
 
 def test_a_name_without_a_vector_is_not_doubted() -> None:
     model = TinyModel()
-    assert doubt_name(model, tiny_encoder(), Concept("xylograph", images=pictures()), 0) is None
+    concept = Concept("xylograph")
+    assert doubt_name(model, tiny_encoder(), concept, torch.zeros(1, 4, 8, 8), 0) is None
     assert model.calls["predict"] == 0
 
 

@@ -8,7 +8,7 @@ from unlearn_core.errors import Cancelled
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_keys import ModuleKey
 from unlearn_core.prompts import Name, whole_prompts
-from unlearn_core.shared_beginnings import encode_all, token_trees
+from unlearn_core.shared_beginnings import encode_all, encode_groups, token_trees
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import VOCABULARY
 
@@ -36,7 +36,7 @@ def test_all_prompts_have_the_states_that_each_has_alone(split: int) -> None:
     ])  # fmt: skip
     states, conditioning = encode_all(encoder, ids)
     torch.testing.assert_close(conditioning, encoder.encode(ids), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(states, encoder.prefix(ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder.tail(states), conditioning, atol=1e-5, rtol=1e-5)
 
 
 def test_cut_prompts_too() -> None:
@@ -57,28 +57,45 @@ def test_learned_vectors_are_encoded_too() -> None:
 
 
 def test_a_beginning_stands_in_the_tree_once() -> None:
-    (tree,) = token_trees([[1, 2, 3], [1, 2, 4], [1, 5, 3], [6, 2, 3]])
-    assert tree.token_ids.tolist() == [1, 2, 3, 4, 5, 3, 6, 2, 3]
-    assert tree.positions.tolist() == [0, 1, 2, 2, 1, 2, 0, 1, 2]
-    assert tree.place.tolist() == [[0, 1, 2], [0, 1, 3], [0, 4, 5], [6, 7, 8]]
-    seen = [row.nonzero().flatten().tolist() for row in tree.sees]
+    tree = token_trees([[1, 2, 3], [1, 2, 4], [1, 5], [6, 2, 3]])
+    assert tree.token_ids.tolist() == [[1, 2, 3, 4, 5, 6, 2, 3]]
+    assert tree.positions.tolist() == [[0, 1, 2, 2, 1, 0, 1, 2]]
+    assert tree.places == [[0, 1, 2], [0, 1, 3], [0, 4], [5, 6, 7]]
+    seen = [row.nonzero().flatten().tolist() for row in tree.sees[0]]
     assert seen == [
-        [0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 4], [0, 4, 5], [6], [6, 7], [6, 7, 8]
+        [0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 4], [5], [5, 6], [5, 6, 7]
     ]  # fmt: skip
 
 
 def test_no_tree_is_larger_than_it_may_be_and_every_prompt_is_in_one() -> None:
     rows = sorted(whole_prompts([f"a photo of {n} dogs" for n in range(20)]).token_ids.tolist())
-    trees = list(token_trees(rows, most=200))
-    assert len(trees) > 1
-    assert all(len(tree.token_ids) <= 200 for tree in trees)
-    found = [tree.token_ids[path].tolist() for tree in trees for path in tree.place]
+    trees = token_trees(rows, most=200)
+    count, length = trees.token_ids.shape
+    assert count > 1
+    assert length <= 200
+    found = [trees.token_ids.flatten()[place].tolist() for place in trees.places]
     assert found == rows
 
 
 def test_one_prompt_may_be_larger_than_a_tree() -> None:
-    trees = list(token_trees([[1, 2, 3], [1, 2, 4]], most=2))
-    assert [tree.token_ids.tolist() for tree in trees] == [[1, 2, 3], [1, 2, 4]]
+    trees = token_trees([[1, 2, 3], [1, 2, 4], [1, 2]], most=2)
+    assert trees.token_ids.tolist() == [[1, 2, 3], [1, 2, 4]]
+    assert trees.places == [[0, 1, 2], [3, 4, 5], [3, 4]]
+
+
+def test_a_smaller_tree_is_filled_up_with_tokens_that_see_themselves_alone() -> None:
+    trees = token_trees([[1, 2], [3]], most=2)
+    assert trees.token_ids.tolist() == [[1, 2], [3, 0]]
+    assert trees.sees[1].tolist() == [[True, False], [False, True]]
+    assert trees.places == [[0, 1], [2]]
+
+
+def test_prompts_of_several_lengths_come_back_each_in_its_group() -> None:
+    encoder = spoilt_encoder()
+    ids = whole_prompts(PROMPTS).token_ids
+    groups = [ids[[1, 0], :9], ids[[3]], ids[:, :32]]
+    for group, (_, found) in zip(groups, encode_groups(encoder, groups), strict=True):
+        torch.testing.assert_close(found, encoder.encode(group), atol=1e-5, rtol=1e-5)
 
 
 def test_the_user_can_stop_between_two_passes() -> None:

@@ -116,7 +116,7 @@ def test_the_nearest_word_is_the_one_whose_states_are_alike(encoder: TextEncoder
     twin = tiny_encoder()
     cat, wolf = (find_row(twin, word) for word in ("cat", "wolf"))
     with torch.no_grad():
-        twin.words.weight[wolf] = twin.words.weight[cat] * 1.01
+        twin.words.held[wolf] = twin.words.held[cat] * 1.01
     assert look_around(twin, Concept("cat")).nearest(1) == ("wolf",)
     assert choose(twin, Concept("cat")).word == "wolf"
 

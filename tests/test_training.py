@@ -21,6 +21,7 @@ from unlearn_core.losses import drift
 from unlearn_core.prompt_templates import GUARD_PROMPTS
 from unlearn_core.prompts import Name, whole_prompts
 from unlearn_core.settings import UnlearnSettings
+from unlearn_core.shared_beginnings import encode_all
 from unlearn_core.training import Training, felt_directions, project_away
 
 DOG, OWL = Name.of("dog"), Name.of("owl")
@@ -57,7 +58,11 @@ def frozen_weights(training: Training) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def forget_distance(training: Training) -> float:
-    return sum(float(training._distance(lesson)) * len(lesson) for lesson in training.forget)
+    return sum(
+        float(part) * len(lesson)
+        for lesson in training.forget
+        for part in training._passes((lesson, 1.0))
+    )
 
 
 def test_only_the_lora_moves() -> None:
@@ -141,6 +146,39 @@ def test_a_loss_that_is_no_number_fails_before_it_does_harm(value: float) -> Non
     assert all(bool(weight.isfinite().all()) for weight in weights_of(training))
 
 
+def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_beginnings() -> None:
+    shared, alone = make_training(), make_training()
+    with alone.lora.disabled():
+        for lesson in (*alone.forget, *alone.keep, alone.guard):
+            each = [encode_all(alone.encoder, ids[None])[0] for ids in lesson.token_ids]
+            lesson.states = torch.cat(each)
+        for lesson in (*alone.keep, alone.guard):
+            lesson.targets = alone.encoder.encode(lesson.token_ids)
+    for training in (shared, alone):
+        training.run(Recorder())
+    for one, other in zip(weights_of(shared), weights_of(alone), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_gradients_added_up_term_by_term_are_those_of_the_whole_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, by_term = make_training(), make_training()
+    for training in (whole, by_term):
+        for number, key in enumerate(training.lora.modules):
+            with torch.no_grad():
+                training.lora.up(key).copy_(draw(*training.lora.up(key).shape, seed=number))
+    terms = list(whole._terms(0))
+    loss = torch.stack(terms).sum()
+    loss.backward()
+    monkeypatch.setattr("unlearn_core.training.TOKENS", 50)
+    assert by_term._learn(0) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert len(list(by_term._terms(0))) > len(terms)
+    parameters = zip(whole.lora.parameters(), by_term.lora.parameters(), strict=True)
+    for one, other in parameters:
+        torch.testing.assert_close(other.grad, one.grad, atol=1e-6, rtol=1e-4)
+
+
 def test_no_steps_change_nothing() -> None:
     training = make_training(make_settings(steps=0))
     before = weights_of(training)
@@ -206,7 +244,7 @@ def projected_drift(
     drifts = []
     with torch.no_grad():
         for some in (lesson, training.forget[0]):
-            states = encoder.tail(some.states, some.token_ids)
+            states = encoder.tail(some.states)
             drifts.append(float(drift(states, some.targets).max()))
     return drifts[0], drifts[1]
 

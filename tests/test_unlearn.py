@@ -22,6 +22,7 @@ from unlearn_core import unlearn as public
 from unlearn_core import unlearn_run as engine
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
+from unlearn_core.frozen_layers import FrozenLinear
 from unlearn_core.headline import run_lines
 from unlearn_core.inversion import PREVIEW_STEPS
 from unlearn_core.lent_model import Prediction
@@ -32,7 +33,7 @@ from unlearn_core.naming import FoundWord, FoundWords
 from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.prompts import Prompts, whole_prompts
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
-from unlearn_core.text_encoder import FrozenLinear, TextEncoder
+from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids
 from unlearn_core.unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
 
@@ -74,7 +75,7 @@ def test_every_preset_runs_and_leaves_the_lent_model_alone(
             assert torch.equal(part, part.half().float())
     assert any(bool(pair.up.any()) for pair in pairs.values())
     stages = ["learning the concept"] if settings.use_pictures else []
-    assert monitor.stages == [*stages, "forgetting"]
+    assert monitor.stages == [*stages, "preparing the prompts", "forgetting"]
     assert (result.learned is not None) == settings.use_pictures
     assert lora_bytes(result.lora)
 
@@ -152,7 +153,7 @@ def check_unchanged(encoder: TextEncoder) -> None:
     linears = [m for m in encoder.layers.modules() if isinstance(m, nn.Linear)]
     assert {type(m) for m in linears} == {FrozenLinear}
     prompts = token_ids("a photo of a dog")
-    assert torch.equal(encoder.prefix(prompts), tiny_encoder().prefix(prompts))
+    assert torch.equal(encoder.encode(prompts), tiny_encoder().encode(prompts))
 
 
 def test_a_run_needs_pictures_only_where_it_says_so(built: list[TextEncoder]) -> None:

@@ -15,7 +15,6 @@ from .lora import EncoderLora
 from .losses import RoleScales, role_distance
 from .prompts import Name, fill, make_prompts, pair_prompts
 from .settings import UnlearnSettings
-from .shared_beginnings import encode_all
 from .text_encoder import TextEncoder
 from .tokenizer import VOCABULARY
 
@@ -51,8 +50,8 @@ class Adversary:
         self._templates = templates
         wanted = make_prompts([fill(t, self._name) for t in templates])
         self._roles = wanted.roles.to(encoder.device)
-        with lora.disabled():
-            _, self._wanted = encode_all(encoder, wanted.token_ids)
+        with lora.disabled(), torch.no_grad():
+            self._wanted = encoder.encode(wanted.token_ids)
 
     def _searched(self, search: int) -> Name:
         count = len(self._name.ids)
@@ -71,7 +70,7 @@ class Adversary:
         return forget_lessons(self.encoder, self.lora, pair_prompts(pairs), vectors)
 
     def _search(self) -> Tensor:
-        start = self.encoder.words.weight[list(self._name.ids)]
+        start = self.encoder.words.vectors(self._name.ids)
         size = float(start.norm(dim=1).mean()) / self.encoder.width**0.5
         starts = start.repeat(SEARCHES, 1)
         noise = torch.randn(starts.shape, generator=self.generator).to(starts)

@@ -32,6 +32,15 @@ def default_compute_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def text_products_dtype(device: torch.device) -> torch.dtype:
+    """What the frozen text encoder multiplies in while a LoRA is trained.
+
+    bfloat16 where it is fast, never float16: the encoder's largest activations may not fit it.
+    """
+    fast = default_compute_dtype(device)
+    return fast if fast == torch.bfloat16 else torch.float32
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has AMX or AVX-512 instructions for bfloat16 (False if torch can't say)."""
     cpu: Any = torch.cpu

@@ -23,7 +23,7 @@ class LentModel(Protocol):
 
     device: torch.device
     compute_dtype: torch.dtype
-    """Dtype of UNet activations; text encoder and LoRA weights stay float32."""
+    """Dtype of UNet activations; for the text encoder see devices.text_products_dtype."""
     prediction: Prediction
     alphas_cumprod: Tensor
     """(1000,) float32, the product of 1 - beta up to each timestep, decreasing in (0, 1)."""

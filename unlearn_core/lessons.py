@@ -17,7 +17,7 @@ from .lent_model import RunMonitor
 from .lora import EncoderLora
 from .losses import RoleScales
 from .prompts import OWN_STATE, ForgetPrompts, Prompts
-from .shared_beginnings import encode_all
+from .shared_beginnings import encode_groups
 from .text_encoder import TextEncoder
 from .tokenizer import CHUNK
 
@@ -110,23 +110,23 @@ def forget_lessons(
     """Concept prompts with the aligned states of the stand-in's prompts as targets."""
     # What a prompt keeps must hold the stand-in's EOS too, wherever that stands.
     last = prompts.source.gather(1, prompts.ends[:, None]).flatten()
+    cuts = list(_by_length(torch.maximum(prompts.ends, last)))
+    own_ids = [prompts.token_ids[rows, :length] for length, rows in cuts]
+    other_ids = [prompts.stand_in_ids[rows, :length] for length, rows in cuts]
+    with lora.disabled():
+        encoded = encode_groups(encoder, [*own_ids, *other_ids], learned, monitor)
     lessons = []
-    for length, rows in _by_length(torch.maximum(prompts.ends, last)):
-        ids, other_ids, source = (
-            part[rows, :length]
-            for part in (prompts.token_ids, prompts.stand_in_ids, prompts.source)
-        )
-        with lora.disabled():
-            both = encode_all(encoder, torch.cat([ids, other_ids]), learned, monitor)
-        (states, other_states), (own, other) = (part.chunk(2) for part in both)
+    for number, (length, rows) in enumerate(cuts):
+        (states, own), (other_states, other) = encoded[number], encoded[number + len(cuts)]
+        source = prompts.source[rows, :length].to(encoder.device)
         lessons.append(
             ForgetLesson(
-                ids.to(encoder.device),
+                own_ids[number].to(encoder.device),
                 prompts.roles[rows, :length].to(encoder.device),
                 states,
                 gather_targets(own, other, source),
                 other_states,
-                source.to(encoder.device),
+                source,
             )
         )
     return lessons
@@ -136,30 +136,29 @@ def keep_lessons(
     encoder: TextEncoder, lora: EncoderLora, prompts: Prompts, monitor: RunMonitor | None = None
 ) -> list[Lesson]:
     """Prompts whose own states are the targets."""
-    return [
-        _keep_lesson(encoder, lora, prompts, rows, length, monitor)
-        for length, rows in _by_length(prompts.ends)
-    ]
+    return _keep(encoder, lora, prompts, list(_by_length(prompts.ends)), monitor)
 
 
 def whole_lesson(encoder: TextEncoder, lora: EncoderLora, prompts: Prompts) -> Lesson:
     """As `keep_lessons`, all with 77 positions."""
-    return _keep_lesson(encoder, lora, prompts, torch.arange(len(prompts)), CHUNK, None)
+    (lesson,) = _keep(encoder, lora, prompts, [(CHUNK, torch.arange(len(prompts)))], None)
+    return lesson
 
 
-def _keep_lesson(
+def _keep(
     encoder: TextEncoder,
     lora: EncoderLora,
     prompts: Prompts,
-    rows: Tensor,
-    length: int,
+    cuts: list[tuple[int, Tensor]],
     monitor: RunMonitor | None,
-) -> Lesson:
-    ids = prompts.token_ids[rows, :length]
+) -> list[Lesson]:
+    groups = [prompts.token_ids[rows, :length] for length, rows in cuts]
     with lora.disabled():
-        states, own = encode_all(encoder, ids, monitor=monitor)
-    roles = prompts.roles[rows, :length].to(encoder.device)
-    return Lesson(ids.to(encoder.device), roles, states, own)
+        encoded = encode_groups(encoder, groups, monitor=monitor)
+    return [
+        Lesson(ids.to(encoder.device), prompts.roles[rows, :length].to(encoder.device), states, own)
+        for ids, (length, rows), (states, own) in zip(groups, cuts, encoded, strict=True)
+    ]
 
 
 def role_scales(lessons: list[Lesson]) -> RoleScales:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .frozen_layers import FactorLinear, projections
 from .lora_file import LoraPair, LoraWeights
 from .lora_keys import ATTENTION, MLP, ModuleKey
 from .settings import UnlearnSettings, chosen_layers
@@ -51,19 +52,29 @@ class EncoderLora:
             lora_dropout=0.0,
             target_modules=[f"{key.layer}.{_place(key.module)}" for key in modules],
         )
-        for key in self.modules:
-            # peft gives an adapter the dtype of its projection.
-            encoder.layers[key.layer].get_submodule(_place(key.module)).float()
         with torch.random.fork_rng(devices=[]):
             inject_adapter_in_model(config, encoder.layers)
         for key in self.modules:
+            self._hold_in_float32(self._layer(key))
             down = self.down(key)
             with torch.no_grad():
                 drawn = torch.randn(down.shape, generator=generator) / down.shape[1] ** 0.5
                 down.copy_(drawn)
+        self._tail = projections(encoder.layers[min(key.layer for key in self.modules) :])
+        for projection in self._tail:
+            projection.convert(encoder.products)
 
     def _layer(self, key: ModuleKey) -> Any:
         return self.encoder.layers[key.layer].get_submodule(_place(key.module))
+
+    def _hold_in_float32(self, layer: Any) -> None:
+        """peft gives factors the dtype of their projection, and would convert their input."""
+        layer.cast_input_dtype_enabled = False
+        for factors in (layer.lora_A, layer.lora_B):
+            drawn = factors[_ADAPTER]
+            factor = FactorLinear(drawn.in_features, drawn.out_features, bias=False, device="meta")
+            factor.weight = nn.Parameter(drawn.weight.detach().float())
+            factors[_ADAPTER] = factor
 
     def down(self, key: ModuleKey) -> nn.Parameter:
         """(rank, in) float32."""
@@ -124,6 +135,8 @@ class EncoderLora:
             owner_path, _, name = _place(key.module).rpartition(".")
             owner = self.encoder.layers[key.layer].get_submodule(owner_path)
             setattr(owner, name, self.frozen(key))
+        for projection in self._tail:
+            projection.release()
         del self.encoder.layers.peft_config
 
 

@@ -17,6 +17,7 @@ from .picture_loss import BANK, BATCH, PROMPTS
 from .prompt_templates import GUARD_PROMPTS
 from .settings import UnlearnSettings
 from .tokenizer import CHUNK
+from .training import TOKENS
 from .unet_sizes import UnetSizes
 
 FLOAT = 4
@@ -53,7 +54,7 @@ class TextSizes:
     """Width of an MLP's middle."""
     layers: int
     half: bool
-    """Whether its projections are held in two bytes and made float32 call by call."""
+    """Whether its projections and its word vectors are held in two bytes."""
 
     @property
     def projections(self) -> int:
@@ -63,8 +64,8 @@ class TextSizes:
     @property
     def copy_bytes(self) -> int:
         """Of the private copy."""
-        table = (self.vocabulary + CHUNK) * self.width * FLOAT
-        return table + self.layers * self.projections * (2 if self.half else FLOAT)
+        held = self.vocabulary * self.width + self.layers * self.projections
+        return held * (2 if self.half else FLOAT) + CHUNK * self.width * FLOAT
 
 
 @dataclass(frozen=True)
@@ -141,20 +142,17 @@ def _learning(text: TextSizes, settings: UnlearnSettings) -> int:
 def _forgetting(text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings) -> int:
     modules = chosen_modules(settings, text.layers - 1)
     tail = text.layers - min(key.layer for key in modules)
-    trained = sum(_weights(text, key) for key in modules)
-    held = trained * 2 if text.half else 0  # trained projections become float32
+    held = _converted(text, tail * text.projections)  # beside the half ones, as long as it trains
     held += 4 * FLOAT * settings.rank * sum(sum(_shape(text, key)) for key in modules)
     prompts = 3 * settings.forget_prompts + 2 * settings.keep_prompts
     guarded = 2 * len(GUARD_PROMPTS) * CHUNK
     held += (prompts * PROMPT_POSITIONS + guarded) * text.width * FLOAT
-    frozen = _converted(text, tail * text.projections - trained)
     per_position = tail * TEXT_TRAINED * text.width * FLOAT
-    batches = 2 if settings.objective == "stand-in" else 1
-    step = (batches * settings.batch_size + len(GUARD_PROMPTS)) * CHUNK * per_position
-    step += (batches + 1) * frozen
+    positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, TOKENS)
+    step = positions * per_position
     if settings.needs_unet:
         held += PROMPTS * CHUNK * 2 * text.width * FLOAT
-        step += BATCH * CHUNK * per_position + frozen
+        step += BATCH * CHUNK * per_position
         if unet is not None:
             rows = min(unet.rows, BATCH)
             if settings.objective == "stand-in":
@@ -166,20 +164,15 @@ def _forgetting(text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings
     if settings.adversary != "none":
         positions = SEARCHES * len(TEMPLATES) * ADVERSARY_POSITIONS
         search = text.layers * positions * TEXT_TRAINED * text.width * FLOAT
-        search += _converted(text, text.layers * text.projections - trained)
+        search += _converted(text, (text.layers - tail) * text.projections)
         step = max(step, search)
     return held + step
 
 
 def _converted(text: TextSizes, weights: int) -> int:
-    """Half weights made float32, which a graph holds until it is gone."""
+    """Half weights made float32, which a graph or the LoRA's layers hold."""
     return weights * FLOAT if text.half else 0
 
 
 def _shape(text: TextSizes, key: ModuleKey) -> tuple[int, int]:
     return (text.width, text.inner if key.module in MLP else text.width)
-
-
-def _weights(text: TextSizes, key: ModuleKey) -> int:
-    one, other = _shape(text, key)
-    return one * other

@@ -103,17 +103,19 @@ def name_concept(
     return nameless.named(found.name, found.synonyms), found
 
 
-def doubt_name(model: LentModel, encoder: TextEncoder, concept: Concept, seed: int) -> str | None:
+def doubt_name(
+    model: LentModel, encoder: TextEncoder, concept: Concept, latents: Tensor, seed: int
+) -> str | None:
     """A sentence for the user when the model does not find the concept's name in its pictures.
 
-    It costs two times DOUBT_COPIES samples a picture. A name that the model does not know at all
-    is not doubted.
+    `latents` (N, 4, h, w) are the pictures'. It costs two times DOUBT_COPIES samples a picture. A
+    name that the model does not know at all is not doubted.
     """
     if not encoder.knows(concept.name):
         return None
-    latents = encode_pictures(model, _spread(concept.images))
     generator = torch.Generator().manual_seed(seed)
-    noised = NoisedPictures.draw(model, latents, DOUBT_COPIES, generator)
+    some = torch.stack(_spread(latents.unbind()))
+    noised = NoisedPictures.draw(model, some, DOUBT_COPIES, generator)
     empty, named = noised.losses(model, encode_words(encoder, [concept.name], concept.kind))
     if float(named.mean()) < float(empty.mean()):
         return None

@@ -13,6 +13,7 @@ from .lora import EncoderLora
 from .noise import add_noise, draw_timesteps, training_target
 from .prediction_error import prediction_error
 from .settings import UnlearnSettings
+from .shared_beginnings import encode_groups
 from .text_encoder import TextEncoder
 
 BATCH = 4
@@ -64,16 +65,15 @@ class PictureLoss:
         self.settings, self.generator, self.unet_rows = settings, generator, unet_rows
         self.prompts = plan.forget_prompts(PROMPTS)
         self.bank: list[Batch] = []
-        with torch.no_grad(), lora.disabled():
-            self.states = encoder.prefix(self.prompts.token_ids, learned)
-            self.stand_in_text = encoder.encode(self.prompts.stand_in_ids)
+        both = [self.prompts.token_ids, self.prompts.stand_in_ids]
+        with lora.disabled():
+            encoded = encode_groups(encoder, both, learned)
+        (self.states, _), (_, self.stand_in_text) = encoded
 
     def __call__(self, step: int) -> Tensor:
         """The weighted loss of one batch, a float32 scalar; any number of steps."""
         batch = self._batch(step)
-        text = self.encoder.tail(
-            self.states[batch.rows.to(self.states.device)], self.prompts.token_ids[batch.rows]
-        )
+        text = self.encoder.tail(self.states[batch.rows.to(self.states.device)])
         error = prediction_error(
             self.model, batch.noisy, batch.timesteps, text, batch.target, self.unet_rows
         )

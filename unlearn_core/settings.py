@@ -211,7 +211,8 @@ DEFAULT_PRESET = "balanced"
 
 PRESETS: dict[str, UnlearnSettings] = {
     "quick": UnlearnSettings(
-        steps=40,
+        steps=0,
+        layers="last:1",
         closed_form=True,
         use_pictures=False,
         stand_in_pictures=0,
@@ -238,7 +239,7 @@ PRESETS: dict[str, UnlearnSettings] = {
 }
 
 PRESET_HELP: dict[str, str] = {
-    "quick": "No UNet, pictures unused: least squares and a few steps.",
+    "quick": "No UNet, pictures unused: one least-squares solution, no steps.",
     "balanced": "The default: names, synonyms and, with pictures, learned vectors.",
     "robust": "Slower: an adversary searches ways back while training.",
     "paper": "The idea of arXiv 2505.12395: raise the pictures' loss, keep the rest. For "

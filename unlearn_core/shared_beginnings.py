@@ -1,80 +1,100 @@
 """Many prompts through the text encoder, each beginning that they share only once.
 
 The encoder is causal: what it makes of a prompt's first words does not depend on what follows. So
-the prompts become a tree of tokens, and the tree one sequence, in which every token sees itself and
+the prompts become trees of tokens, and each tree one sequence, in which every token sees itself and
 those before it in its own prompt (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
 2305.09781).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .lent_model import RunMonitor, stop_if_asked
+from .lent_model import RunMonitor
 from .text_encoder import TextEncoder
 
-MOST_TOKENS = 768
-"""In one pass. Attention grows with the square, and is an eighth of the work at this length."""
+MOST_TOKENS = 384
+"""In one tree. Attention grows with the square; a smaller tree repeats more beginnings."""
+
+Encoded = tuple[Tensor, Tensor]
+"""(states before the tail, conditioning), each (N, T, width) float32."""
 
 
 @dataclass(frozen=True)
-class TokenTree:
-    """The different tokens, by beginning, of n prompts of T tokens: L of them."""
+class TokenTrees:
+    """The different tokens, by beginning, of many prompts: B trees of at most L tokens."""
 
     token_ids: Tensor
-    """(L,) int64."""
+    """(B, L) int64; a smaller tree ends in zeros, which no prompt has a place for."""
     positions: Tensor
-    """(L,) int64: where the token stands in its prompts."""
+    """(B, L) int64: where the token stands in its prompts."""
     sees: Tensor
-    """(L, L) bool: row i says what token i sees."""
-    place: Tensor
-    """(n, T) int64: where each prompt's tokens lie among the L."""
+    """(B, L, L) bool: row i says what token i of its tree sees."""
+    places: list[list[int]]
+    """Of each prompt: where its tokens lie among the B * L."""
 
 
-@torch.no_grad()
 def encode_all(
     encoder: TextEncoder,
     token_ids: Tensor,
     learned: Tensor | None = None,
     monitor: RunMonitor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(states before the tail, conditioning) of N prompts (N, T), each (N, T, width) float32.
+) -> Encoded:
+    """What `encode_groups` makes of prompts of one length."""
+    (encoded,) = encode_groups(encoder, [token_ids], learned, monitor)
+    return encoded
 
-    The same as `TextEncoder.prefix` and `encode` up to rounding. Raises Cancelled between two
-    passes if the user asked to stop.
+
+def encode_groups(
+    encoder: TextEncoder,
+    groups: Sequence[Tensor],
+    learned: Tensor | None = None,
+    monitor: RunMonitor | None = None,
+) -> list[Encoded]:
+    """Prompts of several lengths, (N, T) each, which share their beginnings with one another.
+
+    The conditioning of each is that of `TextEncoder.encode`, up to rounding in the encoder's
+    `products`. Raises Cancelled if the user asked to stop.
     """
-    unique, place = token_ids.cpu().unique(dim=0, return_inverse=True)  # sorted: alike lie together
-    states, conditioning = [], []
-    for tree in token_trees(unique.tolist()):
-        if monitor is not None:
-            stop_if_asked(monitor)
-        of_tree = encoder.encode_tree(tree.token_ids, tree.positions, tree.sees, learned)
-        before, after = (part[tree.place.to(part.device)] for part in of_tree)
-        states.append(before)
-        conditioning.append(after)
-    place = place.to(encoder.device)
-    return torch.cat(states)[place], torch.cat(conditioning)[place]
+    rows = [tuple(row) for group in groups for row in group.tolist()]
+    unique = sorted(set(rows))  # alike lie together
+    trees = token_trees(unique)
+    encoded = encoder.encode_trees(trees.token_ids, trees.positions, trees.sees, learned, monitor)
+    before, after = (part.flatten(0, 1) for part in encoded)
+    place_of = dict(zip(unique, trees.places, strict=True))
+    found, start = [], 0
+    for group in groups:
+        places = [place_of[row] for row in rows[start : start + len(group)]]
+        place = torch.tensor(places, device=encoder.device).view(group.shape)
+        found.append((before[place], after[place]))
+        start += len(group)
+    return found
 
 
-def token_trees(rows: Sequence[Sequence[int]], most: int = MOST_TOKENS) -> Iterator[TokenTree]:
+def token_trees(rows: Sequence[Sequence[int]], most: int = MOST_TOKENS) -> TokenTrees:
     """Trees of consecutive prompts, none larger than `most` unless one prompt alone is."""
-    nodes: dict[tuple[int, int], int] = {}
-    paths: list[list[int]] = []
+    trees: list[dict[tuple[int, int], int]] = [{}]
+    paths: list[tuple[int, list[int]]] = []
     for row in rows:
-        if paths and len(nodes) + _new(row, nodes) > most:
-            yield _tree(nodes, paths)
-            nodes, paths = {}, []
-        path, parent = [], -1
+        new = _new(row, trees[-1])
+        if trees[-1] and new and len(trees[-1]) + new > most:
+            trees.append({})
+        nodes, path, parent = trees[-1], [], -1
         for token in row:
             parent = nodes.setdefault((parent, token), len(nodes))
             path.append(parent)
-        paths.append(path)
-    if paths:
-        yield _tree(nodes, paths)
+        paths.append((len(trees) - 1, path))
+    size = max(map(len, trees))
+    ids, positions = (torch.zeros(len(trees), size, dtype=torch.int64) for _ in range(2))
+    sees = torch.eye(size, dtype=torch.bool).repeat(len(trees), 1, 1)
+    for number, nodes in enumerate(trees):
+        _fill(nodes, ids[number], positions[number], sees[number])
+    places = [[tree * size + node for node in path] for tree, path in paths]
+    return TokenTrees(ids, positions, sees, places)
 
 
 def _new(row: Sequence[int], nodes: dict[tuple[int, int], int]) -> int:
@@ -87,17 +107,12 @@ def _new(row: Sequence[int], nodes: dict[tuple[int, int], int]) -> int:
     return 0
 
 
-def _tree(nodes: dict[tuple[int, int], int], paths: list[list[int]]) -> TokenTree:
-    count = len(nodes)
-    sees = torch.eye(count, dtype=torch.bool)
-    positions = [0] * count
+def _fill(nodes: dict[tuple[int, int], int], ids: Tensor, positions: Tensor, sees: Tensor) -> None:
+    """Write a tree's nodes, (parent, token) -> place, into its rows."""
+    depth = [0] * len(nodes)
     for (parent, _), node in nodes.items():  # a parent always comes before its children
         if parent >= 0:
             sees[node] |= sees[parent]
-            positions[node] = positions[parent] + 1
-    return TokenTree(
-        torch.tensor([token for _, token in nodes]),
-        torch.tensor(positions),
-        sees,
-        torch.tensor(paths),
-    )
+            depth[node] = depth[parent] + 1
+    ids[: len(nodes)] = torch.tensor([token for _, token in nodes])
+    positions[: len(nodes)] = torch.tensor(depth)

@@ -1,7 +1,7 @@
 """A private, differentiable text encoder from lent weights: token ids -> (B, 77, width).
 
-The encoder is a transformers CLIPTextModel cut after the layer that conditions the picture, so its
-`last_hidden_state` (that layer, then the final LayerNorm) is Stable Diffusion v2's conditioning.
+The encoder is a transformers CLIPTextModel cut after the layer that conditions the picture, so that
+layer's state under the final LayerNorm is Stable Diffusion v2's conditioning.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import WrongModel
+from .frozen_layers import WordVectors, freeze_parts, multiplying_in, ready_in
+from .lent_model import RunMonitor, stop_if_asked
 from .tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
 
 if TYPE_CHECKING:
@@ -23,143 +25,98 @@ if TYPE_CHECKING:
 
 HEAD_WIDTH = 64
 """Width of one attention head in every OpenCLIP text tower of this family."""
-
-
-class WordVectors(nn.Module):
-    """The token embedding table, and further rows for learned vectors.
-
-    Ids from 49408 on read row `id - 49408` of `learned`, (n, width) float32.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.learned: Tensor | None = None
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, T, width)."""
-        words = nn.functional.embedding(token_ids.clamp(max=VOCABULARY - 1), self.weight)
-        if self.learned is None:
-            return words
-        is_learned = token_ids >= VOCABULARY
-        rows = (token_ids - VOCABULARY).clamp(0, len(self.learned) - 1)
-        # Not learned[rows]: the backward of an index adds in the order that threads arrive.
-        learned = nn.functional.embedding(rows, self.learned)
-        return torch.where(is_learned[..., None], learned, words)
-
-
-class _GivenStates(nn.Module):
-    """Stands where the embeddings were and hands out states computed before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.states: Tensor | None = None
-
-    def forward(self, *_: Any, **__: Any) -> Tensor:
-        assert self.states is not None
-        return self.states
-
-
-class FrozenLinear(nn.Linear):
-    """A projection that computes in its input's dtype, whatever its weight is held in.
-
-    A half weight made float32 for the time of a call takes half the memory and gives the same
-    values; for a thousand rows the conversion is a few per cent of the product.
-    """
-
-    def forward(self, states: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        return nn.functional.linear(states, self.weight.to(states.dtype), self.bias)
+ROWS = 1024
+"""Tokens that go through a layer at once."""
 
 
 class TextEncoder:
-    """Layers 0..last_used_layer of a CLIP text tower, frozen, computing in float32.
+    """Layers 0..last_used_layer of a CLIP text tower, frozen.
 
-    The layers' projections are held in the dtype that they were lent in.
+    The layers' projections are held in the dtype that they were lent in. `encode` computes in
+    float32; `encode_trees` and `tail`, between which a LoRA is trained, multiply in `products`.
 
-    `split_at` divides it: `prefix` runs the layers below, `tail` the layers from there on, so
-    that the states between can be computed once when only the tail is trained.
+    `split_at` says where `tail` begins, so that the states before it can be computed once when only
+    the tail is trained.
     """
 
     def __init__(
-        self, weights: dict[str, Tensor], last_used_layer: int, device: torch.device
+        self,
+        weights: dict[str, Tensor],
+        last_used_layer: int,
+        device: torch.device,
+        products: torch.dtype = torch.float32,
     ) -> None:
         """Build from weights under CLIPTextModel names; raises WrongModel if they don't fit."""
         sizes = _sizes(weights, last_used_layer)
         self.width = sizes["hidden_size"]
         self.last_used_layer = last_used_layer
         self.device = device
+        self.products = products
         self.model = _empty_model(sizes)
         _load(self.model, weights, device)
-        body = _body(self.model)
-        self.words = WordVectors(body.embeddings.token_embedding.weight.detach())
-        body.embeddings.token_embedding = self.words
+        self._body = _body(self.model)
+        self.words = WordVectors(self._body.embeddings.token_embedding.weight.detach())
+        self._body.embeddings.token_embedding = self.words
         self.model.requires_grad_(False)
         self.model.train(False)
-        self._sizes = sizes
+        self._two_masks = "causal_attention_mask" in inspect.signature(
+            self.layers[0].forward
+        ).parameters  # fmt: skip
         self.split_at(0)
 
     @property
     def layers(self) -> nn.ModuleList:
         """The transformer layers, each a CLIPEncoderLayer."""
-        layers: nn.ModuleList = _body(self.model).encoder.layers
+        layers: nn.ModuleList = self._body.encoder.layers
         return layers
 
     def split_at(self, layer: int) -> None:
-        """Choose where `prefix` ends and `tail` begins."""
+        """Choose where `tail` begins."""
         self._first_tail_layer = layer
-        self._given = _GivenStates()
-        self._tail = self._part(
-            self.layers[layer:], self._given, _body(self.model).final_layer_norm
-        )
-        self._prefix = self._part(self.layers[:layer], _body(self.model).embeddings, nn.Identity())
 
-    def _part(self, layers: nn.ModuleList, embeddings: nn.Module, norm: nn.Module) -> CLIPTextModel:
-        part = _empty_model({**self._sizes, "num_hidden_layers": len(layers)})
-        body = _body(part)
-        body.embeddings, body.encoder.layers, body.final_layer_norm = embeddings, layers, norm
-        part.train(False)
-        return part
-
-    def prefix(self, token_ids: Tensor, learned: Tensor | None = None) -> Tensor:
-        """States before the first layer of the tail: (B, T) int64 -> (B, T, width) float32."""
-        with self._using(learned):
-            return self._run(self._prefix, token_ids)
-
-    def tail(self, states: Tensor, token_ids: Tensor) -> Tensor:
-        """The conditioning (B, T, width) from the states that `prefix` gave."""
-        self._given.states = states
-        try:
-            return self._run(self._tail, token_ids)
-        finally:
-            self._given.states = None
+    def tail(self, states: Tensor) -> Tensor:
+        """The conditioning from the states before the tail: (B, T, width) float32, both."""
+        layers = self.layers[self._first_tail_layer :]
+        with multiplying_in(layers, self.products), self._attending():
+            return self._to_the_end(layers, states, self.products)
 
     def encode(self, token_ids: Tensor, learned: Tensor | None = None) -> Tensor:
         """The conditioning of each chunk: (B, T <= 77) int64 -> (B, T, width) float32.
 
         `learned` (n, width) gives the vectors of ids from 49408 on.
         """
-        with self._using(learned):
-            return self._run(self.model, token_ids)
+        positions = torch.arange(token_ids.shape[1]).expand_as(token_ids)
+        states = self._embed(token_ids, positions, learned)
+        return self._to_the_end(self.layers, states, torch.float32)
 
-    def encode_tree(
-        self, token_ids: Tensor, positions: Tensor, sees: Tensor, learned: Tensor | None = None
+    @torch.no_grad()
+    def encode_trees(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        sees: Tensor,
+        learned: Tensor | None = None,
+        monitor: RunMonitor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(states before the tail, conditioning) of a `TokenTree`, each (L, width) float32."""
-        body = _body(self.model)
-        sees = sees.to(self.device)
-        mask = torch.zeros(sees.shape, device=self.device)
-        mask = mask.masked_fill(~sees, torch.finfo(mask.dtype).min)[None, None]
-        with self._using(learned):
-            words = self.words(token_ids.to(self.device))
-        states = before = (words + body.embeddings.position_embedding(positions.to(self.device)))[
-            None
-        ]
+        """(states before the tail, conditioning) of B token trees, each (B, L, width) float32.
+
+        token_ids and positions (B, L) int64, sees (B, L, L) bool as in `TokenTrees`. Layer by
+        layer, so that each weight is converted and read from memory once. Raises Cancelled between
+        two layers if the user asked to stop.
+        """
+        rows = max(1, ROWS // token_ids.shape[1])
+        states = list(self._embed(token_ids, positions, learned).split(rows))
+        masks = self._mask(sees, self.products).split(rows)
+        before = states
         for number, layer in enumerate(self.layers):
+            if monitor is not None:
+                stop_if_asked(monitor)
             if number == self._first_tail_layer:
                 before = states
-            states = _through(layer, states, mask)
-        return before[0], body.final_layer_norm(states)[0]
+            with multiplying_in(layer, self.products), ready_in(layer, self.products):
+                states = [self._through(layer, *both) for both in zip(states, masks, strict=True)]
+        norm = self._body.final_layer_norm
+        return torch.cat(before), torch.cat([norm(part) for part in states])
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights in float32, in the order of their names; no LoRA attached."""
@@ -170,9 +127,49 @@ class TextEncoder:
                 digest.update(flat.numpy().tobytes())
         return digest.hexdigest()
 
-    def _run(self, model: CLIPTextModel, token_ids: Tensor) -> Tensor:
-        states: Tensor = model(input_ids=token_ids.to(self.device)).last_hidden_state
-        return states
+    def _embed(self, token_ids: Tensor, positions: Tensor, learned: Tensor | None) -> Tensor:
+        with self._using(learned):
+            words: Tensor = self.words(token_ids.to(self.device))
+        places: Tensor = self._body.embeddings.position_embedding(positions.to(self.device))
+        return words + places
+
+    def _to_the_end(self, layers: nn.ModuleList, states: Tensor, dtype: torch.dtype) -> Tensor:
+        count, length = states.shape[:2]
+        sees = torch.ones(1, length, length, dtype=torch.bool).tril()
+        mask = self._mask(sees, dtype).expand(count, -1, -1, -1)
+        for layer in layers:
+            states = self._through(layer, states, mask)
+        normed: Tensor = self._body.final_layer_norm(states)
+        return normed
+
+    def _mask(self, sees: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to the attention's scores, (B, 1, L, L), from (B, L, L) bool."""
+        least = torch.finfo(dtype).min
+        zeros = torch.zeros((), dtype=dtype, device=self.device)
+        return zeros.masked_fill(~sees.to(self.device), least)[:, None]
+
+    def _through(self, layer: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
+        """One layer, in transformers 4 and 5."""
+        output = layer(states, None, mask) if self._two_masks else layer(states, mask)
+        only: Tensor = output[0] if isinstance(output, tuple) else output
+        return only
+
+    @contextmanager
+    def _attending(self) -> Iterator[None]:
+        """Attention as plain products where torch's own kernel has a slow backward pass.
+
+        On a CPU in bfloat16 that takes five times as long for prompts, whatever their length.
+        """
+        config: Any = self.model.config
+        usual = getattr(config, "_attn_implementation", None)  # transformers before 4.36: plain
+        plain = self.device.type == "cpu" and self.products == torch.bfloat16 and usual == "sdpa"
+        if plain:
+            config._attn_implementation = "eager"
+        try:
+            yield
+        finally:
+            if plain:
+                config._attn_implementation = usual
 
     @contextmanager
     def _using(self, learned: Tensor | None) -> Iterator[None]:
@@ -184,7 +181,7 @@ class TextEncoder:
 
     def knows(self, word: str) -> bool:
         """Whether every token of the word has a vector; small models know few words."""
-        rows = self.words.weight[tokenize(word)]
+        rows = self.words.vectors(tokenize(word))
         return len(rows) > 0 and bool((rows.abs().amax(dim=1) > 0).all())
 
 
@@ -234,20 +231,8 @@ def _empty_model(sizes: dict[str, int]) -> CLIPTextModel:
     with torch.device("meta"):
         model = CLIPTextModel(config)
         for layer in _body(model).encoder.layers:
-            for path, module in list(layer.named_modules()):
-                if isinstance(module, nn.Linear):
-                    owner, _, name = path.rpartition(".")
-                    same = FrozenLinear(module.in_features, module.out_features)
-                    setattr(layer.get_submodule(owner), name, same)
+            freeze_parts(layer)
     return model
-
-
-def _through(layer: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
-    """One layer, in transformers 4 and 5."""
-    two_masks = "causal_attention_mask" in inspect.signature(layer.forward).parameters
-    output = layer(states, None, mask) if two_masks else layer(states, mask)
-    only: Tensor = output[0] if isinstance(output, tuple) else output
-    return only
 
 
 def _body(model: CLIPTextModel) -> Any:
@@ -267,7 +252,7 @@ def _load(model: CLIPTextModel, weights: dict[str, Tensor], device: torch.device
                 f"The text encoder's {name} is {found}; expected {tuple(parameter.shape)}."
             )
         is_half = given.dtype in (torch.float16, torch.bfloat16)
-        keeps = is_half and given.dim() == 2 and ".layers." in name
+        keeps = is_half and given.dim() == 2 and "position" not in name
         dtype = given.dtype if keeps else torch.float32
         state[name] = given.detach().to(device=device, dtype=dtype, copy=True)
     positions = torch.arange(CHUNK, device=device)[None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ from .settings import UnlearnSettings
 from .text_encoder import TextEncoder
 
 WARM_UP_STEPS = 10
+TOKENS = 1024
+"""In one pass through the trained layers, whose states are held for the gradient."""
 LEAST_FELT = 1e-6
 """Share of the strongest direction's energy below which a direction is not felt."""
 
@@ -44,7 +46,7 @@ def felt_directions(
         hooks.append(lora.frozen(key).register_forward_pre_hook(remember))
     try:
         with lora.disabled():
-            encoder.tail(guard.states, guard.token_ids)
+            encoder.encode(guard.token_ids)  # float32: rounding would look like directions
     finally:
         for hook in hooks:
             hook.remove()
@@ -106,17 +108,16 @@ class Training:
                 group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
             self.lora.set_strength(self._draw_strength())
             optimizer.zero_grad()
-            loss = self._loss(step)
-            if not bool(loss.isfinite()):
+            loss = self._learn(step)
+            if not math.isfinite(loss):
                 raise TrainingFailed(
-                    f"The loss is {float(loss.detach())} at step {step + 1}: the learning rate "
+                    f"The loss is {loss} at step {step + 1}: the learning rate "
                     f"{settings.learning_rate:g} is too high for this model. Lower it."
                 )
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.lora.parameters(), 1.0)
             optimizer.step()
             project_away(self.lora, self.bases)
-            losses.append(float(loss.detach()))
+            losses.append(loss)
             per_step = (time.monotonic() - started) / (step + 1)
             show = preview_is_due(monitor, step + 1, settings.steps)
             self.lora.set_strength(1.0)
@@ -133,26 +134,42 @@ class Training:
         self.lora.set_strength(1.0)
         return losses
 
-    def _loss(self, step: int) -> Tensor:
-        settings = self.settings
-        total = self.guard.states.new_zeros(())
-        keep = self._draw(self.keep)
-        parts: list[tuple[Lesson, float]] = [
-            (keep, settings.keep_weight),
-            (self.guard.cut(keep.length), settings.guard_weight),
-        ]
-        if settings.objective == "stand-in":
-            parts.append((self._draw(self.forget), settings.forget_weight))
-        for lesson, weight in parts:
-            if weight > 0 and len(lesson):
-                total = total + weight * self._distance(lesson)
-        if self.extra_loss is not None:
-            total = total + self.extra_loss(step)
+    def _learn(self, step: int) -> float:
+        """The loss. Gradients are added up term by term, so that one term is held at a time."""
+        total = 0.0
+        for term in self._terms(step):
+            if term.requires_grad:
+                term.backward()
+            total += float(term.detach())
         return total
 
-    def _distance(self, lesson: Lesson) -> Tensor:
-        states = self.encoder.tail(lesson.states, lesson.token_ids)
-        return role_distance(states, lesson.targets, lesson.roles, self.scales).mean()
+    def _terms(self, step: int) -> Iterator[Tensor]:
+        settings = self.settings
+        keep = self._draw(self.keep)
+        # The guard's few prompts go with those to keep: a pass of its own is mostly overhead.
+        guard = self.guard.cut(keep.length)
+        forget = self._draw(self.forget) if settings.objective == "stand-in" else None
+        yield from self._passes((keep, settings.keep_weight), (guard, settings.guard_weight))
+        if forget is not None:
+            yield from self._passes((forget, settings.forget_weight))
+        if self.extra_loss is not None:
+            yield self.extra_loss(step)
+
+    def _passes(self, *parts: tuple[Lesson, float]) -> Iterator[Tensor]:
+        """Weight times mean distance of lessons of one length, in terms of TOKENS at most."""
+        counted = [(lesson, weight) for lesson, weight in parts if weight > 0 and len(lesson)]
+        if not counted:
+            return
+        rows = [
+            torch.cat([getattr(lesson, name) for lesson, _ in counted])
+            for name in ("states", "targets", "roles")
+        ]
+        shares = [torch.full((len(lesson),), weight / len(lesson)) for lesson, weight in counted]
+        rows.append(torch.cat(shares).to(rows[0]))
+        most = max(1, TOKENS // counted[0][0].length)
+        for states, targets, roles, share in zip(*(part.split(most) for part in rows), strict=True):
+            far = role_distance(self.encoder.tail(states), targets, roles, self.scales)
+            yield (share * far).sum()
 
     def _draw(self, lessons: Sequence[Lesson]) -> Lesson:
         """A batch of one length; every prompt is as likely as any other."""

@@ -14,9 +14,11 @@ from torch import Tensor
 from . import closed_form
 from .adversary import Adversary
 from .concept import MEASURED_KINDS, Concept
+from .devices import text_products_dtype
 from .errors import BadConcept, BadSettings
+from .free_memory import give_memory_back
 from .inversion import LearnedVectors, encode_pictures, invert
-from .lent_model import LentModel, RunMonitor, Stoppable, stop_if_asked
+from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons
 from .lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons, role_scales, whole_lesson
 from .live_preview import LivePreview
@@ -53,8 +55,9 @@ class Part:
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
-    """A private copy of the lent model's text encoder, float32, on the model's device."""
-    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device)
+    """A private copy of the lent model's text encoder, on the model's device."""
+    products = text_products_dtype(model.device)
+    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device, products)
 
 
 class UnlearnRun:
@@ -119,9 +122,10 @@ class UnlearnRun:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """Measures how long a stage takes."""
+        """Measures how long a stage takes, and gives back what it no longer needs."""
         started = time.monotonic()
         yield
+        give_memory_back()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
 
     def _decide(self, concept: Concept) -> None:
@@ -152,7 +156,9 @@ class UnlearnRun:
         if settings.inversion_steps == 0 or not concept.images:
             return None
         if self._found is None:
-            self._doubts[-1] = doubt_name(self.model, self.encoder, concept, settings.seed)
+            self._doubts[-1] = doubt_name(
+                self.model, self.encoder, concept, self.latents(concept), settings.seed
+            )
         styles = around.known_styles[: settings.caption_styles]
         return invert(
             self.model, self.encoder, concept, settings, styles, self.monitor,
@@ -194,6 +200,9 @@ class UnlearnRun:
         if settings.closed_form:
             with self.stage("least squares"):
                 closed_form.solve(encoder, lora, forget, keep, scales, settings.keep_weight, bases)
+            if settings.steps == 0:
+                preview = training.preview() if self.monitor.shows_pictures else None
+                self.monitor.report(Progress("forgetting", 1, 1, preview=preview))
         if settings.adversary == "pgd":
             adversaries = [
                 Adversary(encoder, lora, plan.concept, plan.stand_in, settings, generator, scales)
@@ -219,18 +228,14 @@ class UnlearnRun:
         settings, encoder, monitor = self.settings, self.encoder, self.monitor
         forget_count = _each(settings.forget_prompts, len(self._plans), FEWEST_FORGET)
         keep_count = _each(settings.keep_prompts, len(self._plans), FEWEST_KEEP)
-        forget = [
-            lesson
-            for plan, learned in zip(self._plans, vectors, strict=True)
-            for lesson in forget_lessons(
-                encoder, lora, plan.forget_prompts(forget_count), learned, monitor
-            )
-        ]
-        keep = [
-            lesson
-            for plan in self._plans
-            for lesson in keep_lessons(encoder, lora, plan.keep_prompts(keep_count), monitor)
-        ]
+        total, forget, keep = 2 * len(self._plans), list[ForgetLesson](), list[Lesson]()
+        for number, (plan, learned) in enumerate(zip(self._plans, vectors, strict=True), start=1):
+            prompts = plan.forget_prompts(forget_count)
+            forget += forget_lessons(encoder, lora, prompts, learned, monitor)
+            monitor.report(Progress("preparing the prompts", number, total))
+        for number, plan in enumerate(self._plans, start=len(self._plans) + 1):
+            keep += keep_lessons(encoder, lora, plan.keep_prompts(keep_count), monitor)
+            monitor.report(Progress("preparing the prompts", number, total))
         return forget, keep
 
     @property
