@@ -7,6 +7,7 @@ calls counts for the first one. On a CUDA device torch's own count of allocated 
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def measured(
 ) -> tuple[_Result, Cost]:
     """What the call gives back, and its cost; `device` is where its model lies."""
     on_cuda = device is not None and device.type == "cuda"
+    gc.collect()
     give_memory_back()
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .free_memory import give_memory_back
 from .lessons import ForgetLesson, Lesson, gather_targets
 from .lora import EncoderLora
 from .lora_keys import ModuleKey
@@ -67,6 +68,7 @@ def solve(
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     wide = gram.cpu().double()
     del gram
+    give_memory_back()
     up, down = _cut_to_rank(_divide(cross.cpu().double(), wide), lora.rank)
     lora.up(key).copy_(up.float())
     lora.down(key).copy_(down.float())

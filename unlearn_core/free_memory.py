@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 
 
 def give_memory_back() -> None:
     """Tensors of a stage that is over leave holes that glibc keeps, and the next stage adds to."""
-    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
         if trim is not None:

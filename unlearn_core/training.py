@@ -20,7 +20,7 @@ from .settings import UnlearnSettings
 from .text_encoder import TextEncoder
 
 WARM_UP_STEPS = 10
-TOKENS = 1024
+TOKENS = 512
 """In one pass through the trained layers, whose states are held for the gradient."""
 LEAST_FELT = 1e-6
 """Share of the strongest direction's energy below which a direction is not felt."""
