@@ -17,7 +17,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from unlearn_core.model_files import TEXT_PREFIX, read_json
 from unlearn_core.pipeline_folder import empty_parts
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.single_file import CONFIGS_FOLDER
+from unlearn_core.unlearn import joint_settings
 from unlearn_core.unlearn_run import UnlearnRun
 
 LAYERS = 24
@@ -91,6 +93,16 @@ class Stage:
     extra_bytes: int
     """Most resident memory beyond what the process held before the run."""
 
+    def __add__(self, other: Stage) -> Stage:
+        return Stage(
+            self.name,
+            self.seconds + other.seconds,
+            self.processor_seconds + other.processor_seconds,
+            dict(Counter(self.flops) + Counter(other.flops)),
+            self.copied_bytes + other.copied_bytes,
+            max(self.extra_bytes, other.extra_bytes),
+        )
+
     def floors(self, machine: Machine) -> tuple[float, float]:
         """Seconds that its products and copies take at the machine's rates, by both clocks."""
         wall, processor = (
@@ -109,12 +121,19 @@ class Stage:
 class MeasuredRun(UnlearnRun):
     """A run whose stages are counted; what lies between stages is counted with the next one."""
 
-    def __init__(self, model: LentModel, concept: Concept, settings: UnlearnSettings) -> None:
-        """See `unlearn`."""
+    def __init__(
+        self, model: LentModel, concepts: Sequence[Concept], settings: UnlearnSettings
+    ) -> None:
+        """See `unlearn_together`."""
         give_memory_back()
         self.held = PeakSampler().resident()
-        self.stages: list[Stage] = []
-        super().__init__(model, (concept,), settings, SilentMonitor())
+        self._stages: dict[str, Stage] = {}
+        super().__init__(model, concepts, settings, SilentMonitor())
+
+    @property
+    def stages(self) -> list[Stage]:
+        """In order; the stages that come again for another concept are added up."""
+        return list(self._stages.values())
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
@@ -133,7 +152,9 @@ class MeasuredRun(UnlearnRun):
         if stage == "copying the text encoder":
             copied = sum(p.numel() * p.element_size() for p in self.encoder.model.parameters())
         extra = max(0, sampler.peak - self.held)
-        self.stages.append(Stage(stage, seconds, processor, dict(counter.flops), copied, extra))
+        found = Stage(stage, seconds, processor, dict(counter.flops), copied, extra)
+        before = self._stages.get(stage)
+        self._stages[stage] = before + found if before else found
 
 
 def text_only(settings: UnlearnSettings) -> bool:
@@ -143,9 +164,13 @@ def text_only(settings: UnlearnSettings) -> bool:
 
 
 def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS) -> dict[str, Any]:
-    """Run a preset; its numbers, as they go into the JSON. Raises BadSettings."""
+    """Run a preset, on several concepts with commas; its numbers, as they go into the JSON.
+
+    Raises BadSettings.
+    """
     find_method(method)
-    settings = UnlearnSettings.from_dict(settings_of(method))
+    concepts = [Concept(name) for name in concept.split(",")]
+    settings = joint_settings(UnlearnSettings.from_dict(settings_of(method)), len(concepts))
     if not text_only(settings):
         raise BadSettings(
             f"{method} draws or learns with the UNet, which this bench does not have. Add "
@@ -154,7 +179,7 @@ def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS)
     model = RandomTextModel(dtype, layers)
     machine = measure_machine()
     started = time.perf_counter(), time.process_time()
-    run = MeasuredRun(model, Concept(concept), settings)
+    run = MeasuredRun(model, concepts, settings)
     lora, _ = run.go()
     seconds = time.perf_counter() - started[0]
     processor = time.process_time() - started[1]
@@ -246,7 +271,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="quick", help="Or quick:steps=12+layers=last:2.")
-    parser.add_argument("--concept", default="dog")
+    parser.add_argument("--concept", default="dog", help="One, or several: dog,cat,bus")
     parser.add_argument("--lent", choices=("float16", "float32"), default="float16")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -108,13 +108,18 @@ def unlearn_together(
     """
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     _check_apart(concepts)
-    most = int(bounds_of("rank")[1])
-    settings = settings.replace(rank=min(most, settings.rank * len(concepts)))
+    settings = joint_settings(settings, len(concepts))
     run = UnlearnRun(model, concepts, settings, monitor)
     lora, losses = run.go()
     return JointResult(
         tuple(run.parts), lora, settings, losses, run.notes, run.seconds, run.memory_report
     )
+
+
+def joint_settings(settings: UnlearnSettings, concepts: int) -> UnlearnSettings:
+    """The settings for so many concepts in one run: the rank grows with them."""
+    most = int(bounds_of("rank")[1])
+    return settings.replace(rank=min(most, settings.rank * concepts))
 
 
 def _check_apart(concepts: Sequence[Concept]) -> None:

@@ -104,7 +104,7 @@ def main() -> dict[str, Any]:
     """Measure everything."""
     with torch.inference_mode():
         model, clip, vae = comfy_demo.load_demo()
-    theirs = DiffusersModel(load_demo_pipeline())
+    theirs = DiffusersModel(load_demo_pipeline(), torch.float32)
     before = checksum(model.model, clip.cond_stage_model, vae.first_stage_model)
     found: dict[str, Any] = {}
     with torch.inference_mode(), comfy_run.training_allowed(clip, model):
