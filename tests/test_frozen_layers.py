@@ -8,7 +8,7 @@ from tiny_model import LAST_USED, TinyModel, make_writer, small_settings, text_e
 from torch import Tensor, nn
 
 from unlearn_core import devices
-from unlearn_core import unlearn as engine
+from unlearn_core import unlearn_run as engine
 from unlearn_core.concept import Concept
 from unlearn_core.frozen_layers import FrozenLinear, FrozenNorm, multiplying_in, ready_in
 from unlearn_core.lessons import keep_lessons
