@@ -261,7 +261,7 @@ def test_interrupt_anywhere_in_the_host_stops_within_one_step(
     assert told[-1].startswith("forgetting: 3 of 500, loss ")
     assert thin.networks.available_networks == {}
     assert state.sampling_step == 3
-    assert (state.job_count, state.job_no) == (2, 0)  # the card's picture would come next
+    assert (state.job_count, state.job_no) == (3, 1)  # the card's picture would come next
 
 
 def test_the_checkpoint_is_named_before_a_run(thin: Any, model: Any) -> None:

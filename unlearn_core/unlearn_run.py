@@ -36,6 +36,7 @@ from .training import Training, felt_directions
 
 FEWEST_FORGET, FEWEST_KEEP = 128, 64
 """Prompts of each concept when several share a run."""
+PREPARING = "preparing the prompts"
 PARTS = "unlearn_parts"
 """The note of a file that forgets several concepts: a list of what is noted of each."""
 
@@ -182,7 +183,7 @@ class UnlearnRun:
         vectors = [
             part.learned.vectors.to(encoder.device) if part.learned else None for part in self.parts
         ]
-        with self.stage("preparing the prompts"):
+        with self.stage(PREPARING):
             forget, keep = self._lessons(lora, vectors)
             guarded = [
                 prompt
@@ -232,10 +233,10 @@ class UnlearnRun:
         for number, (plan, learned) in enumerate(zip(self._plans, vectors, strict=True), start=1):
             prompts = plan.forget_prompts(forget_count)
             forget += forget_lessons(encoder, lora, prompts, learned, monitor)
-            monitor.report(Progress("preparing the prompts", number, total))
+            monitor.report(Progress(PREPARING, number, total))
         for number, plan in enumerate(self._plans, start=len(self._plans) + 1):
             keep += keep_lessons(encoder, lora, plan.keep_prompts(keep_count), monitor)
-            monitor.report(Progress("preparing the prompts", number, total))
+            monitor.report(Progress(PREPARING, number, total))
         return forget, keep
 
     @property

@@ -21,6 +21,7 @@ from unlearn_core.output_files import check_writable
 from unlearn_core.sheets import HIDDEN_KINDS, contact_sheet
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.unlearn import UnlearnResult, draw_concept, unlearn
+from unlearn_core.unlearn_run import PREPARING
 
 from . import host_files
 from .host import checkpoint_name
@@ -162,6 +163,7 @@ def _stages(request: ForgetRequest) -> Iterator[str]:
         yield READING
     if request.pictures and settings.use_pictures and settings.inversion_steps:
         yield "learning the concept"
+    yield PREPARING
     yield "forgetting"
     if not request.private and request.kind not in HIDDEN_KINDS:
         yield DRAWING_THE_CARD
