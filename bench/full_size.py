@@ -4,10 +4,11 @@
 
 The text encoder of SD2 (24 layers, 1024 wide) is made with random weights: speed and memory do not
 depend on their values, and nothing about quality can be learned from them. The preset's stages run
-on it as they are; their matrix products are counted, by the dtype that they multiply in, and this
-machine's rate in such products of that dtype is measured in the same run, so that the ratio of both
-says how much is lost. Seconds of the processor are counted too, over all threads: on a machine that
-others use, only these say something (set OMP_WAIT_POLICY=passive, so that none is spent waiting).
+on it as they are, twice: first their matrix products are counted, by the dtype that they multiply
+in, then they are timed. This machine's rate in products of each dtype is measured in the same run,
+so that the ratio says how much is lost. Seconds of the processor are counted too, over all threads:
+on a machine that others use, only these say something (set OMP_WAIT_POLICY=passive, so that none is
+spent waiting).
 Presets that need the UNet are not run: see `text_only`.
 """
 
@@ -19,8 +20,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,15 @@ class MeasuredRun(UnlearnRun):
     """A run whose stages are counted; what lies between stages is counted with the next one."""
 
     def __init__(
-        self, model: LentModel, concepts: Sequence[Concept], settings: UnlearnSettings
+        self,
+        model: LentModel,
+        concepts: Sequence[Concept],
+        settings: UnlearnSettings,
+        counts: bool,
     ) -> None:
-        """See `unlearn_together`."""
+        """See `unlearn_together`; counting the products takes time of its own."""
         give_memory_back()
+        self.counts = counts
         self.held = PeakSampler().resident()
         self._stages: dict[str, Stage] = {}
         super().__init__(model, concepts, settings, SilentMonitor())
@@ -142,7 +148,7 @@ class MeasuredRun(UnlearnRun):
         sampler.start()
         started = time.perf_counter(), time.process_time()
         try:
-            with counter, super().stage(stage):
+            with counter if self.counts else nullcontext(), super().stage(stage):
                 yield
         finally:
             seconds = time.perf_counter() - started[0]
@@ -178,15 +184,22 @@ def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS)
         )
     model = RandomTextModel(dtype, layers)
     machine = measure_machine()
+    counted = MeasuredRun(model, concepts, settings, counts=True)
+    counted.go()
+    flops = {stage.name: stage.flops for stage in counted.stages}
+    del counted
     started = time.perf_counter(), time.process_time()
-    run = MeasuredRun(model, concepts, settings)
+    run = MeasuredRun(model, concepts, settings, counts=False)
     lora, _ = run.go()
     seconds = time.perf_counter() - started[0]
     processor = time.process_time() - started[1]
     between = seconds - sum(stage.seconds for stage in run.stages)
     between_processor = processor - sum(stage.processor_seconds for stage in run.stages)
     last = Stage("metadata and rounding", between, between_processor, {}, 0, 0)
-    stages = [stage.as_dict(machine) for stage in (*run.stages, last)]
+    stages = [
+        replace(stage, flops=flops.get(stage.name, {})).as_dict(machine)
+        for stage in (*run.stages, last)
+    ]
 
     def total(key: str) -> float:
         return sum(stage[key] for stage in stages)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,12 @@ class WordVectors(nn.Module):
     def weight(self) -> Tensor:
         """(49408, width) float32: all rows; `vectors` gives some without the rest."""
         return self.held.float()
+
+    @cached_property
+    def is_known(self) -> list[bool]:
+        """(49408): whether a token has a vector that is not zero."""
+        known: list[bool] = self.held.any(dim=1).tolist()
+        return known
 
     def vectors(self, token_ids: Sequence[int]) -> Tensor:
         """(n, width) float32: the rows of n tokens."""

@@ -181,8 +181,8 @@ class TextEncoder:
 
     def knows(self, word: str) -> bool:
         """Whether every token of the word has a vector; small models know few words."""
-        rows = self.words.vectors(tokenize(word))
-        return len(rows) > 0 and bool((rows.abs().amax(dim=1) > 0).all())
+        ids = tokenize(word)
+        return len(ids) > 0 and all(self.words.is_known[token] for token in ids)
 
 
 def _sizes(weights: dict[str, Tensor], last_used_layer: int) -> dict[str, int]:
