@@ -2,7 +2,7 @@
 
 python -m bench run --quick            everything once on few pictures, about ten minutes
 python -m bench run                    the full run: hours; stop it, start it again
-python -m bench run --part 0/2         every second job, for two processes side by side
+python -m bench run --processes 2      the same in two processes side by side
 python -m bench run --model sd2.safetensors --clip clip-vit-large-patch14
 python -m bench ablate                 variants of our presets, on tuning concepts alone
 python -m bench report out/bench       tables, plots and sheets from the rows that are there
@@ -14,7 +14,9 @@ import argparse
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +24,8 @@ from bench.ablations import FAMILIES, ablation_plan, write_ablations
 from bench.cells import DRAW_STEPS
 from bench.plan import FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
 from bench.run import run_jobs
-from bench.setup import make_runner, open_model
+from bench.setup import ModelChoice, make_runner
+from bench.workers import run_beside
 from unlearn_core.errors import BadSettings, UnlearnError
 
 MILLISECONDS = 60
@@ -53,7 +56,7 @@ def main() -> None:
     ablate.add_argument("--out", type=Path, default=Path("out", "ablations"))
     ablate.add_argument("--families", default=",".join(FAMILIES), help="Some of: %(default)s.")
     for command in (run, ablate):
-        command.add_argument("--part", default="0/1", help="K/N does every N-th job from the K-th.")
+        command.add_argument("--processes", type=int, default=1, help="Side by side.")
         command.add_argument("--minutes", type=float, help="Stop before the next job.")
     report = commands.add_parser("report", help="Write OUT/report anew.")
     report.add_argument("out", type=Path)
@@ -80,31 +83,33 @@ def _run(args: argparse.Namespace) -> None:
         print(count(plan, stages))
         return
     out = args.out or Path("out") / ("quick" if args.quick else "bench")
-    base, world, about = open_model(args.model, args.clip, args.size)
-    out.mkdir(parents=True, exist_ok=True)
-    about |= {"steps": args.steps, "quick": args.quick}
-    (out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
-    runner = make_runner(base, world, plan, out, args.steps, own_pictures=args.model == "demo")
-    run_jobs(runner, stages, *_part(args), args.minutes)
+    choice = ModelChoice(args.model, args.clip, args.size, args.steps)
+    _do_jobs(choice, plan, out, stages, args, {"steps": args.steps, "quick": args.quick})
     _report(out)
-
-
-def _part(args: argparse.Namespace) -> tuple[int, int]:
-    part, parts = map(int, args.part.split("/"))
-    return part, parts
 
 
 def _ablate(args: argparse.Namespace) -> None:
     plan = ablation_plan(tuple(args.families.split(",")))
-    base, world, _ = open_model("demo")
-    args.out.mkdir(parents=True, exist_ok=True)
-    run_jobs(
-        make_runner(base, world, plan, args.out, DRAW_STEPS),
-        ("sweeps",),
-        *_part(args),
-        args.minutes,
-    )
+    _do_jobs(ModelChoice(), plan, args.out, ("sweeps",), args)
     print(f"report: {write_ablations(args.out)}")
+
+
+def _do_jobs(
+    choice: ModelChoice,
+    plan: Plan,
+    out: Path,
+    stages: tuple[str, ...],
+    args: argparse.Namespace,
+    about: dict[str, Any] | None = None,
+) -> None:
+    base, world, model = choice.open()
+    out.mkdir(parents=True, exist_ok=True)
+    model |= {"processes": args.processes, **(about or {})}
+    (out / "run.json").write_text(json.dumps(model, indent=1) + "\n")
+    beside = None
+    if args.processes > 1:
+        beside = partial(run_beside, choice, plan, out, processes=args.processes)
+    run_jobs(make_runner(base, world, plan, out, choice), stages, args.minutes, beside)
 
 
 def chosen_plan(args: argparse.Namespace) -> Plan:

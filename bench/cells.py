@@ -70,13 +70,16 @@ class Reading:
 class World:
     """The demo world: its words, and its judge."""
 
-    def __init__(self, judge: PictureJudge | None = None) -> None:
-        """Read world.json, and without another judge the one from demo/."""
+    def __init__(
+        self, judge: PictureJudge | None = None, device: torch.device | None = None
+    ) -> None:
+        """Read world.json, and without another judge the one from demo/, put on `device`."""
         world = load_demo_world()
         self.objects: dict[str, dict] = world["objects"]
         self.styles: tuple[str, ...] = tuple(world["styles"])
         self.backgrounds: tuple[str, ...] = tuple(world["backgrounds"])
-        self.judge: PictureJudge = judge or load_demo_judge()
+        self._device = device or torch.device("cpu")
+        self.judge: PictureJudge = judge or load_demo_judge().to(self._device)
 
     def synonyms(self, name: str) -> tuple[str, ...]:
         """Other names that the model was taught for an object; none for a style."""
@@ -107,8 +110,8 @@ class World:
     @torch.no_grad()
     def read(self, pictures: Tensor) -> Reading:
         """Judge pictures (N, 3, h, w) in [-1, 1]."""
-        read = [self.judge(part) for part in pictures.split(256)]
-        objects, styles = (torch.cat(part) for part in zip(*read, strict=True))
+        read = [self.judge(part.to(self._device)) for part in pictures.split(256)]
+        objects, styles = (torch.cat(part).cpu() for part in zip(*read, strict=True))
         first, second = objects.topk(2).indices.T.tolist()
         return Reading(
             tuple(self.judge.objects[i] for i in first),

@@ -1,15 +1,21 @@
-"""Seconds and megabytes at the size of Stable Diffusion 2, on random weights.
+"""Seconds and bytes at the size of Stable Diffusion 2, on random weights.
 
     python -m bench.full_size [--preset quick] [--json FILE] [--plot FILE]
+    python -m bench.full_size --preset balanced:inversion_steps=2+steps=5 --size 768 --memory-cap 8
 
-The text encoder of SD2 (24 layers, 1024 wide) is made with random weights: speed and memory do not
-depend on their values, and nothing about quality can be learned from them. The preset's stages run
-on it as they are, twice: first their matrix products are counted, by the dtype that they multiply
-in, then they are timed. This machine's rate in products of each dtype is measured in the same run,
-so that the ratio says how much is lost. Seconds of the processor are counted too, over all threads:
-on a machine that others use, only these say something (set OMP_WAIT_POLICY=passive, so that none is
-spent waiting).
-Presets that need the UNet are not run: see `text_only`.
+SD2 is made with random weights: the text encoder (24 layers, 1024 wide) and, for presets that use
+them, the UNet (866 M weights) and the VAE (84 M); speed and memory do not depend on their values,
+and nothing about quality can be learned from them. The concept's pictures are noise too. The
+preset's stages run as they are, twice: first their matrix products and convolutions are counted, by
+the dtype that they multiply in, then they are timed. This machine's rate in products of each dtype
+is measured in the same run, so that the ratio says how much is lost. Seconds of the processor are
+counted too, over all threads: on a machine that others use, only these say something (set
+OMP_WAIT_POLICY=passive, so that none is spent waiting).
+A step through the UNet at 512 pixels takes about a minute on two CPU cores: give fewer steps there,
+or a smaller --size. On a CUDA device the UNet's weights are of the dtype that it computes in, as
+this pack's loader puts them there; on a CPU they are float32. With --memory-cap the allocator
+refuses more than so many GB in all, weights too, and the run plans as on a card that has no more.
+What is held beside the weights stands beside the UNet's bytes: less than these is no second UNet.
 """
 
 from __future__ import annotations
@@ -20,63 +26,33 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench.cost import PeakSampler
-from bench.machine import Machine, measure_machine
+from bench.machine import Machine, MemoryGauge, device_name, measure_machine, wait_for
 from bench.methods import find_method, settings_of
 from bench.products import ProductCounter
+from bench.random_sd2 import Host, RandomModel, random_pictures
+from bench.random_sd2 import RandomTextModel as RandomTextModel
 from unlearn_core.concept import Concept
-from unlearn_core.errors import BadSettings, UnlearnError
-from unlearn_core.free_memory import give_memory_back
-from unlearn_core.lent_model import LentModel, Prediction, SilentMonitor
-from unlearn_core.lora_file import lora_bytes
-from unlearn_core.model_files import TEXT_PREFIX, read_json
-from unlearn_core.pipeline_folder import empty_parts
+from unlearn_core.errors import UnlearnError
+from unlearn_core.lent_model import LentModel, SilentMonitor
+from unlearn_core.lora_file import LoraWeights, lora_bytes
+from unlearn_core.memory_plan import MemoryReport, gigabytes
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.single_file import CONFIGS_FOLDER
 from unlearn_core.unlearn import joint_settings
 from unlearn_core.unlearn_run import UnlearnRun
 
-LAYERS = 24
-
-
-class RandomTextModel(LentModel):
-    """A host's SD2 of which only the text encoder is there."""
-
-    prediction: Prediction = "epsilon"
-    native_size = 512
-
-    def __init__(self, dtype: torch.dtype = torch.float16, layers: int = LAYERS) -> None:
-        """Draw the weights of a tower, the last of whose layers is left unused."""
-        self.last_used_layer = layers - 2
-        self.device, self.compute_dtype = torch.device("cpu"), dtype
-        self.alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
-        configs = [
-            read_json(CONFIGS_FOLDER / f"{part}.json") for part in ("unet", "vae", "text_encoder")
-        ]
-        configs[2] = {**configs[2], "num_hidden_layers": layers}
-        _, _, text_encoder = empty_parts(*configs)
-        generator = torch.Generator().manual_seed(0)
-        self._weights = {}
-        for name, value in text_encoder.state_dict().items():
-            if "position_ids" in name:
-                continue
-            weight = torch.randn(value.shape, generator=generator).mul_(0.02)
-            if name.endswith(("norm1.weight", "norm2.weight", "layer_norm.weight")):
-                weight += 1
-            full = name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name
-            self._weights[full] = weight.to(dtype)
-
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        """See LentModel."""
-        return dict(self._weights)
+PICTURES = 5
+"""Of each concept."""
+BETWEEN = "between the stages"
+"""What belongs to none: the metadata and the rounding above all."""
+_ALWAYS_SHOWN = ("float32", "bfloat16")
+_SHORT = {"bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +68,8 @@ class Stage:
     copied_bytes: int
     """Read from the host's weights, for the copy of the text encoder."""
     extra_bytes: int
-    """Most resident memory beyond what the process held before the run."""
+    """Most memory beyond what was held before the run, since the stage before: resident bytes of
+    the process, or on a CUDA device what torch allocated."""
 
     def __add__(self, other: Stage) -> Stage:
         return Stage(
@@ -120,47 +97,84 @@ class Stage:
 
 
 class MeasuredRun(UnlearnRun):
-    """A run whose stages are counted; what lies between stages is counted with the next one."""
+    """A run whose stages are measured; memory held between stages counts for the next one."""
 
     def __init__(
         self,
         model: LentModel,
         concepts: Sequence[Concept],
         settings: UnlearnSettings,
-        counts: bool,
+        counter: ProductCounter | None = None,
     ) -> None:
-        """See `unlearn_together`; counting the products takes time of its own."""
-        give_memory_back()
-        self.counts = counts
-        self.held = PeakSampler().resident()
+        """See `unlearn_together`; a counter, inside of which all runs, takes time of its own."""
+        self._device, self._counter = model.device, counter
         self._stages: dict[str, Stage] = {}
-        super().__init__(model, concepts, settings, SilentMonitor())
+        self._gauge = MemoryGauge(model.device)
+        self._started = self._clocks()
+        try:
+            super().__init__(model, concepts, settings, SilentMonitor())
+        except BaseException:
+            self._gauge.close()
+            raise
+
+    def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
+        """See UnlearnRun; what belongs to no stage becomes the last one."""
+        try:
+            result = super().go()
+            wall, processor = self._clocks()
+            rest = Stage(
+                BETWEEN,
+                wall - self._started[0] - sum(stage.seconds for stage in self.stages),
+                processor
+                - self._started[1]
+                - sum(stage.processor_seconds for stage in self.stages),
+                dict(self._flops() - sum((Counter(s.flops) for s in self.stages), Counter())),
+                0,
+                self._gauge.look(),
+            )
+        finally:
+            self._gauge.close()
+        self._stages[BETWEEN] = rest
+        return result
 
     @property
     def stages(self) -> list[Stage]:
         """In order; the stages that come again for another concept are added up."""
         return list(self._stages.values())
 
+    @property
+    def memory_report(self) -> MemoryReport:
+        """What was estimated beside what was used, on a CPU too."""
+        return MemoryReport(self.memory, max(stage.extra_bytes for stage in self.stages))
+
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
         """Measures seconds, products and memory."""
-        sampler, counter = PeakSampler(), ProductCounter()
-        sampler.start()
-        started = time.perf_counter(), time.process_time()
-        try:
-            with counter if self.counts else nullcontext(), super().stage(stage):
-                yield
-        finally:
-            seconds = time.perf_counter() - started[0]
-            processor = time.process_time() - started[1]
-            sampler.stop()
+        flops, started = self._flops(), self._clocks()
+        with super().stage(stage):
+            yield
+        ended = self._clocks()
         copied = 0
         if stage == "copying the text encoder":
             copied = sum(p.numel() * p.element_size() for p in self.encoder.model.parameters())
-        extra = max(0, sampler.peak - self.held)
-        found = Stage(stage, seconds, processor, dict(counter.flops), copied, extra)
+        found = Stage(
+            stage,
+            ended[0] - started[0],
+            ended[1] - started[1],
+            dict(self._flops() - flops),
+            copied,
+            self._gauge.look(),
+        )
         before = self._stages.get(stage)
         self._stages[stage] = before + found if before else found
+
+    def _clocks(self) -> tuple[float, float]:
+        """Of the wall and of the processor, once the device is done."""
+        wait_for(self._device)
+        return time.perf_counter(), time.process_time()
+
+    def _flops(self) -> Counter[str]:
+        return Counter(self._counter.flops) if self._counter else Counter()
 
 
 def text_only(settings: UnlearnSettings) -> bool:
@@ -169,89 +183,122 @@ def text_only(settings: UnlearnSettings) -> bool:
     return without_pictures and settings.stand_in_pictures == 0 and not settings.needs_unet
 
 
-def measure(method: str, concept: str, dtype: torch.dtype, layers: int = LAYERS) -> dict[str, Any]:
+def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
     """Run a preset, on several concepts with commas; its numbers, as they go into the JSON.
 
     Raises BadSettings.
     """
     find_method(method)
-    concepts = [Concept(name) for name in concept.split(",")]
-    settings = joint_settings(UnlearnSettings.from_dict(settings_of(method)), len(concepts))
-    if not text_only(settings):
-        raise BadSettings(
-            f"{method} draws or learns with the UNet, which this bench does not have. Add "
-            "use_pictures=False and stand_in_pictures=0 to see what the rest of it costs."
-        )
-    model = RandomTextModel(dtype, layers)
-    machine = measure_machine()
-    counted = MeasuredRun(model, concepts, settings, counts=True)
-    counted.go()
-    flops = {stage.name: stage.flops for stage in counted.stages}
-    del counted
-    started = time.perf_counter(), time.process_time()
-    run = MeasuredRun(model, concepts, settings, counts=False)
-    lora, _ = run.go()
-    seconds = time.perf_counter() - started[0]
-    processor = time.process_time() - started[1]
-    between = seconds - sum(stage.seconds for stage in run.stages)
-    between_processor = processor - sum(stage.processor_seconds for stage in run.stages)
-    last = Stage("metadata and rounding", between, between_processor, {}, 0, 0)
-    stages = [
-        replace(stage, flops=flops.get(stage.name, {})).as_dict(machine)
-        for stage in (*run.stages, last)
+    host.check()
+    names = concept.split(",")
+    settings = joint_settings(UnlearnSettings.from_dict(settings_of(method)), len(names))
+    shown = PICTURES if settings.use_pictures or settings.needs_unet else 0
+    concepts = [
+        Concept(name, images=random_pictures(host.size, shown, seed))
+        for seed, name in enumerate(names)
     ]
+    machine = measure_machine(host.device)
+    with capped(host):
+        whole = None if text_only(settings) else RandomModel(host)
+        model = whole or RandomTextModel(host)
+        counter = ProductCounter()
+        with counter:
+            counted = MeasuredRun(model, concepts, settings, counter)
+            counted.go()
+        flops = {stage.name: stage.flops for stage in counted.stages}
+        del counted
+        run = MeasuredRun(model, concepts, settings)
+        lora, _ = run.go()
+    stages = [replace(s, flops=flops.get(s.name, {})).as_dict(machine) for s in run.stages]
+    report = run.memory_report
 
     def total(key: str) -> float:
-        return sum(stage[key] for stage in stages)
+        return float(sum(stage[key] for stage in stages))
 
     return {
         "method": method,
         "concept": concept,
-        "dtype of the lent weights": str(dtype).removeprefix("torch."),
-        "dtype of most products": str(run.encoder.products).removeprefix("torch."),
-        "seconds": seconds,
+        "size": host.size,
+        "prediction": host.prediction,
+        "device": device_name(host.device),
+        "torch": torch.__version__,
+        "memory_cap": host.memory_cap,
+        "dtype of the lent weights": _plain(host.text_dtype),
+        "dtype of most products": _plain(run.encoder.products),
+        "dtype of the UNet's products": _plain(host.compute_dtype) if whole else None,
+        "seconds": total("seconds"),
         "floor_seconds": total("floor_seconds"),
-        "ratio": seconds / total("floor_seconds"),
-        "processor_seconds": processor,
+        "ratio": total("seconds") / total("floor_seconds"),
+        "processor_seconds": total("processor_seconds"),
         "processor_floor_seconds": total("processor_floor_seconds"),
-        "processor_ratio": processor / total("processor_floor_seconds"),
+        "processor_ratio": total("processor_seconds") / total("processor_floor_seconds"),
         "extra_bytes": max(stage["extra_bytes"] for stage in stages),
+        "unet_bytes": whole.unet_bytes if whole else None,
+        "memory_report": asdict(report) | {"in_words": report.in_words()},
         "file_bytes": len(lora_bytes(lora)),
         "machine": asdict(machine),
         "stages": stages,
     }
 
 
+@contextmanager
+def capped(host: Host) -> Iterator[None]:
+    """Inside, torch's allocator refuses more than the host's cap; other processes don't count."""
+    if host.memory_cap is None:
+        yield
+        return
+    has = torch.cuda.get_device_properties(host.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(host.memory_cap / has, host.device.index)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, host.device.index)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def as_text(numbers: dict[str, Any]) -> str:
     """The table that is printed."""
     machine = numbers["machine"]
+    counts = sum((Counter(stage["flops"]) for stage in numbers["stages"]), Counter[str]())
+    shown = [
+        dtype for dtype in machine["wall"]["products"] if counts[dtype] or dtype in _ALWAYS_SHOWN
+    ]
     rates = [
         f"{rate / 1e9:.0f} GFLOP/s in {dtype}"
         for dtype, rate in machine["wall"]["products"].items()
     ]
     lines = [
-        f"{numbers['method']}, {numbers['concept']}; {machine['threads']} threads, "
+        f"{numbers['method']}, {numbers['concept']}, {numbers['size']} pixels; torch "
+        f"{numbers['torch']} on {numbers['device']}, {machine['threads']} threads, "
         f"{', '.join(rates)}, {machine['wall']['copied'] / 1e9:.1f} GB/s copied; lent in "
         f"{numbers['dtype of the lent weights']}, most products in "
         f"{numbers['dtype of most products']}",
-        f"{'':28}{'':8}{'floor':>8}{'':>7}{'CPU':>8}{'CPU':>7}{'TFLOP in':>18}{'extra':>8}",
+        f"{'':28}{'':8}{'floor':>8}{'':>7}{'CPU':>8}{'CPU':>7}{'TFLOP in':>{9 * len(shown)}}"
+        f"{'extra':>8}",
         f"{'stage':28}{'s':>8}{'s':>8}{'ratio':>7}{'s':>8}{'ratio':>7}"
-        f"{'float32':>9}{'bf16':>9}{'MB':>8}",
+        f"{''.join(f'{_SHORT.get(dtype, dtype):>9}' for dtype in shown)}{'MB':>8}",
     ]
-    shown = ("float32", "bfloat16")
-    flops = {
-        dtype: sum(stage["flops"].get(dtype, 0) for stage in numbers["stages"]) for dtype in shown
-    }
-    for row in [*numbers["stages"], numbers | {"name": "all", "flops": flops}]:
+    for row in [*numbers["stages"], numbers | {"name": "all", "flops": counts}]:
         cells = [
             _ratio(row["seconds"], row["floor_seconds"]),
             f"{row['processor_seconds']:8.1f}",
             _ratio(row["processor_seconds"], row["processor_floor_seconds"]),
         ]
-        counts = "".join(f"{row['flops'].get(dtype, 0) / 1e12:9.2f}" for dtype in shown)
+        products = "".join(f"{row['flops'].get(dtype, 0) / 1e12:9.2f}" for dtype in shown)
         lines.append(
             f"{row['name']:28}{row['seconds']:8.1f}{row['floor_seconds']:8.1f}"
-            f"{''.join(cells)}{counts}{row['extra_bytes'] / 1e6:8.0f}"
+            f"{''.join(cells)}{products}{row['extra_bytes'] / 1e6:8.0f}"
+        )
+    lines.append(f"memory: {numbers['memory_report']['in_words']}")
+    if numbers["memory_cap"] is not None:
+        lines.append(f"torch was refused more than {gigabytes(numbers['memory_cap'])} in all")
+    if numbers["unet_bytes"] is not None:
+        extra, unet = numbers["extra_bytes"], numbers["unet_bytes"]
+        lines.append(
+            f"extra / UNet bytes: {gigabytes(extra)} / {gigabytes(unet)} = {extra / unet:.2f}"
         )
     return "\n".join(lines)
 
@@ -285,14 +332,39 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="quick", help="Or quick:steps=12+layers=last:2.")
     parser.add_argument("--concept", default="dog", help="One, or several: dog,cat,bus")
-    parser.add_argument("--lent", choices=("float16", "float32"), default="float16")
+    parser.add_argument("--size", type=int, default=512, help="512, or 768, which predicts v.")
+    parser.add_argument(
+        "--lent",
+        choices=("float16", "float32"),
+        default="float16",
+        help="Dtype of the text encoder's weights.",
+    )
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=found)
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="What the UNet computes in; without it the fastest that is precise enough.",
+    )
+    parser.add_argument(
+        "--memory-cap", type=float, metavar="GB", help="The most that torch may hold (CUDA only)."
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
+    host = Host(
+        torch.device(args.device),
+        args.size,
+        getattr(torch, args.lent),
+        getattr(torch, args.dtype) if args.dtype else None,
+        None if args.memory_cap is None else int(args.memory_cap * 1e9),
+    )
     try:
-        numbers = measure(args.preset, args.concept, getattr(torch, args.lent))
+        numbers = measure(args.preset, args.concept, host)
     except UnlearnError as error:
         sys.exit(f"{error}")
+    except torch.cuda.OutOfMemoryError as error:
+        sys.exit(f"Out of memory: {error}")
     print(as_text(numbers))
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")

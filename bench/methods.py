@@ -2,7 +2,8 @@
 
 A rival's plain name means its `FITTED` settings; "NAME:published" and "NAME:newest" are those of
 its paper and of its repository today, "NAME:0", "NAME:1", ... those of its SWEEP. A preset's plain
-name means the preset, "quick:steps=12+layers=last:2" the same with other settings.
+name means the preset, "quick:steps=12+layers=last:2" the same with other settings, and
+"variant:NAME" an idea that only the bench tries, see `bench.variants`.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ def find_method(name: str) -> Method:
         return lambda base, task: base
     if rival in OURS:
         return _changed_preset(rival, variant)
+    if rival == "variant":
+        method: Method = importlib.import_module("bench.variants").find_variant(variant)
+        return method
     if rival in RIVALS:
         found = _variants(rival).get(variant or "fitted")
         if found is not None:
@@ -105,7 +109,14 @@ def changed_settings(name: str) -> str:
 
 
 def _changed_preset(name: str, changes: str) -> Preset:
-    known = preset(name).as_dict()
+    values = parsed_changes(name, changes)
+    preset(name, **values)  # refuses bad values before anything is drawn
+    return Preset(name, tuple(values.items()))
+
+
+def parsed_changes(name: str, changes: str) -> dict[str, Any]:
+    """The settings in "steps=12+layers=last:2", for a method `name`; raises BadSettings."""
+    known = UnlearnSettings().as_dict()
     values: dict[str, Any] = {}
     for change in filter(None, changes.split("+")):
         setting, _, text = change.partition("=")
@@ -114,8 +125,7 @@ def _changed_preset(name: str, changes: str) -> Preset:
             values[setting] = text == "True" if kind is bool else kind(text)
         except ValueError:
             raise BadSettings(f"{change!r} in {name}:{changes} is no {kind.__name__}.") from None
-    preset(name, **values)  # refuses bad values before anything is drawn
-    return Preset(name, tuple(values.items()))
+    return values
 
 
 def _variants(rival: str) -> dict[str, Method]:

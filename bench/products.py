@@ -1,7 +1,8 @@
 """Counts the matrix products that run in a `with` block, by the dtype that they multiply in.
 
-As torch's FlopCounterMode, by whose formulas it counts; that one does not tell dtypes apart, and
-leaves attention on a CPU out.
+Convolutions and fused attention are products too. As torch's FlopCounterMode, by whose formulas it
+counts; that one does not tell dtypes apart, and leaves attention on a CPU out. Under autocast the
+dtype is the one that a product's input was cast to.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-PRODUCT_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+PRODUCT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_SUMS = ("addmm", "baddbmm")
+"""Products that are added to their first argument."""
 
 
 class ProductCounter(TorchDispatchMode):
@@ -35,8 +39,8 @@ class ProductCounter(TorchDispatchMode):
         elif name == "aten::_scaled_dot_product_flash_attention_for_cpu_backward":
             self._count(args[1], sdpa_backward_flop_count(*(part.shape for part in args[:4])))
         elif (formula := _formula(name)) is not None:
-            first = next(part for part in args[::-1] if isinstance(part, Tensor))
-            self._count(first, formula(*args, **(kwargs or {}), out_val=out))
+            factor = args[1 if name.removeprefix("aten::").startswith(_SUMS) else 0]
+            self._count(factor, formula(*args, **(kwargs or {}), out_val=out))
         return out
 
     def _count(self, factor: Tensor, flops: int) -> None:

@@ -4,43 +4,56 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bench.plan import STAGES, Job
-from bench.rows import append_row, done_keys, job_key, read_rows
+from bench.rows import Row, append_row, done_keys, job_key, read_rows
 from bench.runner import Runner
 from bench.summary import best_methods
+
+Beside = Callable[[Sequence[Job], float], Iterator[Row]]
+"""Does jobs until a moment of time.monotonic, and gives back their rows as they are finished."""
 
 
 def run_jobs(
     runner: Runner,
     stages: tuple[str, ...],
-    part: int = 0,
-    parts: int = 1,
     minutes: float | None = None,
+    beside: Beside | None = None,
 ) -> int:
-    """Do every `parts`-th job of each stage from the `part`-th; how many were done.
+    """Do what is left of each stage; how many jobs were done.
 
-    After `minutes` no further job is begun.
+    After `minutes` no further job is begun. `beside` does the jobs in other processes.
     """
     end = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     count = 0
     for stage in STAGES:
         if stage not in stages:
             continue
-        jobs = stage_jobs(runner, stage)[part::parts]
+        jobs = stage_jobs(runner, stage)
         done = done_keys(read_rows(runner.out))
         left = [job for job in jobs if job_key(job) not in done]
         print(f"{stage}: {len(jobs) - len(left)} of {len(jobs)} jobs are done", flush=True)
-        for number, job in enumerate(left, start=1):
-            if time.monotonic() >= end:
-                print(f"stopped after {minutes:g} minutes; the same command goes on", flush=True)
-                return count
-            row = runner.run(job)
+        if not left:
+            continue
+        finished = 0
+        for row in beside(left, end) if beside else _in_turn(runner, left, end):
             append_row(runner.out, row)
-            count += 1
-            print(f"{number}/{len(left)} {_words(job)}: {_outcome(row)}", flush=True)
+            finished += 1
+            print(f"{finished}/{len(left)} {_words(row)}: {_outcome(row)}", flush=True)
+        count += finished
+        if finished < len(left):
+            print(f"stopped after {minutes:g} minutes; the same command goes on", flush=True)
+            break
     return count
+
+
+def _in_turn(runner: Runner, jobs: Sequence[Job], end: float) -> Iterator[Row]:
+    for job in jobs:
+        if time.monotonic() >= end:
+            return
+        yield runner.run(job)
 
 
 def stage_jobs(runner: Runner, stage: str) -> list[Job]:
@@ -60,12 +73,12 @@ def _attacked_methods(runner: Runner) -> tuple[str, ...]:
     return tuple(json.loads(path.read_text()))
 
 
-def _words(job: Job) -> str:
-    parts = [job.stage, job.concept, job.method, f"seed {job.seed}", job.detail]
-    if job.strength != 1:
-        parts.append(f"strength {job.strength:g}")
+def _words(row: Row) -> str:
+    parts = [row["stage"], row["concept"], row["method"], f"seed {row['seed']}", row["detail"]]
+    if row["strength"] != 1:
+        parts.append(f"strength {row['strength']:g}")
     return ", ".join(part for part in parts if part)
 
 
-def _outcome(row: dict) -> str:
+def _outcome(row: Row) -> str:
     return f"{row['job_seconds']:.0f} s" + (f", {row['failed']}" if "failed" in row else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from bench.attacks.pictures import COUNT as ATTACK_COUNT
 from bench.attacks.pictures import attack_pictures
-from bench.cells import World
+from bench.cells import DRAW_STEPS, World
 from bench.clip_judge import ClipJudge
 from bench.erased import Erased
 from bench.plan import Plan
@@ -24,6 +25,23 @@ from unlearn_core.unlearn import build_encoder
 
 VAE_FACTOR = 8
 """Pixels along one latent, in SD2 and in the demo model."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model is measured, and how pictures of it are drawn and judged."""
+
+    name: str = "demo"
+    """Or a diffusers folder or .safetensors of SD2."""
+    clip: Path | None = None
+    """Folder of a CLIPModel, the judge of any model but the demo's."""
+    size: int | None = None
+    """Edge of the pictures; None: the model's own."""
+    steps: int = DRAW_STEPS
+
+    def open(self) -> tuple[Erased, World, dict[str, Any]]:
+        """See `open_model`."""
+        return open_model(self.name, self.clip, self.size)
 
 
 def open_model(
@@ -58,17 +76,15 @@ def open_model(
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    return base, World(judge), about
+    return base, World(judge, model.device), about
 
 
-def make_runner(
-    base: Erased, world: World, plan: Plan, out: Path, steps: int, own_pictures: bool = True
-) -> Runner:
-    """A runner with the demo's pictures (`own_pictures`), or with what the model draws itself."""
-    if own_pictures:
-        return Runner(base, world, plan, out, task_pictures, attack_pictures, steps)
+def make_runner(base: Erased, world: World, plan: Plan, out: Path, choice: ModelChoice) -> Runner:
+    """A runner with the demo's pictures, or with what another model draws itself."""
+    if choice.name == "demo":
+        return Runner(base, world, plan, out, task_pictures, attack_pictures, choice.steps)
     given, held_back = (
         drawn_pictures(base, world.styles, seed, count)
         for seed, count in ((DRAWN_SEED, COUNT), (DRAWN_SEED + 1, ATTACK_COUNT))
     )
-    return Runner(base, world, plan, out, given, held_back, steps)
+    return Runner(base, world, plan, out, given, held_back, choice.steps)

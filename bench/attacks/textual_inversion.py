@@ -7,6 +7,7 @@ Circumventing Concept Erasure (Pham et al. 2023, arXiv 2308.01508): textual inve
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 
@@ -49,6 +50,9 @@ class InversionSettings:
     """Adam's first step on an element, relative to the size of a word vector's elements."""
     batch: int = 8
     pictures: int = 20
+    longest: float = math.inf
+    """Longest vector that is allowed, relative to the longest word that the model knows. Without a
+    limit a vector outgrows whatever the encoder adds to it and passes through as it is."""
 
 
 SETTINGS = InversionSettings()
@@ -92,12 +96,14 @@ def learn(
     else:
         vectors = starting_vectors(encoder, start, settings.vectors).to(encoder.device)
     rate = settings.rate * word_size(table)
+    longest = settings.longest * float(table.norm(dim=1).max())
     optimizer = torch.optim.Adam([vectors], lr=rate)
 
     def update(vectors: Tensor, gradient: Tensor, step: int) -> None:
         optimizer.param_groups[0]["lr"] = rate * (1 - (1 - LAST_RATE) * step / settings.steps)
         vectors.grad = gradient
         optimizer.step()
+        vectors.mul_((longest / vectors.norm(dim=1, keepdim=True)).clamp(max=1))
 
     pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
     kind = "random" if start == RANDOM else "word"

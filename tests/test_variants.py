@@ -1,0 +1,245 @@
+"""The ideas that only the bench tries: each works, and computes what its source says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import Recorder, TinyModel, make_settings, pictures, small_settings
+from torch import Tensor
+
+from bench import variants
+from bench.erased import Erased, Task
+from bench.methods import changed_settings, find_method, settings_of
+from bench.variants import (
+    IDEAS,
+    FarKeepRun,
+    MinedRun,
+    NegativePictureLoss,
+    NegativeRun,
+    RandomVectorRun,
+    SurgeryRun,
+    negative_target,
+    surgery,
+)
+from unlearn_core.concept import Concept
+from unlearn_core.errors import BadSettings
+from unlearn_core.lora import EncoderLora
+from unlearn_core.losses import role_distance
+from unlearn_core.noise import add_noise, draw_timesteps
+from unlearn_core.picture_loss import BATCH
+from unlearn_core.prompts import OWN_STATE, ROLE_CONCEPT, ROLE_EOS, ROLE_PAD, ROLE_WORD
+from unlearn_core.tokenizer import token_ids
+from unlearn_core.training import Training
+from unlearn_core.unlearn import build_encoder
+from unlearn_core.unlearn_run import UnlearnRun
+
+PICTURES = pictures()
+
+
+def small(name: str) -> Erased:
+    few = small_settings(use_pictures=False, stand_in_pictures=0, steps=2)
+    method = find_method(f"variant:{name}" + "".join(f"+{k}={v}" for k, v in few.items()))
+    model = TinyModel()
+    return method(Erased(model, build_encoder(model), "base"), Task("dog", "object", PICTURES))
+
+
+PICTURES = pictures()
+
+
+def prepared(run_of: type[UnlearnRun], **changes: Any) -> tuple[UnlearnRun, Training, EncoderLora]:
+    """A run up to the point where it would train."""
+    settings = make_settings(use_pictures=False, stand_in_pictures=0, **changes)
+    images = PICTURES if settings.needs_unet else ()
+    run = run_of(TinyModel(), [Concept("dog", images=images)], settings, Recorder())
+    run._decide(run.concepts[0])
+    run.encoder.split_at(min(key.layer for key in run.modules))
+    lora = EncoderLora(run.encoder, run.modules, settings.rank, run.generator)
+    return run, run._training(lora), lora
+
+
+def disturb(lora: EncoderLora) -> None:
+    with torch.no_grad():
+        for number, key in enumerate(lora.modules):
+            generator = torch.Generator().manual_seed(number)
+            lora.up(key).copy_(0.1 * torch.randn(lora.up(key).shape, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def loop() -> list[Tensor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(IDEAS, "loop", variants.Idea(UnlearnRun))
+        return ups(small("loop"))
+
+
+def ups(erased: Erased) -> list[Tensor]:
+    assert erased.lora is not None
+    return [pair.up for pair in erased.lora.pairs.values()]
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_every_variant_changes_the_lora_in_its_own_way_and_the_same_again(
+    name: str, loop: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "MINED_EVERY", 1)
+    monkeypatch.setattr(variants, "surgery", lambda one, other: surgery(one, other - one))
+    erased, again = small(name), small(name)
+    found = ups(erased)
+    assert max(float(up.abs().max()) for up in found) > 0
+    assert all(torch.equal(one, other) for one, other in zip(found, ups(again), strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(found, loop, strict=True))
+    assert erased.notes["stand-in"]
+
+
+def test_a_variant_has_the_settings_of_the_loop_and_of_its_name() -> None:
+    found = settings_of("variant:esd_negative_mixed+steps=50+use_pictures=True")
+    assert found["steps"] == 50
+    assert found["layers"] == "last:3"
+    assert (found["forget_weight"], found["image_weight"]) == (1.0, 1.0)
+    assert (found["use_pictures"], found["stand_in_pictures"]) == (True, 0)
+    assert changed_settings("variant:mined_keep+steps=50") == "mined_keep, steps=50"
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "mined_keep+steps=many", "mined_keep+step=3"])
+def test_an_unknown_variant_or_setting_is_refused(name: str) -> None:
+    with pytest.raises(BadSettings):
+        find_method(f"variant:{name}")
+
+
+# Gradient surgery
+
+
+def test_conflicting_gradients_are_projected_onto_each_others_normal_planes() -> None:
+    # g1.g2 = -1: g1 - (-1/2) g2 = (.5, .5) and g2 - (-1/1) g1 = (0, 1)
+    joint = surgery(torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(joint, torch.tensor([0.5, 1.5]))
+
+
+def test_gradients_that_agree_are_added() -> None:
+    joint = surgery(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]))
+    assert torch.equal(joint, torch.tensor([1.0, 5.0]))
+
+
+@pytest.mark.parametrize("image_weight", [0.0, 1.0])
+def test_without_projection_surgery_takes_the_loops_gradient(
+    monkeypatch: pytest.MonkeyPatch, image_weight: float
+) -> None:
+    monkeypatch.setattr(variants, "surgery", torch.add)
+    losses, gradients = [], []
+    for run_of in (UnlearnRun, SurgeryRun):
+        _, training, lora = prepared(run_of, image_weight=image_weight)
+        disturb(lora)
+        losses.append(training._learn(0))
+        gradients.append([parameter.grad for parameter in lora.parameters()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# Random vectors
+
+
+def test_random_targets_are_one_vector_a_role_and_keep_the_beginning() -> None:
+    (_, plain, _), (_, changed, _) = prepared(UnlearnRun), prepared(RandomVectorRun)
+    vectors: dict[int, list[Tensor]] = {}
+    for before, after in zip(plain.forget, changed.forget, strict=True):
+        own = before.source == OWN_STATE
+        behind = ~own & (before.roles == ROLE_WORD)
+        for kept in (own, behind):
+            assert torch.equal(after.targets[kept], before.targets[kept])
+        assert bool(own[:, 0].all())
+        for role in (ROLE_CONCEPT, ROLE_EOS, ROLE_PAD):
+            vectors.setdefault(role, []).extend(after.targets[~own & (before.roles == role)])
+    first = {role: found[0] for role, found in vectors.items()}
+    assert set(first) == {ROLE_CONCEPT, ROLE_EOS, ROLE_PAD}
+    for role, found in vectors.items():
+        assert all(torch.equal(vector, first[role]) for vector in found)
+    assert not torch.allclose(first[ROLE_CONCEPT], first[ROLE_EOS])
+    assert not torch.allclose(first[ROLE_EOS], first[ROLE_PAD])
+
+
+def test_a_random_vector_has_mean_and_covariance_of_what_it_replaces() -> None:
+    states = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    states = states @ torch.tensor([[2.0, 1.0], [0.0, 0.5]]) + torch.tensor([5.0, -3.0])
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.stack([variants._drawn_like(states, generator) for _ in range(20_000)])
+    torch.testing.assert_close(drawn.mean(0), states.mean(0), atol=0.06, rtol=0)
+    wanted = torch.cov(states.T, correction=0)
+    torch.testing.assert_close(torch.cov(drawn.T), wanted, atol=0.15, rtol=0.05)
+
+
+# Negative guidance
+
+
+def test_the_negative_target_lies_on_the_other_side_of_the_empty_prompt() -> None:
+    empty, concept = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0])
+    assert torch.equal(negative_target(empty, concept, 1.0), torch.tensor([-1.0, 3.0]))
+    assert torch.equal(negative_target(empty, concept, 3.0), torch.tensor([-5.0, 5.0]))
+
+
+def test_the_picture_term_takes_its_target_from_the_unchanged_model() -> None:
+    run, training, lora = prepared(NegativeRun, forget_weight=0.0, image_weight=1.0)
+    loss, model = training.extra_loss, run.model
+    assert isinstance(loss, NegativePictureLoss)
+    disturb(lora)
+    state = loss.generator.get_state()
+    batch = loss._batch(0)
+
+    replay = torch.Generator()
+    replay.set_state(state)
+    rows = torch.randint(len(loss.prompts), (BATCH,), generator=replay)
+    clean = loss.latents[torch.randint(len(loss.latents), (BATCH,), generator=replay)]
+    noise = torch.randn(clean.shape, generator=replay)
+    t = draw_timesteps(BATCH, replay)
+    noisy = add_noise(clean, noise, t, model.alphas_cumprod)
+    with torch.no_grad(), lora.disabled():
+        concept = model.predict(noisy, t, run.encoder.encode(loss.prompts.token_ids[rows]))
+        empty = model.predict(noisy, t, run.encoder.encode(token_ids("")).expand(BATCH, -1, -1))
+    # The run's text encoder may compute in bfloat16.
+    wrong = (batch.target - (2 * empty - concept)).norm()
+    assert wrong < 0.1 * (batch.target - empty).norm()
+    assert loss._batch(len(loss.bank)).rows is not batch.rows
+
+
+# What is kept
+
+
+def test_the_prompts_that_moved_most_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "MINED", 3)
+    run, training, lora = prepared(MinedRun)
+    disturb(lora)
+    miner: Any = training._learn.__self__  # type: ignore[attr-defined]
+    drifts: list[float] = []
+    for lesson in miner.candidates:
+        states = run.encoder.tail(lesson.states).detach()
+        drifts += role_distance(states, lesson.targets, lesson.roles, training.scales).tolist()
+    found = [drift for lesson in miner.worst() for drift in miner._drift(lesson).tolist()]
+    assert sorted(found) == pytest.approx(sorted(drifts)[-3:], rel=1e-4)
+
+
+def test_mining_takes_place_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "MINED_EVERY", 3)
+    _, training, _ = prepared(MinedRun, steps=7)
+    before = sum(map(len, training.keep))
+    training.run(Recorder())
+    assert sum(map(len, training.keep)) == before + 2 * variants.MINED
+
+
+def test_mined_prompts_are_plain_different_and_of_both_kinds() -> None:
+    run, _, _ = prepared(MinedRun)
+    prompts = variants.plain_keep_prompts(run._plans[0], torch.Generator().manual_seed(0))
+    assert len(set(prompts.texts)) == len(prompts.texts) == len(prompts.token_ids) > 60
+    assert not any("dog" in text.split() for text in prompts.texts)
+    assert any("mosaic style" in text for text in prompts.texts)
+    assert "a photo of a cat" in prompts.texts
+
+
+def test_only_random_words_are_kept_and_none_of_the_nearest() -> None:
+    near, far = prepared(UnlearnRun)[0], prepared(FarKeepRun)[0]
+    nearest, plan = near._plans[0].kept, far._plans[0]
+    assert len(nearest) == 4
+    assert set(nearest).isdisjoint({*plan.kept, *plan.others})
+    assert set(plan.kept) == set(plan.others)
+    assert plan.kept != plan.others
+    assert far.parts[0].kept == ()
