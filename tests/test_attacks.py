@@ -39,7 +39,7 @@ def checksum(model: DiffusersModel) -> str:
     digest = hashlib.sha256()
     for part in (model.pipeline.unet, model.pipeline.vae):
         for _, value in sorted(part.state_dict().items()):
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

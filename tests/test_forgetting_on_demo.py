@@ -44,7 +44,7 @@ def checksum(model: DiffusersModel) -> str:
     pipeline = model.pipeline
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         for _, value in sorted(part.state_dict().items()):
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -286,7 +286,7 @@ def test_a_preset_with_a_unet_runs(host: Host) -> None:
         model.predict(torch.ones(1, 4, 8, 8), torch.tensor([5]), torch.ones(1, 77, 64))
     own = numbers["dtype of the UNet's products"]
     for stage, rows in (("choosing the stand-in", 30), ("learning the concept", 300)):
-        assert stages[stage]["flops"][own] > rows * counter.flops[own]
+        assert stages[stage]["flops"][own] >= rows * counter.flops[own]
     report = numbers["memory_report"]
     assert report["used"] == numbers["extra_bytes"] > 0
     assert report["plan"]["needed"] > 0

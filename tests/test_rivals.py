@@ -82,7 +82,7 @@ def weights_of(model: LentModel, encoder: TextEncoder) -> str:
     digest = hashlib.sha256()
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, encoder.model):
         for _, value in sorted(part.state_dict().items()):
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -257,11 +257,12 @@ def test_no_gradient_reaches_a_held_first_token(demo: Subject) -> None:
     copied = UnetCopy(demo.base)
     weight = copied.cross_attention("keys and values")[0].requires_grad_(True)
     text = torch.randn(1, 77, demo.base.encoder.width, generator=torch.Generator().manual_seed(0))
+    latents, text = (part.to(demo.base.model.device) for part in (torch.ones(1, 4, 8, 8), text))
     with copied.first_token_held():
-        copied.predict(torch.ones(1, 4, 8, 8), torch.tensor([500]), text[:, :1]).sum().backward()
+        copied.predict(latents, torch.tensor([500]), text[:, :1]).sum().backward()
     assert weight.grad is not None
     assert not weight.grad.any()
-    copied.predict(torch.ones(1, 4, 8, 8), torch.tensor([500]), text).sum().backward()
+    copied.predict(latents, torch.tensor([500]), text).sum().backward()
     assert weight.grad.any()
 
 
