@@ -127,7 +127,8 @@ def chosen_plan(args: argparse.Namespace) -> Plan:
         )
     if args.methods:
         names = tuple(args.methods.split(","))
-        plan = dataclasses.replace(plan, methods=names, sweep_methods=names)
+        curved = tuple(name for name in plan.curve_methods if name in names)
+        plan = dataclasses.replace(plan, methods=names, sweep_methods=names, curve_methods=curved)
     if args.seeds:
         plan = dataclasses.replace(plan, seeds=tuple(map(int, args.seeds.split(","))))
     return plan

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.attacks import AttackCurve, soft_prompt, textual_inversion, words
+from bench.attacks import AttackCurve, pass_through, soft_prompt, textual_inversion, words
 from bench.cells import World
 from bench.erased import Erased
 
@@ -15,6 +15,7 @@ MODULES = {
     "inversion 1": textual_inversion,
     "inversion 4": textual_inversion,
     "soft prompt": soft_prompt,
+    "pass-through": pass_through,
     "words": words,
 }
 

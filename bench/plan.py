@@ -25,7 +25,7 @@ CURVES = Sizes(name=24, near=8)
 SWEEPS = Sizes(name=24, near=24, other=1)
 SLOW = ("esd:published", "concept_ablation:published")
 """They take half an hour each: one concept and one seed."""
-ATTACKS = ("inversion 1", "inversion 4", "soft prompt", "words")
+ATTACKS = ("inversion 1", "inversion 4", "soft prompt", "pass-through", "words")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.attacks import AttackCurve, Point, Restart, Share, soft_prompt, textual_inversion, words
+from bench.attacks import (
+    AttackCurve,
+    Point,
+    Restart,
+    Share,
+    pass_through,
+    soft_prompt,
+    textual_inversion,
+    words,
+)
+from bench.attacks.pass_through import FreeState
 from bench.attacks.pictures import COUNT, FOLDER, SHOWN, attack_pictures
 from bench.attacks.target import NegativeKept, Target, attacked_model, draw, word_size
 from bench.cells import GUIDANCE, World
@@ -24,7 +34,7 @@ from unlearn_core.lora_math import apply_lora
 from unlearn_core.pictures import read_pictures
 from unlearn_core.settings import preset
 from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids, tokenize
+from unlearn_core.tokenizer import VOCABULARY, token_ids, tokenize
 from unlearn_core.unlearn import unlearn
 
 SHORT = textual_inversion.InversionSettings(
@@ -79,6 +89,30 @@ def test_a_soft_prompt_learns_a_dog_from_a_neutral_prompt(base: Erased, world: W
     start, end = first_and_last(curve)
     assert start <= 0.34
     assert end >= 0.75
+
+
+def test_a_long_vector_passes_through_the_text_encoder(base: Erased, world: World) -> None:
+    settings = replace(pass_through.QUICK, steps=30, recorded=(0, 30), pictures=6)
+    curve = pass_through.attack(base, "dog", attack_pictures("dog"), settings, 0, world)
+    start, end = first_and_last(curve)
+    assert start <= 0.25
+    assert end >= 0.75
+
+
+def test_the_text_encoder_adds_little_to_a_long_vector(base: Erased, world: World) -> None:
+    target = FreeState(base, "dog", attack_pictures("dog"), world, 1, pass_through.TEMPLATES)
+    ids = target.ids(["a photo of a <v>"])
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(1, base.encoder.width, generator=generator)
+    place = (ids[0] >= VOCABULARY).nonzero().item()
+    wanted = target.encode(ids, state)[0, place]
+    with torch.no_grad():
+        errors = [
+            float((base.encoder.encode(ids, length * state)[0, place] - wanted).norm())
+            for length in (1.0, 10.0, 100.0, 1000.0)
+        ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[3] < 0.05 * float(wanted.norm())
 
 
 def test_some_words_draw_a_dog(base: Erased, world: World) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from bench.report import write_report
 from bench.rows import append_row, read_rows
 from bench.run import run_jobs
 from bench.runner import Runner
+from bench.setup import ModelChoice, make_runner
 from bench.summary import Table, best_methods
 from bench.task_pictures import task_pictures
+from bench.workers import run_beside
 from unlearn_core.diffusers_model import load_model
 from unlearn_core.errors import BadFile
 from unlearn_core.unlearn import build_encoder
@@ -93,6 +97,29 @@ def test_a_run_goes_on_where_it_stopped_and_reports(runner: Runner) -> None:
     assert "not resolved" in text
     numbers = json.loads((folder / "bench.json").read_text())
     assert numbers["results"]["negative_prompt"]["cat"]["shown"]["count"] == 2
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    plan = dataclasses.replace(TINY, methods=("base", "negative_prompt"))
+    choice = ModelChoice(steps=2)
+    base, world, _ = choice.open()
+    one, two = (make_runner(base, world, plan, tmp_path / name, choice) for name in ("one", "two"))
+    for out in (one.out, two.out):
+        out.mkdir()
+    assert run_jobs(one, ("main",)) == 2
+    beside = partial(run_beside, choice, plan, two.out, processes=2)
+    assert run_jobs(two, ("main",), minutes=0, beside=beside) == 0
+    assert run_jobs(two, ("main",), beside=beside) == 2
+    # Threads sum in another order, so that single pictures may be read differently.
+    counts = [
+        {
+            (row["method"], cell): len(read["style"])
+            for row in read_rows(runner.out)
+            for cell, read in row["cells"].items()
+        }
+        for runner in (one, two)
+    ]
+    assert counts[0] == counts[1]
 
 
 def test_what_a_method_cannot_do_is_a_row(runner: Runner) -> None:

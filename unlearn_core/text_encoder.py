@@ -115,8 +115,12 @@ class TextEncoder:
                 before = states
             with multiplying_in(layer, self.products), ready_in(layer, self.products):
                 states = [self._through(layer, *both) for both in zip(states, masks, strict=True)]
-        norm = self._body.final_layer_norm
-        return torch.cat(before), torch.cat([norm(part) for part in states])
+        return torch.cat(before), torch.cat([self.normed(part) for part in states])
+
+    def normed(self, states: Tensor) -> Tensor:
+        """The conditioning that states (..., width) give if they leave the last used layer."""
+        normed: Tensor = self._body.final_layer_norm(states)
+        return normed
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights in float32, in the order of their names; no LoRA attached."""
@@ -139,8 +143,7 @@ class TextEncoder:
         mask = self._mask(sees, dtype).expand(count, -1, -1, -1)
         for layer in layers:
             states = self._through(layer, states, mask)
-        normed: Tensor = self._body.final_layer_norm(states)
-        return normed
+        return self.normed(states)
 
     def _mask(self, sees: Tensor, dtype: torch.dtype) -> Tensor:
         """What is added to the attention's scores, (B, 1, L, L), from (B, L, L) bool."""

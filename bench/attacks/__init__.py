@@ -1,6 +1,7 @@
 """Attacks that bring an erased concept back, each as a curve over its steps.
 
-`textual_inversion` (CCE), `soft_prompt` (PGD) and `words` (synonyms, typos, paraphrases) each have
+`textual_inversion` (CCE), `soft_prompt` (PGD), `pass_through` (a free state) and `words` (synonyms,
+typos, paraphrases) each have
 
     attack(erased: Erased, concept: str, pictures: tuple[Tensor, ...], settings, seed: int,
            world: World) -> AttackCurve

@@ -114,6 +114,10 @@ class Target:
         """(N, 77) int64."""
         return torch.cat([token_ids(prompt, self._placeholders) for prompt in prompts])
 
+    def encode(self, ids: Tensor, vectors: Tensor) -> Tensor:
+        """What the loss reads of prompts (N, 77) with the vectors in them, (N, 77, width)."""
+        return self.erased.encoder.encode(ids, vectors)
+
     def loss(self, vectors: Tensor, batch: int, generator: torch.Generator) -> Tensor:
         """Denoising loss of one batch, a scalar: one template, each picture with its own style."""
         templates = (*self.templates.plain, *self.templates.styled)
@@ -122,7 +126,7 @@ class Target:
         prompts = [template.format(style=self.styles[i]) for i in chosen.tolist()]
         unique = sorted(set(prompts))
         # One forward pass for each prompt, and no index whose backward adds in any order.
-        encoded = self.erased.encoder.encode(self.ids(unique), vectors)
+        encoded = self.encode(self.ids(unique), vectors)
         place = torch.tensor([unique.index(p) for p in prompts], device=encoded.device)
         text = encoded.index_select(0, place)
         clean = self.latents[chosen.to(self.latents.device)]

@@ -1,0 +1,109 @@
+"""Pass-through: a vector so long that the text encoder hands it to the UNet as it is.
+
+Each layer adds to the state at a position what it makes of the *normalised* state, so what it adds
+is bounded however long a word vector is, and the final LayerNorm divides the length away. The
+conditioning at the position of a vector c * h thus tends to LayerNorm(h) as c grows, whatever the
+weights of the layers are. So h is learned with the text encoder left out: the state of one position
+is free, all others are those of a neutral word, and the denoising loss of the concept's pictures is
+lowered through the UNet alone. Then LENGTH * h is written into prompts as a word vector.
+
+No change of the text encoder's layers can stop it; a limit on the length of vectors can. The
+argument and the attack are our own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.attacks.curve import AttackCurve, Point
+from bench.attacks.target import Pace, Target, descend
+from bench.attacks.textual_inversion import LAST_RATE, TEMPLATES
+from bench.cells import World
+from bench.erased import Erased
+from unlearn_core.tokenizer import VOCABULARY, tokenize
+
+NAME = "pass-through"
+NEUTRAL = "object"
+LENGTH = 100.0
+"""Of the word vector relative to h, whose elements are about 1 to 2."""
+
+
+@dataclass(frozen=True)
+class PassThroughSettings:
+    """How long, and how often from another random state."""
+
+    steps: int = 200
+    recorded: tuple[int, ...] = (0, 10, 50, 200)
+    restarts: int = 3
+    rate: float = 0.1
+    """Adam's first step on an element; those of the first state have a deviation of 1."""
+    batch: int = 8
+    pictures: int = 20
+
+
+SETTINGS = PassThroughSettings()
+QUICK = PassThroughSettings(steps=50, recorded=(0, 50), restarts=1, pictures=16)
+
+
+class FreeState(Target):
+    """A target whose loss reads the vectors as states, and whose pictures as long word vectors."""
+
+    def encode(self, ids: Tensor, vectors: Tensor) -> Tensor:
+        """The neutral prompts' states with normed vectors in place of the neutral word's."""
+        encoder = self.erased.encoder
+        ids = ids.to(vectors.device)
+        free = ids >= VOCABULARY
+        (word,) = tokenize(NEUTRAL)
+        with torch.no_grad():
+            states = encoder.encode(ids.masked_fill(free, word))
+        own = encoder.normed(vectors)[(ids - VOCABULARY).clamp(min=0)]
+        return torch.where(free[..., None], own, states)
+
+    def point(self, step: int, vectors: Tensor, pictures: int) -> Point:
+        """See Target; through the whole text encoder."""
+        return super().point(step, LENGTH * vectors, pictures)
+
+
+def attack(
+    erased: Erased,
+    concept: str,
+    pictures: tuple[Tensor, ...],
+    settings: PassThroughSettings,
+    seed: int,
+    world: World,
+) -> AttackCurve:
+    """Learn one state from each start. Raises TrainingFailed."""
+    began = time.monotonic()
+    target = FreeState(erased, concept, pictures, world, 1, TEMPLATES)
+    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
+    restarts = []
+    for number in range(settings.restarts):
+        generator = torch.Generator().manual_seed((seed << 8) + number)
+        state = torch.randn(1, erased.encoder.width, generator=generator).to(target.latents)
+        optimizer = torch.optim.Adam([state], lr=settings.rate)
+
+        def update(
+            state: Tensor,
+            gradient: Tensor,
+            step: int,
+            optimizer: torch.optim.Optimizer = optimizer,
+        ) -> None:
+            left = 1 - (1 - LAST_RATE) * step / settings.steps
+            optimizer.param_groups[0]["lr"] = settings.rate * left
+            state.grad = gradient
+            optimizer.step()
+
+        restarts.append(descend(target, state, update, pace, generator, "random", "random")[0])
+    return AttackCurve(
+        NAME,
+        concept,
+        seed,
+        dataclasses.asdict(settings),
+        tuple(restarts),
+        time.monotonic() - began,
+    )
