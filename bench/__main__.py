@@ -21,7 +21,9 @@ from typing import Any
 import torch
 
 from bench.ablations import FAMILIES, ablation_plan, write_ablations
+from bench.attacks.pictures import SHOWN
 from bench.cells import DRAW_STEPS
+from bench.methods import BASE
 from bench.plan import FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
 from bench.run import run_jobs
 from bench.setup import ModelChoice, make_runner
@@ -122,13 +124,16 @@ def chosen_plan(args: argparse.Namespace) -> Plan:
             concepts=names,
             stacked=names,
             heights=tuple(height for height in plan.heights if height <= len(names)),
-            attacked=tuple(name for name in plan.attacked if name in names),
+            attacked=tuple(name for name in names if name in SHOWN),
             sweep_concepts=names,
         )
     if args.methods:
         names = tuple(args.methods.split(","))
+        erasers = tuple(name for name in names if name != BASE)
         curved = tuple(name for name in plan.curve_methods if name in names)
-        plan = dataclasses.replace(plan, methods=names, sweep_methods=names, curve_methods=curved)
+        plan = dataclasses.replace(
+            plan, methods=names, sweep_methods=names, curve_methods=curved, attack_methods=erasers
+        )
     if args.seeds:
         plan = dataclasses.replace(plan, seeds=tuple(map(int, args.seeds.split(","))))
     return plan

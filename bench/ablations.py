@@ -30,6 +30,11 @@ def _each(start: str, *changes: str) -> tuple[str, ...]:
     return (start, *(f"{start}{joint}{change}" for change in changes))
 
 
+def _ideas(*names: str) -> tuple[str, ...]:
+    """Of `bench.variants`, all of which start from LOOP."""
+    return tuple(f"variant:{name}" for name in names)
+
+
 FAMILIES: dict[str, tuple[str, ...]] = {
     "start and steps": (
         LEAST_SQUARES,
@@ -59,8 +64,20 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         LOOP, "keep_weight=0.0", "keep_nearest=0", "null_space_guard=False",
         "null_space_guard=False+guard_weight=0.0", "strength_low=1.0+strength_high=1.0",
         "templates=plain",
+    )
+    + _ideas("keep_random", "mined_keep", "gradient_surgery"),
+    "loop: objective": (
+        LOOP,
+        *_ideas(
+            "stand_in_unet", "stand_in_mixed", "esd_negative", "esd_negative_mixed",
+            "random_vector", "ascent_text_keep",
+        ),
     ),
-    "loop: adversary": _each(LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4"),
+    "loop: stand-in": (LOOP, *_ideas("stand_in_empty", "stand_in_far")),
+    "loop: adversary": _each(
+        LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4", "use_pictures=True"
+    )
+    + _ideas("inversion_loop"),
     "pictures": _each(
         "balanced:stand_in_pictures=0", "inversion_steps=50", "inversion_vectors=4",
         "image_weight=1.0", "use_pictures=False", "objective=ascent",

@@ -20,13 +20,14 @@ from bench.erased import Erased, Task
 from bench.methods import Preset, parsed_changes, with_lora
 from unlearn_core.concept import Concept, Kind
 from unlearn_core.errors import BadSettings
+from unlearn_core.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, starting_vectors
 from unlearn_core.lent_model import SilentMonitor
 from unlearn_core.lesson_plan import LessonPlan
-from unlearn_core.lessons import ForgetLesson, Lesson, keep_lessons
+from unlearn_core.lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.losses import role_distance
-from unlearn_core.noise import add_noise, draw_timesteps
+from unlearn_core.noise import add_noise, draw_timesteps, training_target
 from unlearn_core.picture_loss import BATCH, Batch, PictureLoss
 from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.prompts import (
@@ -36,10 +37,15 @@ from unlearn_core.prompts import (
     ROLE_PAD,
     Name,
     Prompts,
+    fill,
+    make_prompts,
+    pair_prompts,
     whole_prompts,
 )
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.shared_beginnings import encode_groups
+from unlearn_core.stand_in import candidates, look_around
+from unlearn_core.tokenizer import VOCABULARY
 from unlearn_core.training import Training
 from unlearn_core.unlearn_run import UnlearnRun
 
@@ -53,6 +59,11 @@ MINED_EVERY, MINED_FROM, MINED = 25, 400, 32
 """Steps between two minings, prompts that are looked through, and how many are taken."""
 ROWS = 64
 """Prompts in one pass while mining."""
+SEARCHED, RESTARTED, INVERTED_RATE = (1, 1, 1, 4), 8, 0.3
+"""Vectors of each name that an Inverter learns, searches between two starts, and Adam's step
+relative to the size of a word vector's elements."""
+FOUND_PROMPTS = 10
+"""To be forgotten, of each name that was found."""
 
 
 def negative_target(empty: Tensor, concept: Tensor, eta: float = ETA) -> Tensor:
@@ -308,6 +319,111 @@ class FarKeepRun(UnlearnRun):
         self.parts[-1] = dataclasses.replace(self.parts[-1], kept=())
 
 
+class EmptyStandInRun(UnlearnRun):
+    """Nothing takes the concept's place: "a photo of a dog" becomes "a photo of"."""
+
+    def _decide(self, concept: Concept) -> None:
+        super()._decide(concept)
+        _replace_stand_in(self, Name("", (), False))
+
+
+class FarStandInRun(UnlearnRun):
+    """The candidate takes the concept's place that is farthest from it."""
+
+    def _decide(self, concept: Concept) -> None:
+        super()._decide(concept)
+        possible = candidates(concept, look_around(self.encoder, concept))
+        word, _ = min(possible, key=lambda pair: pair[1])
+        _replace_stand_in(self, Name.of(word, concept.kind))
+
+
+def _replace_stand_in(run: UnlearnRun, name: Name) -> None:
+    part = run.parts[-1]
+    run._plans[-1] = dataclasses.replace(run._plans[-1], stand_in=name)
+    stand_in = dataclasses.replace(part.stand_in, word=name.text)
+    run.parts[-1] = dataclasses.replace(part, stand_in=stand_in)
+
+
+class Inverter:
+    """An adversary that learns word vectors through the UNet against the LoRA of the moment.
+
+    Textual inversion (Gal et al. 2022, arXiv 2208.01618, equation 2) of several names at once, each
+    of as many vectors as SEARCHED says. They go on learning from one search to the next; every
+    RESTARTED-th search they start anew: at the concept's word, at known words, at random.
+    """
+
+    def __init__(self, run: UnlearnRun, lora: EncoderLora) -> None:
+        """Attack what `run` trains."""
+        self.run, self.lora, self.plan, self.searches = run, lora, run._plans[0], 0
+        self.latents = run.latents(self.plan.concept)
+        table = run.encoder.words.weight.detach()
+        self.known = table[table.any(dim=1)]
+        article = Name.of(self.plan.concept.name, self.plan.concept.kind).takes_article
+        ends = list(itertools.accumulate(SEARCHED, initial=VOCABULARY))
+        self.names = [
+            Name("<found>", tuple(range(*ids)), article) for ids in itertools.pairwise(ends)
+        ]
+
+    def find(self) -> list[ForgetLesson]:
+        """Search, and return prompts with the vectors found, to be forgotten."""
+        if self.searches % RESTARTED == 0:
+            self._start()
+        self.searches += 1
+        with torch.enable_grad():
+            for _ in range(self.run.settings.adversary_steps):
+                (self.vectors.grad,) = torch.autograd.grad(self._loss(), [self.vectors])
+                self.optimizer.step()
+        pairs = []
+        for name in self.names:
+            templates = [self.plan.writer.template() for _ in range(FOUND_PROMPTS)]
+            pairs += [(fill(t, name), fill(t, self.plan.stand_in)) for t in templates]
+        found = self.vectors.detach().clone()
+        return forget_lessons(self.run.encoder, self.lora, pair_prompts(pairs), found)
+
+    def _start(self) -> None:
+        run = self.run
+        vectors = []
+        for number, count in enumerate(SEARCHED):
+            kind = (number + self.searches) % 3
+            if kind == 0:
+                vectors.append(starting_vectors(run.encoder, self.plan.concept.name, count))
+            elif kind == 1:
+                chosen = torch.randint(len(self.known), (count,), generator=run.generator)
+                vectors.append(self.known[chosen.to(self.known.device)])
+            else:
+                noise = torch.randn(count, self.known.shape[1], generator=run.generator)
+                vectors.append(self.known.mean(0) + self.known.std(0) * noise.to(self.known))
+        self.vectors = torch.cat(vectors).requires_grad_(True)
+        rate = INVERTED_RATE * float(self.known.pow(2).mean().sqrt())
+        self.optimizer = torch.optim.Adam([self.vectors], lr=rate)
+
+    def _loss(self) -> Tensor:
+        """The mean denoising loss of BATCH pictures for each name."""
+        run, generator = self.run, self.run.generator
+        is_style = self.plan.concept.kind == "style"
+        templates = STYLE_TEMPLATES if is_style else OBJECT_TEMPLATES
+        rows = len(self.names) * BATCH
+        drawn = torch.randint(len(templates), (rows,), generator=generator).tolist()
+        filled = [fill(templates[t], self.names[i // BATCH]) for i, t in enumerate(drawn)]
+        text = run.encoder.encode(make_prompts(filled).token_ids, self.vectors)
+        chosen = torch.randint(len(self.latents), (rows,), generator=generator)
+        clean = self.latents[chosen.to(self.latents.device)]
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        t, alphas = draw_timesteps(rows, generator).to(clean.device), run.model.alphas_cumprod
+        target = training_target(clean, noise, t, alphas, run.model.prediction)
+        predicted = run.model.predict(add_noise(clean, noise, t, alphas), t, text)
+        return (predicted - target).pow(2).mean()
+
+
+class InversionLoopRun(UnlearnRun):
+    """An `Inverter` searches every `adversary_every` steps."""
+
+    def _training(self, lora: EncoderLora) -> Training:
+        training = super()._training(lora)
+        training.find_adversary = Inverter(self, lora).find
+        return training
+
+
 @dataclass(frozen=True)
 class Idea:
     """A run, and the settings that it starts from."""
@@ -315,6 +431,8 @@ class Idea:
     run: type[UnlearnRun]
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """On top of LOOP."""
+    takes_pictures: bool = False
+    """Whether it wants pictures that its settings don't ask for."""
 
 
 IDEAS: dict[str, Idea] = {
@@ -327,6 +445,9 @@ IDEAS: dict[str, Idea] = {
     "gradient_surgery": Idea(SurgeryRun),
     "mined_keep": Idea(MinedRun),
     "keep_random": Idea(FarKeepRun),
+    "stand_in_empty": Idea(EmptyStandInRun),
+    "stand_in_far": Idea(FarStandInRun),
+    "inversion_loop": Idea(InversionLoopRun, {"adversary_steps": 10}, takes_pictures=True),
 }
 
 
@@ -341,10 +462,10 @@ class Variant(Preset):
 
     def __call__(self, base: Erased, task: Task) -> Erased:
         """See Method; raises UnlearnError."""
-        settings = self.settings.replace(seed=task.seed)
-        images = task.images if settings.use_pictures or settings.needs_unet else ()
-        concept = Concept(task.name, kind=task.kind, images=images)
-        run = IDEAS[self.name].run(base.model, (concept,), settings, SilentMonitor())
+        settings, idea = self.settings.replace(seed=task.seed), IDEAS[self.name]
+        wants = idea.takes_pictures or settings.use_pictures or settings.needs_unet
+        concept = Concept(task.name, kind=task.kind, images=task.images if wants else ())
+        run = idea.run(base.model, (concept,), settings, SilentMonitor())
         lora, _ = run.go()
         notes = {"stand-in": run.parts[0].stand_in.word}
         size = len(lora_bytes(lora))

@@ -14,7 +14,11 @@ from bench.erased import Erased, Task
 from bench.methods import changed_settings, find_method, settings_of
 from bench.variants import (
     IDEAS,
+    EmptyStandInRun,
     FarKeepRun,
+    FarStandInRun,
+    InversionLoopRun,
+    Inverter,
     MinedRun,
     NegativePictureLoss,
     NegativeRun,
@@ -29,7 +33,7 @@ from unlearn_core.lora import EncoderLora
 from unlearn_core.losses import role_distance
 from unlearn_core.noise import add_noise, draw_timesteps
 from unlearn_core.picture_loss import BATCH
-from unlearn_core.prompts import OWN_STATE, ROLE_CONCEPT, ROLE_EOS, ROLE_PAD, ROLE_WORD
+from unlearn_core.prompts import OWN_STATE, ROLE_CONCEPT, ROLE_EOS, ROLE_PAD, ROLE_WORD, Name
 from unlearn_core.tokenizer import token_ids
 from unlearn_core.training import Training
 from unlearn_core.unlearn import build_encoder
@@ -39,7 +43,9 @@ PICTURES = pictures()
 
 
 def small(name: str) -> Erased:
-    few = small_settings(use_pictures=False, stand_in_pictures=0, steps=2)
+    few = small_settings(
+        use_pictures=False, stand_in_pictures=0, steps=2, adversary_every=1, adversary_steps=2
+    )
     method = find_method(f"variant:{name}" + "".join(f"+{k}={v}" for k, v in few.items()))
     model = TinyModel()
     return method(Erased(model, build_encoder(model), "base"), Task("dog", "object", PICTURES))
@@ -84,12 +90,13 @@ def test_every_variant_changes_the_lora_in_its_own_way_and_the_same_again(
 ) -> None:
     monkeypatch.setattr(variants, "MINED_EVERY", 1)
     monkeypatch.setattr(variants, "surgery", lambda one, other: surgery(one, other - one))
+    monkeypatch.setattr(variants, "SEARCHED", (1, 2))
     erased, again = small(name), small(name)
     found = ups(erased)
     assert max(float(up.abs().max()) for up in found) > 0
     assert all(torch.equal(one, other) for one, other in zip(found, ups(again), strict=True))
     assert not all(torch.equal(one, other) for one, other in zip(found, loop, strict=True))
-    assert erased.notes["stand-in"]
+    assert bool(erased.notes["stand-in"]) != (name == "stand_in_empty")
 
 
 def test_a_variant_has_the_settings_of_the_loop_and_of_its_name() -> None:
@@ -243,3 +250,42 @@ def test_only_random_words_are_kept_and_none_of_the_nearest() -> None:
     assert set(plan.kept) == set(plan.others)
     assert plan.kept != plan.others
     assert far.parts[0].kept == ()
+
+
+# The stand-ins and the adversary
+
+
+def test_without_a_stand_in_the_words_close_up() -> None:
+    run, _, _ = prepared(EmptyStandInRun)
+    assert run.parts[0].stand_in.word == ""
+    prompts = run._plans[0].writer.forget([Name.of("dog")], run._plans[0].stand_in, 4)
+    lengths = (prompts.token_ids != 0).sum(1) - (prompts.stand_in_ids != 0).sum(1)
+    assert set(lengths.tolist()) <= {1, 2}  # the name, and its article where it has one
+
+
+def test_the_far_stand_in_is_the_farthest_candidate() -> None:
+    near, far = (prepared(of)[0].parts[0].stand_in.word for of in (UnlearnRun, FarStandInRun))
+    assert near != far
+    run, _, _ = prepared(FarStandInRun)
+    assert run._plans[0].stand_in.text == far
+
+
+def test_an_inverter_goes_on_learning_and_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "SEARCHED", (1, 2))
+    monkeypatch.setattr(variants, "RESTARTED", 2)
+    settings = make_settings(use_pictures=False, stand_in_pictures=0, adversary_steps=3)
+    run = InversionLoopRun(TinyModel(), [Concept("dog", images=PICTURES)], settings, Recorder())
+    run._decide(run.concepts[0])
+    run.encoder.split_at(min(key.layer for key in run.modules))
+    lora = EncoderLora(run.encoder, run.modules, settings.rank, run.generator)
+    inverter = Inverter(run, lora)
+    assert [len(name.ids) for name in inverter.names] == [1, 2]
+    lessons = inverter.find()
+    assert sum(map(len, lessons)) == 2 * variants.FOUND_PROMPTS
+    first = inverter.vectors
+    moved = first.detach().clone()
+    inverter.find()
+    assert inverter.vectors is first
+    assert not torch.equal(first.detach(), moved)
+    inverter.find()
+    assert inverter.vectors is not first
