@@ -23,7 +23,15 @@ from bench.attacks import (
 )
 from bench.attacks.pass_through import FreeState
 from bench.attacks.pictures import COUNT, FOLDER, SHOWN, attack_pictures
-from bench.attacks.target import NegativeKept, Target, attacked_model, draw, word_size
+from bench.attacks.target import (
+    NegativeKept,
+    Pace,
+    Target,
+    attacked_model,
+    descend,
+    draw,
+    word_size,
+)
 from bench.cells import GUIDANCE, World
 from bench.erased import Erased
 from bench.splits import ATTACKED, CONTROLS, TEST
@@ -40,6 +48,7 @@ from unlearn_core.unlearn import unlearn
 SHORT = textual_inversion.InversionSettings(
     steps=2, recorded=(2,), starts=("random",), batch=2, pictures=1
 )
+SHORT_PACE = Pace(steps=2, recorded=(2,), batch=2, pictures=1)
 SHORT_PROMPT = soft_prompt.SoftPromptSettings(
     steps=3, recorded=(3,), restarts=1, step=0.8, radius=0.5, batch=2, pictures=1
 )
@@ -134,11 +143,26 @@ def test_words_draw_a_style(base: Erased, world: World) -> None:
 def test_the_same_seed_learns_the_same_vectors(base: Erased, world: World) -> None:
     def learned(seed: int) -> Tensor:
         target = Target(base, "dog", attack_pictures("dog"), world, 1, textual_inversion.TEMPLATES)
-        return textual_inversion.learn(target, SHORT, "random", seed)[1]
+        (run,) = textual_inversion.descents(target, SHORT, seed)
+        descend(target, [run], SHORT_PACE)
+        return run.vectors
 
     first = learned(3)
     assert torch.equal(first, learned(3))
     assert not torch.equal(first, learned(4))
+
+
+def test_restarts_side_by_side_do_what_each_does_alone(base: Erased, world: World) -> None:
+    target = Target(base, "dog", attack_pictures("dog"), world, 2, textual_inversion.TEMPLATES)
+    settings = replace(SHORT, vectors=2, starts=("object", "random"))
+    together, alone = (textual_inversion.descents(target, settings, 3) for _ in range(2))
+    restarts = descend(target, together, SHORT_PACE)
+    for run, other, restart in zip(together, alone, restarts, strict=True):
+        (single,) = descend(target, [other], SHORT_PACE)
+        # Half precision sums a larger batch in another order.
+        assert restart.losses == pytest.approx(single.losses, rel=0.02)
+        cosine = torch.nn.functional.cosine_similarity(run.vectors, other.vectors)
+        assert cosine.min() > 0.95
 
 
 def test_a_soft_prompt_stays_in_its_ball(base: Erased, world: World) -> None:
@@ -147,7 +171,9 @@ def test_a_soft_prompt_stays_in_its_ball(base: Erased, world: World) -> None:
 
     def learned() -> Tensor:
         target = Target(base, "dog", attack_pictures("dog"), world, count, soft_prompt.TEMPLATES)
-        return soft_prompt.learn(target, SHORT_PROMPT, prompt, 0, 1)[1]
+        run = soft_prompt.descents(target, replace(SHORT_PROMPT, restarts=2), prompt, 0)[1]
+        descend(target, [run], replace(SHORT_PACE, steps=3, recorded=()))
+        return run.vectors
 
     table = base.encoder.words.weight
     vectors = learned()

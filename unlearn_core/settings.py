@@ -220,7 +220,7 @@ PRESETS: dict[str, UnlearnSettings] = {
         keep_prompts=256,
     ),
     "balanced": UnlearnSettings(),
-    "robust": UnlearnSettings(steps=400, rank=16, layers="all", adversary="pgd"),
+    "robust": UnlearnSettings(steps=200, rank=16, layers="all", adversary="pgd"),
     "paper": UnlearnSettings(
         objective="ascent",
         layers="last:2",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve, Point
-from bench.attacks.target import Pace, Target, descend
+from bench.attacks.target import Descent, Pace, Target, descend
 from bench.attacks.textual_inversion import LAST_RATE, TEMPLATES
 from bench.cells import World
 from bench.erased import Erased
@@ -81,29 +81,27 @@ def attack(
     began = time.monotonic()
     target = FreeState(erased, concept, pictures, world, 1, TEMPLATES)
     pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
-    restarts = []
-    for number in range(settings.restarts):
-        generator = torch.Generator().manual_seed((seed << 8) + number)
-        state = torch.randn(1, erased.encoder.width, generator=generator).to(target.latents)
-        optimizer = torch.optim.Adam([state], lr=settings.rate)
-
-        def update(
-            state: Tensor,
-            gradient: Tensor,
-            step: int,
-            optimizer: torch.optim.Optimizer = optimizer,
-        ) -> None:
-            left = 1 - (1 - LAST_RATE) * step / settings.steps
-            optimizer.param_groups[0]["lr"] = settings.rate * left
-            state.grad = gradient
-            optimizer.step()
-
-        restarts.append(descend(target, state, update, pace, generator, "random", "random")[0])
+    runs = [_descent(target, settings, (seed << 8) + n) for n in range(settings.restarts)]
+    restarts = descend(target, runs, pace)
     return AttackCurve(
         NAME,
         concept,
         seed,
         dataclasses.asdict(settings),
-        tuple(restarts),
+        restarts,
         time.monotonic() - began,
     )
+
+
+def _descent(target: Target, settings: PassThroughSettings, seed: int) -> Descent:
+    generator = torch.Generator().manual_seed(seed)
+    state = torch.randn(1, target.erased.encoder.width, generator=generator).to(target.latents)
+    optimizer = torch.optim.Adam([state], lr=settings.rate)
+
+    def update(state: Tensor, gradient: Tensor, step: int) -> None:
+        left = 1 - (1 - LAST_RATE) * step / settings.steps
+        optimizer.param_groups[0]["lr"] = settings.rate * left
+        state.grad = gradient
+        optimizer.step()
+
+    return Descent(state, update, generator, "random", "random")

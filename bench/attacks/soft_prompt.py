@@ -19,8 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.attacks.curve import AttackCurve, Restart
-from bench.attacks.target import Pace, Target, Templates, descend, random_vectors, word_size
+from bench.attacks.curve import AttackCurve
+from bench.attacks.target import (
+    Descent,
+    Pace,
+    Target,
+    Templates,
+    descend,
+    random_vectors,
+    word_size,
+)
 from bench.cells import World
 from bench.erased import Erased
 from unlearn_core.prompts import Name
@@ -73,9 +81,8 @@ def attack(
     prompt = settings.prompt.format(it=Name.of(word).article + word)
     count = settings.free + len(tokenize(prompt))
     target = Target(erased, concept, pictures, world, count, TEMPLATES)
-    restarts = tuple(
-        learn(target, settings, prompt, seed, number)[0] for number in range(settings.restarts)
-    )
+    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
+    restarts = descend(target, descents(target, settings, prompt, seed), pace)
     return AttackCurve(
         NAME,
         concept,
@@ -86,10 +93,14 @@ def attack(
     )
 
 
-def learn(
+def descents(target: Target, settings: SoftPromptSettings, prompt: str, seed: int) -> list[Descent]:
+    """`settings.restarts` of (free + words of the prompt) vectors."""
+    return [_descent(target, settings, prompt, seed, number) for number in range(settings.restarts)]
+
+
+def _descent(
     target: Target, settings: SoftPromptSettings, prompt: str, seed: int, number: int
-) -> tuple[Restart, Tensor]:
-    """Restart `number`, and the vectors (free + words of the prompt, width) that it ended with."""
+) -> Descent:
     generator = torch.Generator().manual_seed((seed << 8) + number)
     table = target.erased.encoder.words.weight.detach()
     free = random_vectors(table, settings.free, generator)
@@ -104,6 +115,4 @@ def learn(
         vectors -= settings.step * radius * left * gradient.sign()
         vectors.copy_(centre + (vectors - centre).clamp(-radius, radius))
 
-    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
-    kind = "ball" if number else "prompt"
-    return descend(target, start, update, pace, generator, prompt, kind)
+    return Descent(start, update, generator, prompt, "ball" if number else "prompt")

@@ -108,33 +108,46 @@ class Target:
         self.model = attacked_model(erased)
         self.latents = encode_pictures(erased.model, pictures)
         self.styles = world.read(torch.stack(tuple(pictures))).styles
-        self._placeholders = {"<v>": list(range(VOCABULARY, VOCABULARY + count))}
+        self._count = count
 
-    def ids(self, prompts: Sequence[str]) -> Tensor:
-        """(N, 77) int64."""
-        return torch.cat([token_ids(prompt, self._placeholders) for prompt in prompts])
+    def ids(self, prompts: Sequence[str], number: int = 0) -> Tensor:
+        """(N, 77) int64, with the vectors of restart `number` for "<v>"."""
+        first = VOCABULARY + number * self._count
+        placeholders = {"<v>": list(range(first, first + self._count))}
+        return torch.cat([token_ids(prompt, placeholders) for prompt in prompts])
 
     def encode(self, ids: Tensor, vectors: Tensor) -> Tensor:
         """What the loss reads of prompts (N, 77) with the vectors in them, (N, 77, width)."""
         return self.erased.encoder.encode(ids, vectors)
 
-    def loss(self, vectors: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-        """Denoising loss of one batch, a scalar: one template, each picture with its own style."""
-        templates = (*self.templates.plain, *self.templates.styled)
-        template = templates[int(torch.randint(len(templates), (), generator=generator))]
-        chosen = torch.randint(len(self.latents), (batch,), generator=generator)
-        prompts = [template.format(style=self.styles[i]) for i in chosen.tolist()]
-        unique = sorted(set(prompts))
-        # One forward pass for each prompt, and no index whose backward adds in any order.
-        encoded = self.encode(self.ids(unique), vectors)
-        place = torch.tensor([unique.index(p) for p in prompts], device=encoded.device)
-        text = encoded.index_select(0, place)
-        clean = self.latents[chosen.to(self.latents.device)]
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        t = draw_timesteps(batch, generator).to(clean.device)
-        noisy = add_noise(clean, noise, t, self.model.alphas_cumprod)
-        wanted = training_target(clean, noise, t, self.model.alphas_cumprod, self.model.prediction)
-        return (self.model.predict(noisy, t, text) - wanted).pow(2).mean()
+    def losses(
+        self, vectors: Sequence[Tensor], batch: int, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Denoising loss of one batch for each restart, (R,), drawn from its own generator.
+
+        One template a batch, each picture with its own style. The restarts go through the networks
+        together, because small batches are slow.
+        """
+        model, templates = self.model, (*self.templates.plain, *self.templates.styled)
+        ids, places, clean, noise, times = [], [], [], [], []
+        for number, generator in enumerate(generators):
+            template = templates[int(torch.randint(len(templates), (), generator=generator))]
+            chosen = torch.randint(len(self.latents), (batch,), generator=generator)
+            prompts = [template.format(style=self.styles[i]) for i in chosen.tolist()]
+            # One forward pass for each prompt, and no index whose backward adds in any order.
+            unique = sorted(set(prompts))
+            places += [sum(map(len, ids)) + unique.index(prompt) for prompt in prompts]
+            ids.append(self.ids(unique, number))
+            clean.append(self.latents[chosen.to(self.latents.device)])
+            noise.append(torch.randn(clean[-1].shape, generator=generator).to(clean[-1]))
+            times.append(draw_timesteps(batch, generator).to(clean[-1].device))
+        encoded = self.encode(torch.cat(ids), torch.cat(list(vectors)))
+        text = encoded.index_select(0, torch.tensor(places, device=encoded.device))
+        latents, noised, t = torch.cat(clean), torch.cat(noise), torch.cat(times)
+        noisy = add_noise(latents, noised, t, model.alphas_cumprod)
+        wanted = training_target(latents, noised, t, model.alphas_cumprod, model.prediction)
+        squared = (model.predict(noisy, t, text) - wanted).pow(2)
+        return squared.view(len(generators), -1).mean(1)
 
     @torch.no_grad()
     def held_out_loss(self, vectors: Tensor) -> float:
@@ -176,38 +189,50 @@ class Pace:
     """Drawn plain, and as many styled."""
 
 
-def descend(
-    target: Target,
-    vectors: Tensor,
-    update: Update,
-    pace: Pace,
-    generator: torch.Generator,
-    start: str,
-    kind: str,
-) -> tuple[Restart, Tensor]:
-    """Lower the loss from `vectors` (n, width), which are changed in place; and these vectors.
+@dataclass
+class Descent:
+    """One restart of an attack."""
 
-    Raises TrainingFailed when the loss is not a number.
+    vectors: Tensor
+    """(n, width), changed in place."""
+    update: Update
+    generator: torch.Generator
+    start: str
+    kind: str
+
+
+def descend(target: Target, runs: Sequence[Descent], pace: Pace) -> tuple[Restart, ...]:
+    """Lower each run's loss by its own steps; all of them side by side.
+
+    Raises TrainingFailed when a loss is not a number.
     """
-    vectors.requires_grad_(True)
-    losses: list[float] = []
-    points: list[Point] = []
+    vectors = [run.vectors.requires_grad_(True) for run in runs]
+    losses: list[list[float]] = [[] for _ in runs]
+    points: list[list[Point]] = [[] for _ in runs]
     seconds = 0.0
     for step in range(pace.steps + 1):
         if step in pace.recorded:
-            points.append(target.point(step, vectors, pace.pictures))
+            for run, seen in zip(runs, points, strict=True):
+                seen.append(target.point(step, run.vectors, pace.pictures))
         if step == pace.steps:
             break
         began = time.monotonic()
-        loss = target.loss(vectors, pace.batch, generator)
-        if not bool(loss.isfinite()):
+        found = target.losses(vectors, pace.batch, [run.generator for run in runs])
+        if not bool(found.isfinite().all()):
             raise TrainingFailed(f"The attack's loss is not a number at step {step + 1}.")
-        (gradient,) = torch.autograd.grad(loss, [vectors])
+        gradients = torch.autograd.grad(found.sum(), vectors)
         with torch.no_grad():
-            update(vectors, gradient, step)
-        losses.append(float(loss.detach()))
+            for run, gradient in zip(runs, gradients, strict=True):
+                run.update(run.vectors, gradient, step)
+        for own, loss in zip(losses, found.tolist(), strict=True):
+            own.append(loss)
         seconds += time.monotonic() - began
-    return Restart(start, kind, tuple(points), tuple(losses), seconds), vectors.detach()
+    for run in runs:
+        run.vectors = run.vectors.detach()
+    return tuple(
+        Restart(run.start, run.kind, tuple(seen), tuple(own), seconds / len(runs))
+        for run, seen, own in zip(runs, points, losses, strict=True)
+    )
 
 
 def random_vectors(table: Tensor, count: int, generator: torch.Generator) -> Tensor:

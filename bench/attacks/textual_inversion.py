@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.attacks.curve import AttackCurve, Restart
+from bench.attacks.curve import AttackCurve
 from bench.attacks.target import (
     RANDOM,
+    Descent,
     Pace,
     Target,
     Templates,
@@ -70,10 +71,8 @@ def attack(
     """Learn the vectors from each start. Raises TrainingFailed."""
     began = time.monotonic()
     target = Target(erased, concept, pictures, world, settings.vectors, TEMPLATES)
-    restarts = tuple(
-        learn(target, settings, start, (seed << 8) + number)[0]
-        for number, start in enumerate(settings.starts)
-    )
+    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
+    restarts = descend(target, descents(target, settings, seed), pace)
     return AttackCurve(
         NAME,
         concept,
@@ -84,10 +83,15 @@ def attack(
     )
 
 
-def learn(
-    target: Target, settings: InversionSettings, start: str, seed: int
-) -> tuple[Restart, Tensor]:
-    """One restart, and the vectors (n, width) that it ended with."""
+def descents(target: Target, settings: InversionSettings, seed: int) -> list[Descent]:
+    """One restart for each start."""
+    return [
+        _descent(target, settings, start, (seed << 8) + number)
+        for number, start in enumerate(settings.starts)
+    ]
+
+
+def _descent(target: Target, settings: InversionSettings, start: str, seed: int) -> Descent:
     generator = torch.Generator().manual_seed(seed)
     encoder = target.erased.encoder
     table = encoder.words.weight.detach()
@@ -105,6 +109,5 @@ def learn(
         optimizer.step()
         vectors.mul_((longest / vectors.norm(dim=1, keepdim=True)).clamp(max=1))
 
-    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
     kind = "random" if start == RANDOM else "word"
-    return descend(target, vectors, update, pace, generator, start, kind)
+    return Descent(vectors, update, generator, start, kind)
