@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.attack_jobs import MODULES
-from bench.attacks import AttackCurve, Share
+from bench.attacks import AttackCurve
 from bench.attacks.words import against
 from bench.methods import BASE
+from bench.metrics import Share
 from bench.rows import Row
 from bench.tables import markdown
 

@@ -15,7 +15,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.metrics import wilson as wilson  # bench.attacks and older scripts look for it here
 from unlearn_core.demo_model import load_demo_judge, load_demo_world
 from unlearn_core.lent_model import LentModel
 from unlearn_core.prompts import Name
@@ -126,18 +125,16 @@ def draw_cell(
     model: LentModel,
     encoder: TextEncoder,
     cell: Cell,
-    learned: Tensor | None = None,
-    placeholders: dict[str, list[int]] | None = None,
     negative: str = "",
     steps: int = DRAW_STEPS,
 ) -> Tensor:
-    """The cell's pictures, (N, 3, h, w) in [-1, 1]; `learned` as in TextEncoder.encode.
+    """The cell's pictures, (N, 3, h, w) in [-1, 1].
 
     `negative` is the prompt of the branch without the prompt.
     """
-    ids = torch.cat([token_ids(prompt, placeholders or {}) for prompt in cell.prompts])
+    ids = torch.cat([token_ids(prompt) for prompt in cell.prompts])
     unique, place = ids.unique(dim=0, return_inverse=True)
-    encoded = torch.cat([encoder.encode(part, learned) for part in unique.split(64)])
+    encoded = torch.cat([encoder.encode(part) for part in unique.split(64)])
     size = model.native_size
     noise = torch.cat([paired_noise(cell.seed, i, size, size) for i in range(len(ids))])
     without = encoder.encode(token_ids(negative))
@@ -152,11 +149,6 @@ def draw_cell(
     )
 
 
-def share(seen: Sequence[str], wanted: Sequence[str]) -> float:
-    """Share of places where both agree, 0 to 1."""
-    return sum(a == b for a, b in zip(seen, wanted, strict=True)) / max(1, len(seen))
-
-
 def agree(seen: Sequence[str], wanted: Sequence[str]) -> str:
-    """The same picture by picture: one "1" or "0" each."""
+    """Picture by picture whether it shows what was wanted: one "1" or "0" each."""
     return "".join(str(int(a == b)) for a, b in zip(seen, wanted, strict=True))

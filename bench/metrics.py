@@ -40,6 +40,10 @@ class Share:
         """95 % interval, see `wilson`."""
         return wilson(self.hits, self.count)
 
+    def __add__(self, other: Share) -> Share:
+        """Both sets of pictures together."""
+        return Share(self.hits + other.hits, self.count + other.count)
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -175,7 +175,7 @@ def stacks(rows: Sequence[Row]) -> str:
         others, styles = (
             Share.of("".join(r["cells"]["others"][q] for r in same)) for q in ("object", "style")
         )
-        total = Share(sum(s.hits for s in shown.values()), sum(s.count for s in shown.values()))
+        total = sum(shown.values(), Share(0, 0))
         drift = max(next(iter(r["drift"].values())) for r in same)
         lines.append([
             method, detail, percent(total), f"{worst} {percent(shown.get(worst))}".strip(),

@@ -15,7 +15,6 @@ from bench.attacks import (
     AttackCurve,
     Point,
     Restart,
-    Share,
     pass_through,
     soft_prompt,
     textual_inversion,
@@ -34,6 +33,7 @@ from bench.attacks.target import (
 )
 from bench.cells import GUIDANCE, World
 from bench.erased import Erased
+from bench.metrics import Share
 from bench.splits import ATTACKED, CONTROLS, TEST
 from unlearn_core.concept import Concept
 from unlearn_core.demo_model import demo_folder

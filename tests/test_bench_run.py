@@ -16,7 +16,6 @@ import torch
 from bench.__main__ import count
 from bench.attack_summary import CONTROL, attack_curves, attack_table, pooled, words_table
 from bench.attacks import AttackCurve, Point, Restart
-from bench.attacks import Share as Seen
 from bench.cells import World
 from bench.clip_judge import ClipJudge
 from bench.curves import strength_curve
@@ -198,7 +197,7 @@ def attack_row(concept: str, method: str, detail: str, curve: AttackCurve) -> di
 
 
 def restart(start: str, kind: str, *hits: int, loss: float | None = None) -> Restart:
-    points = tuple(Point(10 * i, {"plain": Seen(h, 10)}, loss) for i, h in enumerate(hits))
+    points = tuple(Point(10 * i, {"plain": Share(h, 10)}, loss) for i, h in enumerate(hits))
     return Restart(start, kind, points)
 
 
@@ -218,9 +217,9 @@ def test_attacks_are_pooled_over_concepts_beside_their_control() -> None:
         )),
     ]  # fmt: skip
     groups = {group.method: group for group in pooled(attack_curves(rows, ("cake",)))}
-    assert groups["quick"].best == (Seen(0, 20), Seen(10, 20))
-    assert groups["quick"].worst_case == (Seen(0, 20), Seen(15, 20))
-    assert groups[CONTROL].best[-1] == Seen(3, 10)
+    assert groups["quick"].best == (Share(0, 20), Share(10, 20))
+    assert groups["quick"].worst_case == (Share(0, 20), Share(15, 20))
+    assert groups[CONTROL].best[-1] == Share(3, 10)
     assert "| inversion 1 | quick | cat, dagger | 0: 0, 10: 50 |" in attack_table(rows, ("cake",))
 
 

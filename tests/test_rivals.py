@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World, share
+from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World, agree
 from bench.erased import Erased, Family, Method, Task
 from bench.rivals import concept_ablation, esd, few_shot_erasing, negative_prompt, subject, uce
 from bench.rivals.unet_copy import UnetCopy
@@ -69,7 +69,8 @@ def demo() -> Subject:
     model, _ = load_model("demo")
     base, world = Erased(model, build_encoder(model), "base"), World()
     cell = world.cell([("dog", "dog")], PICTURES, 501)
-    return Subject(base, world, cell, share(world.read(draw(base, cell)).objects, cell.objects))
+    seen = agree(world.read(draw(base, cell)).objects, cell.objects)
+    return Subject(base, world, cell, seen.count("1") / len(seen))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def weights_of(model: LentModel, encoder: TextEncoder) -> str:
 
 def shown(demo: Subject, erased: Erased) -> float:
     reading = demo.world.read(draw(erased, demo.cell))
-    return share(reading.objects, demo.cell.objects)
+    return agree(reading.objects, demo.cell.objects).count("1") / len(demo.cell.objects)
 
 
 @pytest.mark.parametrize("name", QUICK)

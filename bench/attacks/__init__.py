@@ -17,6 +17,6 @@ model never learned these, so what their curves show was drawn anew and not reco
 the entries that work on the base.
 """
 
-from .curve import AttackCurve, Point, Restart, Share
+from .curve import AttackCurve, Point, Restart
 
-__all__ = ["AttackCurve", "Point", "Restart", "Share"]
+__all__ = ["AttackCurve", "Point", "Restart"]

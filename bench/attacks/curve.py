@@ -7,28 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.cells import wilson
-
-
-@dataclass(frozen=True)
-class Share:
-    """Pictures that show the concept, of how many."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """0 to 1."""
-        return self.hits / max(1, self.count)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval, 0 to 1; see `wilson`."""
-        return wilson(self.hits, self.count)
-
-    def __add__(self, other: Share) -> Share:
-        return Share(self.hits + other.hits, self.count + other.count)
+from bench.metrics import Share
 
 
 @dataclass(frozen=True)

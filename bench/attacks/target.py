@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.attacks.curve import Point, Restart, Share
+from bench.attacks.curve import Point, Restart
 from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World
 from bench.erased import Erased
+from bench.metrics import Share
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.inversion import TEST_TIMESTEPS, denoising_losses, encode_pictures
 from unlearn_core.lent_model import LentModel

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.attacks.curve import AttackCurve, Point, Restart, Share
+from bench.attacks.curve import AttackCurve, Point, Restart
 from bench.attacks.paraphrases import FRAMES, PARAPHRASES
 from bench.attacks.target import CELL_SEED, draw
 from bench.cells import World
 from bench.erased import Erased
+from bench.metrics import Share
 from unlearn_core.prompts import Name
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.tokenizer import token_ids, tokenize
