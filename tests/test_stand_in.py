@@ -85,6 +85,7 @@ def test_no_synonym_hypernym_or_kept_word_is_chosen(name: str, encoder: TextEnco
         (Concept("king", kind="person"), ("queen", "cat"), ["queen"]),
         (Concept("sword", kind="unsafe"), ("gun", "rose", "cat"), ["rose", "cat"]),
         (Concept("nudity", kind="unsafe"), ("rose", "cat"), ["rose", "cat"]),
+        (Concept("lemon"), ("orange", "apple"), ["apple"]),
     ],
 )
 def test_candidates_are_siblings_that_neither_are_nor_generalise_the_concept(

@@ -20,6 +20,7 @@ from .concept import Concept, Nameless
 from .errors import BadConcept
 from .inversion import denoising_losses
 from .lent_model import LentModel, RunMonitor, stop_if_asked
+from .prompt_templates import COLORS
 from .prompts import Name, fill, make_prompts, whole_prompts
 from .sampling import denoise, paired_noise
 from .shared_beginnings import encode_all
@@ -101,13 +102,17 @@ def look_around(
 
 
 def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
-    """The ranked words that may stand in: none that contains, is or generalises the concept."""
+    """The ranked words that may stand in: none that contains, is or generalises the concept.
+
+    Nor the name of a colour: "orange" is read as that, and anything may be drawn in it.
+    """
     noun = find_noun(concept.name)
     kept = {word.casefold() for word in concept.keep}
     free = [
         (word, cosine)
         for word, cosine in around.ranked
-        if word.casefold() not in kept and not any(is_hypernym(n, word) for n in concept.names)
+        if word.casefold() not in (*kept, *COLORS)
+        and not any(is_hypernym(name, word) for name in concept.names)
     ]
     if concept.kind == "style":
         return free
