@@ -36,8 +36,7 @@ import torch
 from bench.machine import Machine, MemoryGauge, device_name, measure_machine, wait_for
 from bench.methods import find_method, settings_of
 from bench.products import ProductCounter
-from bench.random_sd2 import Host, RandomModel, random_pictures
-from bench.random_sd2 import RandomTextModel as RandomTextModel
+from bench.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
 from unlearn_core.concept import Concept
 from unlearn_core.errors import UnlearnError
 from unlearn_core.lent_model import LentModel, SilentMonitor

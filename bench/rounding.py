@@ -17,8 +17,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from bench.full_size import RandomTextModel
 from bench.methods import settings_of
+from bench.random_sd2 import RandomTextModel
 from unlearn_core import unlearn as engine
 from unlearn_core.concept import Concept, Kind
 from unlearn_core.demo_model import load_demo_world
