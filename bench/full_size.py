@@ -26,7 +26,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,11 +110,10 @@ class MeasuredRun(UnlearnRun):
         self._stages: dict[str, Stage] = {}
         self._gauge = MemoryGauge(model.device)
         self._started = self._clocks()
-        try:
+        with ExitStack() as if_refused:
+            if_refused.callback(self._gauge.close)
             super().__init__(model, concepts, settings, SilentMonitor())
-        except BaseException:
-            self._gauge.close()
-            raise
+            if_refused.pop_all()
 
     def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
         """See UnlearnRun; what belongs to no stage becomes the last one."""

@@ -28,7 +28,7 @@ from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.losses import role_distance
 from unlearn_core.noise import add_noise, draw_timesteps, training_target
-from unlearn_core.picture_loss import BATCH, Batch, PictureLoss
+from unlearn_core.picture_loss import BATCH, PictureLoss
 from unlearn_core.prompt_writer import PromptWriter
 from unlearn_core.prompts import (
     OWN_STATE,
@@ -88,18 +88,11 @@ class NegativePictureLoss(PictureLoss):
         with lora.disabled():
             (_, self.own_text), (_, self.empty_text) = encode_groups(self.encoder, groups, learned)
 
-    @torch.no_grad()
-    def _draw(self) -> Batch:
-        rows = torch.randint(len(self.prompts), (BATCH,), generator=self.generator)
-        chosen = torch.randint(len(self.latents), (BATCH,), generator=self.generator)
-        clean = self.latents[chosen.to(self.latents.device)]
-        noise = torch.randn(clean.shape, generator=self.generator).to(clean)
-        t = draw_timesteps(BATCH, self.generator).to(clean.device)
-        noisy = add_noise(clean, noise, t, self.model.alphas_cumprod)
+    def _target(self, rows: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         own = self.own_text[rows.to(self.own_text.device)]
-        concept = self.model.predict(noisy, t, own)
-        empty = self.model.predict(noisy, t, self.empty_text.expand_as(own))
-        return Batch(rows, noisy, t, negative_target(empty, concept))
+        concept = self.model.predict(noisy, timesteps, own)
+        empty = self.model.predict(noisy, timesteps, self.empty_text.expand_as(own))
+        return negative_target(empty, concept)
 
 
 class NegativeRun(UnlearnRun):

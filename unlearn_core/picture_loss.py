@@ -96,11 +96,15 @@ class PictureLoss:
         clean = self.latents[chosen.to(self.latents.device)]
         noise = torch.randn(clean.shape, generator=self.generator).to(clean)
         t = draw_timesteps(BATCH, self.generator).to(clean.device)
-        model = self.model
-        noisy = add_noise(clean, noise, t, model.alphas_cumprod)
+        noisy = add_noise(clean, noise, t, self.model.alphas_cumprod)
         if self.settings.objective == "ascent":
-            target = training_target(clean, noise, t, model.alphas_cumprod, model.prediction)
+            alphas, prediction = self.model.alphas_cumprod, self.model.prediction
+            target = training_target(clean, noise, t, alphas, prediction)
         else:
-            stand_in = self.stand_in_text[rows.to(self.stand_in_text.device)]
-            target = model.predict(noisy, t, stand_in)
+            target = self._target(rows, noisy, t)
         return Batch(rows, noisy, t, target)
+
+    def _target(self, rows: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """What the prediction is moved onto: here the unchanged model's for the stand-in."""
+        stand_in = self.stand_in_text[rows.to(self.stand_in_text.device)]
+        return self.model.predict(noisy, timesteps, stand_in)

@@ -13,16 +13,14 @@ argument and the attack are our own.
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve, Point
-from bench.attacks.target import Descent, Pace, Target, descend
-from bench.attacks.textual_inversion import LAST_RATE, TEMPLATES
+from bench.attacks.target import Descent, Target, adam, attacked
+from bench.attacks.textual_inversion import TEMPLATES
 from bench.cells import World
 from bench.erased import Erased
 from unlearn_core.tokenizer import VOCABULARY, tokenize
@@ -78,30 +76,13 @@ def attack(
     world: World,
 ) -> AttackCurve:
     """Learn one state from each start. Raises TrainingFailed."""
-    began = time.monotonic()
     target = FreeState(erased, concept, pictures, world, 1, TEMPLATES)
-    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
     runs = [_descent(target, settings, (seed << 8) + n) for n in range(settings.restarts)]
-    restarts = descend(target, runs, pace)
-    return AttackCurve(
-        NAME,
-        concept,
-        seed,
-        dataclasses.asdict(settings),
-        restarts,
-        time.monotonic() - began,
-    )
+    return attacked(NAME, target, runs, settings, seed)
 
 
 def _descent(target: Target, settings: PassThroughSettings, seed: int) -> Descent:
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn(1, target.erased.encoder.width, generator=generator).to(target.latents)
-    optimizer = torch.optim.Adam([state], lr=settings.rate)
-
-    def update(state: Tensor, gradient: Tensor, step: int) -> None:
-        left = 1 - (1 - LAST_RATE) * step / settings.steps
-        optimizer.param_groups[0]["lr"] = settings.rate * left
-        state.grad = gradient
-        optimizer.step()
-
+    update = adam(state, settings.rate, settings.steps)
     return Descent(state, update, generator, "random", "random")

@@ -12,8 +12,6 @@ not the name alone; it takes five times the steps on the finished model.
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +20,9 @@ from torch import Tensor
 from bench.attacks.curve import AttackCurve
 from bench.attacks.target import (
     Descent,
-    Pace,
     Target,
     Templates,
-    descend,
+    attacked,
     random_vectors,
     word_size,
 )
@@ -76,21 +73,12 @@ def attack(
     world: World,
 ) -> AttackCurve:
     """Search the ball from each start. Raises TrainingFailed."""
-    began = time.monotonic()
     word = settings.word or (concept if erased.encoder.knows(concept) else NEUTRAL)
     prompt = settings.prompt.format(it=Name.of(word).article + word)
     count = settings.free + len(tokenize(prompt))
     target = Target(erased, concept, pictures, world, count, TEMPLATES)
-    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
-    restarts = descend(target, descents(target, settings, prompt, seed), pace)
-    return AttackCurve(
-        NAME,
-        concept,
-        seed,
-        dataclasses.asdict(settings),
-        restarts,
-        time.monotonic() - began,
-    )
+    runs = descents(target, settings, prompt, seed)
+    return attacked(NAME, target, runs, settings, seed)
 
 
 def descents(target: Target, settings: SoftPromptSettings, prompt: str, seed: int) -> list[Descent]:

@@ -6,14 +6,17 @@ al. 2022, arXiv 2208.01618, equation 2): how well the UNet denoises the attack's
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from bench.attacks.curve import Point, Restart
+from bench.attacks.curve import AttackCurve, Point, Restart
 from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World
 from bench.erased import Erased
 from bench.metrics import Share
@@ -27,6 +30,8 @@ from unlearn_core.tokenizer import VOCABULARY, token_ids
 HELD_OUT_NOISE = 77
 CELL_SEED = 9_000
 """The judged pictures' noise and styles; the attack's own seed doesn't move them."""
+LAST_RATE = 0.1
+"""Of the first rate, at the last step."""
 RANDOM = "random"
 """As a start: vectors drawn with the mean and deviation of the words that the model knows."""
 
@@ -190,6 +195,19 @@ class Pace:
     """Drawn plain, and as many styled."""
 
 
+class AttackSettings(Protocol):
+    """What every attack by descent has."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def recorded(self) -> tuple[int, ...]: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def pictures(self) -> int: ...
+
+
 @dataclass
 class Descent:
     """One restart of an attack."""
@@ -234,6 +252,30 @@ def descend(target: Target, runs: Sequence[Descent], pace: Pace) -> tuple[Restar
         Restart(run.start, run.kind, tuple(seen), tuple(own), seconds / len(runs))
         for run, seen, own in zip(runs, points, losses, strict=True)
     )
+
+
+def attacked(
+    name: str, target: Target, runs: Sequence[Descent], settings: AttackSettings, seed: int
+) -> AttackCurve:
+    """All runs of an attack as its curve. Raises TrainingFailed."""
+    began = time.monotonic()
+    pace = Pace(settings.steps, settings.recorded, settings.batch, settings.pictures)
+    restarts = descend(target, runs, pace)
+    values, seconds = dataclasses.asdict(settings), time.monotonic() - began  # type: ignore[call-overload]
+    return AttackCurve(name, target.concept, seed, values, restarts, seconds)
+
+
+def adam(vectors: Tensor, rate: float, steps: int, longest: float = math.inf) -> Update:
+    """Adam, its rate falling linearly to LAST_RATE; no vector gets longer than `longest`."""
+    optimizer = torch.optim.Adam([vectors], lr=rate)
+
+    def update(vectors: Tensor, gradient: Tensor, step: int) -> None:
+        optimizer.param_groups[0]["lr"] = rate * (1 - (1 - LAST_RATE) * step / steps)
+        vectors.grad = gradient
+        optimizer.step()
+        vectors.mul_((longest / vectors.norm(dim=1, keepdim=True)).clamp(max=1))
+
+    return update
 
 
 def random_vectors(table: Tensor, count: int, generator: torch.Generator) -> Tensor:
