@@ -11,16 +11,9 @@ import pytest
 import torch
 
 import bench.machine
-from bench.full_size import (
-    BETWEEN,
-    Stage,
-    as_text,
-    capped,
-    measure,
-    save_plot,
-    text_only,
-)
+from bench.full_size import as_text, capped, measure, save_plot, text_only
 from bench.machine import CPU, Machine, MemoryGauge, Rates, device_name, measure_machine
+from bench.measured_run import BETWEEN, Stage
 from bench.products import ProductCounter
 from bench.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
 from unlearn_core.errors import BadSettings

@@ -9,24 +9,20 @@ import torch
 from tiny_model import Recorder, TinyModel, make_settings, pictures, small_settings
 from torch import Tensor
 
-from bench import variants
 from bench.erased import Erased, Task
-from bench.methods import changed_settings, find_method, settings_of
-from bench.variants import (
-    IDEAS,
-    EmptyStandInRun,
-    FarKeepRun,
-    FarStandInRun,
-    InversionLoopRun,
-    Inverter,
-    MinedRun,
+from bench.ideas import inverter, keeping
+from bench.ideas.inverter import InversionLoopRun, Inverter
+from bench.ideas.keeping import FarKeepRun, MinedRun, SurgeryRun, plain_keep_prompts, surgery
+from bench.ideas.objectives import (
     NegativePictureLoss,
     NegativeRun,
     RandomVectorRun,
-    SurgeryRun,
+    _drawn_like,
     negative_target,
-    surgery,
 )
+from bench.ideas.stand_ins import EmptyStandInRun, FarStandInRun
+from bench.methods import changed_settings, find_method, settings_of
+from bench.variants import IDEAS, Idea
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
 from unlearn_core.lora import EncoderLora
@@ -75,7 +71,7 @@ def disturb(lora: EncoderLora) -> None:
 @pytest.fixture(scope="module")
 def loop() -> list[Tensor]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(IDEAS, "loop", variants.Idea(UnlearnRun))
+        patch.setitem(IDEAS, "loop", Idea(UnlearnRun))
         return ups(small("loop"))
 
 
@@ -88,9 +84,9 @@ def ups(erased: Erased) -> list[Tensor]:
 def test_every_variant_changes_the_lora_in_its_own_way_and_the_same_again(
     name: str, loop: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "MINED_EVERY", 1)
-    monkeypatch.setattr(variants, "surgery", lambda one, other: surgery(one, other - one))
-    monkeypatch.setattr(variants, "SEARCHED", (1, 2))
+    monkeypatch.setattr(keeping, "MINED_EVERY", 1)
+    monkeypatch.setattr(keeping, "surgery", lambda one, other: surgery(one, other - one))
+    monkeypatch.setattr(inverter, "SEARCHED", (1, 2))
     erased, again = small(name), small(name)
     found = ups(erased)
     assert max(float(up.abs().max()) for up in found) > 0
@@ -132,7 +128,7 @@ def test_gradients_that_agree_are_added() -> None:
 def test_without_projection_surgery_takes_the_loops_gradient(
     monkeypatch: pytest.MonkeyPatch, image_weight: float
 ) -> None:
-    monkeypatch.setattr(variants, "surgery", torch.add)
+    monkeypatch.setattr(keeping, "surgery", torch.add)
     losses, gradients = [], []
     for run_of in (UnlearnRun, SurgeryRun):
         _, training, lora = prepared(run_of, image_weight=image_weight)
@@ -170,7 +166,7 @@ def test_a_random_vector_has_mean_and_covariance_of_what_it_replaces() -> None:
     states = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     states = states @ torch.tensor([[2.0, 1.0], [0.0, 0.5]]) + torch.tensor([5.0, -3.0])
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.stack([variants._drawn_like(states, generator) for _ in range(20_000)])
+    drawn = torch.stack([_drawn_like(states, generator) for _ in range(20_000)])
     torch.testing.assert_close(drawn.mean(0), states.mean(0), atol=0.06, rtol=0)
     wanted = torch.cov(states.T, correction=0)
     torch.testing.assert_close(torch.cov(drawn.T), wanted, atol=0.15, rtol=0.05)
@@ -213,7 +209,7 @@ def test_the_picture_term_takes_its_target_from_the_unchanged_model() -> None:
 
 
 def test_the_prompts_that_moved_most_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "MINED", 3)
+    monkeypatch.setattr(keeping, "MINED", 3)
     run, training, lora = prepared(MinedRun)
     disturb(lora)
     miner: Any = training._learn.__self__  # type: ignore[attr-defined]
@@ -226,16 +222,16 @@ def test_the_prompts_that_moved_most_are_kept_too(monkeypatch: pytest.MonkeyPatc
 
 
 def test_mining_takes_place_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "MINED_EVERY", 3)
+    monkeypatch.setattr(keeping, "MINED_EVERY", 3)
     _, training, _ = prepared(MinedRun, steps=7)
     before = sum(map(len, training.keep))
     training.run(Recorder())
-    assert sum(map(len, training.keep)) == before + 2 * variants.MINED
+    assert sum(map(len, training.keep)) == before + 2 * keeping.MINED
 
 
 def test_mined_prompts_are_plain_different_and_of_both_kinds() -> None:
     run, _, _ = prepared(MinedRun)
-    prompts = variants.plain_keep_prompts(run._plans[0], torch.Generator().manual_seed(0))
+    prompts = plain_keep_prompts(run._plans[0], torch.Generator().manual_seed(0))
     assert len(set(prompts.texts)) == len(prompts.texts) == len(prompts.token_ids) > 60
     assert not any("dog" in text.split() for text in prompts.texts)
     assert any("mosaic style" in text for text in prompts.texts)
@@ -271,21 +267,21 @@ def test_the_far_stand_in_is_the_farthest_candidate() -> None:
 
 
 def test_an_inverter_goes_on_learning_and_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "SEARCHED", (1, 2))
-    monkeypatch.setattr(variants, "RESTARTED", 2)
+    monkeypatch.setattr(inverter, "SEARCHED", (1, 2))
+    monkeypatch.setattr(inverter, "RESTARTED", 2)
     settings = make_settings(use_pictures=False, stand_in_pictures=0, adversary_steps=3)
     run = InversionLoopRun(TinyModel(), [Concept("dog", images=PICTURES)], settings, Recorder())
     run._decide(run.concepts[0])
     run.encoder.split_at(min(key.layer for key in run.modules))
     lora = EncoderLora(run.encoder, run.modules, settings.rank, run.generator)
-    inverter = Inverter(run, lora)
-    assert [len(name.ids) for name in inverter.names] == [1, 2]
-    lessons = inverter.find()
-    assert sum(map(len, lessons)) == 2 * variants.FOUND_PROMPTS
-    first = inverter.vectors
+    searcher = Inverter(run, lora)
+    assert [len(name.ids) for name in searcher.names] == [1, 2]
+    lessons = searcher.find()
+    assert sum(map(len, lessons)) == 2 * inverter.FOUND_PROMPTS
+    first = searcher.vectors
     moved = first.detach().clone()
-    inverter.find()
-    assert inverter.vectors is first
+    searcher.find()
+    assert searcher.vectors is first
     assert not torch.equal(first.detach(), moved)
-    inverter.find()
-    assert inverter.vectors is not first
+    searcher.find()
+    assert searcher.vectors is not first

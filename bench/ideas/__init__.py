@@ -1,0 +1,1 @@
+"""Ideas of the literature that the engine lacks, as its run changed: see `bench.variants`."""
