@@ -75,6 +75,15 @@ def loop() -> list[Tensor]:
         return ups(small("loop"))
 
 
+def against(gradient: Tensor) -> Tensor:
+    """(n,): works against `gradient` (n,), in another direction than its opposite.
+
+    Before anything is learned keeping has no gradient of its own, so that surgery would do nothing,
+    and exact opposites would leave nothing.
+    """
+    return -gradient * torch.linspace(0.5, 1.5, len(gradient))
+
+
 def ups(erased: Erased) -> list[Tensor]:
     assert erased.lora is not None
     return [pair.up for pair in erased.lora.pairs.values()]
@@ -85,7 +94,7 @@ def test_every_variant_changes_the_lora_in_its_own_way_and_the_same_again(
     name: str, loop: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "MINED_EVERY", 1)
-    monkeypatch.setattr(keeping, "surgery", lambda one, other: surgery(one, other - one))
+    monkeypatch.setattr(keeping, "surgery", lambda one, other: surgery(one, other + against(one)))
     monkeypatch.setattr(inverter, "SEARCHED", (1, 2))
     erased, again = small(name), small(name)
     found = ups(erased)
