@@ -32,13 +32,11 @@ from .prompt_writer import PromptWriter, Surroundings
 from .prompts import ROLE_PAD, Name, Prompts, whole_prompts
 from .stand_in import look_around
 from .text_encoder import TextEncoder
-from .training import LEAST_FELT
+from .training import strongest_directions
 
 PROMPTS = 128
 """To forget, and as many to keep, for each concept."""
 KEEP_WEIGHT = 2.0
-GUARD_SHARE = 0.25
-"""Share of a projection's input directions that the guard may take at most."""
 RIDGE = 1e-3
 """Relative to the mean of the Gram matrix' diagonal."""
 BATCH = 64
@@ -201,12 +199,9 @@ def _look(
 
 
 def _free_of(inputs: Tensor) -> Tensor:
-    """The projector (in, in) away from what these inputs (n, in) hold, see `felt_directions`."""
-    _, size, right = torch.linalg.svd(inputs.cpu().double(), full_matrices=False)
-    most = max(1, int(GUARD_SHARE * inputs.shape[1]))
-    felt = right[: min(most, int((size > size[0] * LEAST_FELT**0.5).sum()))]
-    projector: Tensor = torch.eye(inputs.shape[1], dtype=torch.double) - felt.T @ felt
-    return projector.float().to(inputs.device)
+    """The projector (in, in) away from what these inputs (n, in) hold."""
+    basis = strongest_directions(inputs)
+    return torch.eye(inputs.shape[1], device=inputs.device) - basis @ basis.T
 
 
 def _source(key: ModuleKey) -> ModuleKey:

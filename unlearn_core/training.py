@@ -24,17 +24,18 @@ TOKENS = 512
 """In one pass through the trained layers, whose states are held for the gradient."""
 LEAST_FELT = 1e-6
 """Share of the strongest direction's energy below which a direction is not felt."""
+GUARDED = 0.5
+"""Share of a projection's input directions that the guard may take at most."""
 
 
 @torch.no_grad()
 def felt_directions(
-    encoder: TextEncoder, lora: EncoderLora, guard: Lesson, share: float = 0.25
+    encoder: TextEncoder, lora: EncoderLora, guard: Lesson
 ) -> dict[ModuleKey, Tensor]:
     """What each trained projection sees of the guard prompts: an orthonormal basis (in, m).
 
     A LoRA whose `down` is orthogonal to it changes nothing for these prompts (null-space
-    constraint, as in AlphaEdit, arXiv 2410.02355). At most `share` of the input's dimensions are
-    taken, the strongest first, and none below LEAST_FELT.
+    constraint, as in AlphaEdit, arXiv 2410.02355), see `strongest_directions`.
     """
     seen: dict[ModuleKey, Tensor] = {}
     hooks = []
@@ -50,17 +51,18 @@ def felt_directions(
     finally:
         for hook in hooks:
             hook.remove()
-    return {
-        key: _strongest(inputs, max(1, int(share * inputs.shape[1])))
-        for key, inputs in seen.items()
-    }
+    return {key: strongest_directions(inputs) for key, inputs in seen.items()}
 
 
-def _strongest(inputs: Tensor, most: int) -> Tensor:
-    """An orthonormal basis (in, m <= most) of the rows (n, in), strongest directions first."""
+def strongest_directions(inputs: Tensor) -> Tensor:
+    """An orthonormal basis (in, m), float32, of the rows (n, in), strongest directions first.
+
+    At most GUARDED of the dimensions are taken, and none below LEAST_FELT.
+    """
     _, size, right = torch.linalg.svd(inputs.cpu().double(), full_matrices=False)
-    wanted = int((size > size[0] * LEAST_FELT**0.5).sum())
-    basis: Tensor = right[: min(wanted, most)].T.float().contiguous()
+    most = max(1, int(GUARDED * inputs.shape[1]))
+    felt = int((size > size[0] * LEAST_FELT**0.5).sum())
+    basis: Tensor = right[: min(felt, most)].T.float().contiguous()
     return basis.to(inputs.device)
 
 
