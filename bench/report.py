@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import plots, tables
+from bench.aims import PRESETS, aims_table
 from bench.attack_summary import WORDS, attack_curves, attack_table, pooled, words_table
 from bench.curves import strength_curve
 from bench.methods import BASE, changed_settings
@@ -73,6 +74,8 @@ def _text(
             + ", ".join(main.left_out)
             + "."
         )
+    if set(PRESETS) <= set(main.methods):
+        parts += ["## Aims of the presets", aims_table(main)]
     parts += ["## Limits", tables.limits(main)]
     for method in main.methods:
         if main.results(method):

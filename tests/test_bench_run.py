@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bench.__main__ import count
+from bench.aims import aims_table
 from bench.attack_summary import CONTROL, attack_curves, attack_table, pooled, words_table
 from bench.attacks import AttackCurve, Point, Restart
 from bench.cells import World
@@ -163,6 +164,27 @@ def test_seeds_are_pooled_and_without_synonyms_the_sentences_count() -> None:
     assert (result.seeds, result.shown, result.synonyms) == (2, Share(1, 4), None)
     assert result.generally == 0.25
     assert result.pairs is None
+
+
+def test_the_aims_are_held_against_the_median_and_the_worst_is_named() -> None:
+    def rows_of(concept: str, shown: str, drift: float) -> list[dict]:
+        near = {"fox": "1" * 10}
+        base = cells("1111", None, near, "1111", "1111")
+        after = cells(shown, None, near, "1111", "1111")
+        return [row(concept, "base", cells=base)] + [
+            row(concept, method, cells=after, drift={"": drift, "blurry": 0.5})
+            for method in ("quick", "balanced", "robust")
+        ]
+
+    rows = [*rows_of("cat", "0000", 0.002), *rows_of("bus", "0000", 0.009)]
+    lines = aims_table(Table([*rows, *rows_of("pizza", "0001", 0.021)])).splitlines()
+    by_name = next(line for line in lines if line.startswith("| shown by name ≤ 1 % |"))
+    assert by_name.count("0.0 / pizza 25.0 [4.6, 69.9]; met") == 3
+    of_empty = next(line for line in lines if line.startswith('| drift of "" ≤ 1 % |'))
+    assert of_empty.count("0.90 / pizza 2.10; met") == 3
+    assert any(line.startswith("| IRA, drop ≤ 1, 1, 2 % |") for line in lines)
+    lines = aims_table(Table([*rows, *rows_of("pizza", "0001", 0.021)][4:])).splitlines()
+    assert sum("1.50 / pizza 2.10; **missed**" in line for line in lines) == 1
 
 
 def test_objects_that_the_base_rarely_draws_are_left_out_of_ira() -> None:
