@@ -81,6 +81,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "pictures": _each(
         "balanced:stand_in_pictures=0", "inversion_steps=50", "inversion_vectors=4",
         "image_weight=1.0", "use_pictures=False", "objective=ascent",
+    )
+    + _ideas(
+        "pictures_1", "pictures_4", "pictures_16", "no_name", "nonsense_name",
+        "nonsense_name_alone",
     ),
 }  # fmt: skip
 """Family -> methods; the first is what the others change. Layers and modules have equal budgets:

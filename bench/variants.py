@@ -1,8 +1,9 @@
-"""Ideas of the literature that the engine lacks, tried beside it: "variant:NAME" is a method.
+"""What the engine has no setting for, tried beside it: "variant:NAME" is a method.
 
-All start from LOOP, the preset balanced on words alone; "variant:NAME+steps=50" changes settings on
-top. What an idea needs beyond settings is in `bench.ideas`: a subclass of the engine's run, which
-works over the `Training` that the engine has prepared.
+Ideas of the literature, and other ways to tell the eraser what to forget. All start from LOOP, the
+preset balanced on words alone; "variant:NAME+steps=50" changes settings on top. What an idea needs
+beyond settings is in `bench.ideas`: a subclass of the engine's run, which works over the `Training`
+that the engine has prepared.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from bench.ideas.inverter import InversionLoopRun
 from bench.ideas.keeping import FarKeepRun, MinedRun, SurgeryRun
 from bench.ideas.objectives import NegativeRun, RandomVectorRun
 from bench.ideas.stand_ins import EmptyStandInRun, FarStandInRun
+from bench.ideas.telling import (
+    Told,
+    as_it_is,
+    under_a_nonsense_name,
+    with_pictures,
+    without_name,
+)
 from bench.methods import Preset, parsed_changes, with_lora
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
@@ -27,6 +35,8 @@ from unlearn_core.unlearn_run import UnlearnRun
 FAMILY = "variant"
 LOOP: dict[str, Any] = {"use_pictures": False, "stand_in_pictures": 0}
 """Changes to balanced: 150 steps on the last three layers, words alone."""
+SEEN: dict[str, Any] = {"use_pictures": True}
+"""The same and vectors learned from the pictures."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Idea:
     """On top of LOOP."""
     takes_pictures: bool = False
     """Whether it wants pictures that its settings don't ask for."""
+    told: Told = as_it_is
 
 
 IDEAS: dict[str, Idea] = {
@@ -53,6 +64,12 @@ IDEAS: dict[str, Idea] = {
     "stand_in_empty": Idea(EmptyStandInRun),
     "stand_in_far": Idea(FarStandInRun),
     "inversion_loop": Idea(InversionLoopRun, {"adversary_steps": 10}, takes_pictures=True),
+    "pictures_1": Idea(UnlearnRun, SEEN, told=with_pictures(1)),
+    "pictures_4": Idea(UnlearnRun, SEEN, told=with_pictures(4)),
+    "pictures_16": Idea(UnlearnRun, SEEN, told=with_pictures(16)),
+    "no_name": Idea(UnlearnRun, SEEN, takes_pictures=True, told=without_name),
+    "nonsense_name": Idea(UnlearnRun, SEEN, told=under_a_nonsense_name),
+    "nonsense_name_alone": Idea(UnlearnRun, told=under_a_nonsense_name),
 }
 
 
@@ -70,9 +87,10 @@ class Variant(Preset):
         settings, idea = self.settings.replace(seed=task.seed), IDEAS[self.name]
         wants = idea.takes_pictures or settings.use_pictures or settings.needs_unet
         concept = Concept(task.name, kind=task.kind, images=task.images if wants else ())
+        concept = idea.told(concept, base, task.seed)
         run = idea.run(base.model, (concept,), settings, SilentMonitor())
         lora, _ = run.go()
-        notes = {"stand-in": run.parts[0].stand_in.word}
+        notes = {"stand-in": run.parts[0].stand_in.word, "name": concept.name}
         size = len(lora_bytes(lora))
         return dataclasses.replace(with_lora(base, lora), notes=notes, file_bytes=size)
 

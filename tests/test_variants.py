@@ -10,7 +10,7 @@ from tiny_model import Recorder, TinyModel, make_settings, pictures, small_setti
 from torch import Tensor
 
 from bench.erased import Erased, Task
-from bench.ideas import inverter, keeping
+from bench.ideas import inverter, keeping, telling
 from bench.ideas.inverter import InversionLoopRun, Inverter
 from bench.ideas.keeping import FarKeepRun, MinedRun, SurgeryRun, plain_keep_prompts, surgery
 from bench.ideas.objectives import (
@@ -21,9 +21,10 @@ from bench.ideas.objectives import (
     negative_target,
 )
 from bench.ideas.stand_ins import EmptyStandInRun, FarStandInRun
+from bench.ideas.telling import NONSENSE, as_it_is, under_a_nonsense_name, with_pictures
 from bench.methods import changed_settings, find_method, settings_of
 from bench.variants import IDEAS, Idea
-from unlearn_core.concept import Concept
+from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadSettings
 from unlearn_core.lora import EncoderLora
 from unlearn_core.losses import role_distance
@@ -89,7 +90,7 @@ def ups(erased: Erased) -> list[Tensor]:
     return [pair.up for pair in erased.lora.pairs.values()]
 
 
-@pytest.mark.parametrize("name", IDEAS)
+@pytest.mark.parametrize("name", [name for name in IDEAS if IDEAS[name].told is as_it_is])
 def test_every_variant_changes_the_lora_in_its_own_way_and_the_same_again(
     name: str, loop: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,3 +295,42 @@ def test_an_inverter_goes_on_learning_and_starts_anew(monkeypatch: pytest.Monkey
     assert not torch.equal(first.detach(), moved)
     searcher.find()
     assert searcher.vectors is not first
+
+
+# What the eraser is told
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Erased:
+    model = TinyModel()
+    return Erased(model, build_encoder(model), "base")
+
+
+def test_fewer_pictures_are_the_first_and_more_are_drawn_by_the_model(tiny: Erased) -> None:
+    dog = Concept("dog", images=PICTURES)
+    assert with_pictures(1)(dog, tiny, 0).images == PICTURES[:1]
+    found, again = (with_pictures(len(PICTURES) + 2)(dog, tiny, seed).images for seed in (0, 1))
+    assert found[: len(PICTURES)] == PICTURES
+    assert len(found) == len(PICTURES) + 2
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    other = with_pictures(len(PICTURES) + 2)(dog.replace(name="cat"), tiny, 0).images
+    assert not torch.equal(found[-1], other[-1])
+
+
+def test_a_nonsense_name_keeps_pictures_and_kind(tiny: Erased) -> None:
+    told = under_a_nonsense_name(Concept("neon", kind="style", images=PICTURES), tiny, 0)
+    assert (told.name, told.kind, told.images) == (NONSENSE, "style", PICTURES)
+
+
+def test_without_a_name_what_is_found_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def find(model: Any, nameless: Nameless, seed: int, monitor: Any) -> tuple[Concept, None]:
+        asked.append((nameless.kind, nameless.images, seed))
+        return nameless.named("cat"), None
+
+    monkeypatch.setattr(telling, "find_name", find)
+    unnamed = small("no_name")
+    assert asked == [("object", PICTURES, 0)]
+    assert unnamed.notes["name"] == "cat"
+    assert small("nonsense_name_alone").notes["name"] == NONSENSE
