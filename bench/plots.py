@@ -47,7 +47,8 @@ def _look(number: int) -> tuple[str, str]:
 def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Figure:
     """What is gone against what is kept: small points are concepts, large ones their median.
 
-    `methods` are these alone, each with a colour by its place.
+    The settings of one method have its look, and a line joins them. `methods` are these alone, each
+    with a colour by its place.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
     panels = (
@@ -55,21 +56,26 @@ def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Fi
         (right, _rest_kept, "mean of IRA and CRA, %"),
     )
     for axes, kept, label in panels:
+        middles: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
         for number, method in enumerate(methods or table.methods):
-            results = table.results(method)
             points = [
                 (100 * x, 100 * _gone(result))
-                for result in results
+                for result in table.results(method)
                 if (x := kept(result)) is not None
             ]
             if not points:
                 continue
+            name = method.partition(":")[0] if methods is None else method
             colour, marker = look_of(method) if methods is None else _look(number)
             xs, ys = zip(*points, strict=True)
             axes.scatter(xs, ys, s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
+            middles.setdefault((name, colour, marker), []).append((median(ys), median(xs)))
+        for (name, colour, marker), found in middles.items():
+            ys, xs = zip(*sorted(found), strict=True)
+            axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.5)
             axes.scatter(
-                median(xs), median(ys), s=90, color=colour, marker=marker,
-                edgecolors="white", linewidths=0.8, label=method, zorder=3,
+                xs, ys, s=90, color=colour, marker=marker,
+                edgecolors="white", linewidths=0.8, label=name, zorder=3,
             )  # fmt: skip
         axes.set_xlabel(label)
         axes.grid(alpha=0.25)
