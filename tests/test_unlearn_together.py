@@ -35,7 +35,9 @@ def test_one_lora_moves_every_concept_and_little_else() -> None:
     kept = [word for part in result.parts for word in part.kept]
     ids = torch.cat([token_ids(f"a photo of a {word}") for word in ("dog", "bus", *kept)])
     moved = drift(after.encode(ids), before.encode(ids))
-    assert moved[:2].min() > 1.5 * moved[2:].mean()
+    gone, rest = moved[:2].min(), moved[2:]
+    assert gone > 2 * rest.median()
+    assert gone > 1.5 * rest.mean()
 
 
 def test_no_concept_stands_in_for_another_or_is_kept() -> None:
