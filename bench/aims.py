@@ -25,10 +25,9 @@ class Aim:
     measure: Callable[[Result], Measured]
 
     def name(self) -> str:
-        """`IRA, drop ≤ 1, 1, 2`; one number where the limits are the same."""
-        numbers = [f"{100 * limit:g}" for limit in dict.fromkeys(self.limits)]
-        if len(numbers) > 1:
-            numbers = [f"{100 * limit:g}" for limit in self.limits]
+        """`IRA, drop ≤ 1, 1, 2 %`; one number where the limits are the same."""
+        limits = self.limits if len(set(self.limits)) > 1 else self.limits[:1]
+        numbers = [f"{100 * limit:g}" for limit in limits]
         return f"{self.text} ≤ {', '.join(numbers)} %"
 
 
