@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bench.ablations import FAMILIES, ablation_plan, write_ablations
+from bench import ablations
 from bench.attacks.pictures import SHOWN
 from bench.cells import DRAW_STEPS
 from bench.methods import BASE
@@ -56,7 +56,9 @@ def main() -> None:
     run.add_argument("--size", type=int, help="Edge of the pictures, if not the model's own.")
     ablate = commands.add_parser("ablate", help="Vary one thing of our presets at a time.")
     ablate.add_argument("--out", type=Path, default=Path("out", "ablations"))
-    ablate.add_argument("--families", default=",".join(FAMILIES), help="Some of: %(default)s.")
+    ablate.add_argument(
+        "--families", default=",".join(ablations.FAMILIES), help="Some of: %(default)s."
+    )
     for command in (run, ablate):
         command.add_argument("--processes", type=int, default=1, help="Side by side.")
         command.add_argument("--minutes", type=float, help="Stop before the next job.")
@@ -91,9 +93,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> None:
-    plan = ablation_plan(tuple(args.families.split(",")))
-    _do_jobs(ModelChoice(), plan, args.out, ("sweeps",), args)
-    print(f"report: {write_ablations(args.out)}")
+    plan = ablations.ablation_plan(tuple(args.families.split(",")))
+    _do_jobs(ModelChoice(), plan, args.out, ablations.STAGES, args)
+    print(f"report: {ablations.write_ablations(args.out)}")
 
 
 def _do_jobs(

@@ -4,7 +4,8 @@ python -m bench ablate                         every family, three seeds, one af
 python -m bench ablate --families "loop: layers,loop: keep"
 
 Each family changes one thing. Those named "least squares" vary the closed form without a step,
-those named "loop" 150 steps from zero, without pictures, so that both see words only.
+those named "loop" 150 steps from zero, without pictures, so that both see words only. The family
+about the adversary is attacked, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import tables
+from bench.attack_summary import attack_table
 from bench.methods import BASE
 from bench.plan import Plan
 from bench.protocol import Sizes
@@ -22,6 +24,8 @@ from unlearn_core.errors import BadSettings
 CONCEPTS = ("dog", "truck", "sketch")
 SIZES = Sizes(name=24, near=12, other=1)
 LOOP = "balanced:use_pictures=False+stand_in_pictures=0"
+SEEN = "balanced:stand_in_pictures=0"
+"""LOOP, and vectors learned from the pictures."""
 LEAST_SQUARES = "quick"
 
 
@@ -59,6 +63,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "layers=first:1+rank=24", "layers=first:4+rank=6", "layers=first:1,last:2",
         "layers=all+rank=4",
     ),
+    "loop: rank and steps": _each(LOOP, "rank=1", "rank=16", "steps=50", "steps=300"),
     "loop: modules": _each(LOOP, "modules=attention+rank=18", "modules=mlp+rank=14"),
     "loop: keep": _each(
         LOOP, "keep_weight=0.0", "keep_nearest=0", "null_space_guard=False",
@@ -73,38 +78,60 @@ FAMILIES: dict[str, tuple[str, ...]] = {
             "random_vector", "ascent_text_keep",
         ),
     ),
-    "loop: stand-in": (LOOP, *_ideas("stand_in_empty", "stand_in_far")),
-    "loop: adversary": _each(
-        LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4", "use_pictures=True"
-    )
-    + _ideas("inversion_loop"),
-    "pictures": _each(
-        "balanced:stand_in_pictures=0", "inversion_steps=50", "inversion_vectors=4",
-        "image_weight=1.0", "use_pictures=False", "objective=ascent",
-    )
-    + _ideas(
-        "pictures_1", "pictures_4", "pictures_16", "no_name", "nonsense_name",
-        "nonsense_name_alone",
+    "loop: stand-in": (LOOP, *_ideas("stand_in_empty", "stand_in_by_hand", "stand_in_far")),
+    "loop: positions": (LOOP, *_ideas("name_only", "name_and_end")),
+    "loop: adversary": (
+        *_each(LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4"),
+        SEEN,
+        *_ideas("inversion_loop"),
+    ),
+    "pictures": (
+        *_each(
+            SEEN, "inversion_steps=50", "inversion_vectors=4", "image_weight=1.0",
+            "objective=ascent",
+        ),
+        LOOP,
+        *_ideas(
+            "pictures_1", "pictures_4", "pictures_16", "no_name", "nonsense_name",
+            "nonsense_name_alone",
+        ),
     ),
 }  # fmt: skip
 """Family -> methods; the first is what the others change. Layers and modules have equal budgets:
 the rank makes up for their number."""
+ATTACKED_FAMILY = "loop: adversary"
+ATTACKED_CONCEPTS = ("dog",)
+"""Those of CONCEPTS that have pictures for an attack."""
+STAGES = ("sweeps", "attacks")
 
 
 def ablation_plan(families: tuple[str, ...]) -> Plan:
-    """The base model and every variant of these families, each once; raises BadSettings."""
+    """The base model and every variant of these families, each once; raises BadSettings.
+
+    The methods of ATTACKED_FAMILY are attacked, if it is one of them.
+    """
     unknown = sorted(set(families) - set(FAMILIES))
     if unknown:
         raise BadSettings(f"Unknown family: {', '.join(unknown)}. Known: {', '.join(FAMILIES)}.")
     methods = dict.fromkeys(method for family in families for method in FAMILIES[family])
-    return Plan(sweep_concepts=CONCEPTS, sweep_methods=(BASE, *methods), sweep_sizes=SIZES)
+    is_attacked = ATTACKED_FAMILY in families
+    return Plan(
+        sweep_concepts=CONCEPTS,
+        sweep_methods=(BASE, *methods),
+        sweep_sizes=SIZES,
+        attacked=ATTACKED_CONCEPTS if is_attacked else (),
+        attack_methods=FAMILIES[ATTACKED_FAMILY],
+        attacks=("inversion 1",),
+        controls=(),
+    )
 
 
 def write_ablations(out: Path) -> Path:
     """OUT/ablations.md and a plot for each family, from the rows that are there; the file."""
     from bench import plots
 
-    table = Table(read_rows(out), "sweeps")
+    rows = read_rows(out)
+    table = Table(rows, "sweeps")
     parts = ["# Ablations", f"Concepts: {', '.join(table.concepts)}."]
     for family, methods in FAMILIES.items():
         found = [method for method in (BASE, *methods) if table.results(method)]
@@ -113,6 +140,8 @@ def write_ablations(out: Path) -> Path:
             figure = plots.pareto(table, family, found[1:])
             name = family.replace(":", "").replace(",", "").replace(" ", "-")
             plots.save(figure, out / f"{name}.png")
+    if any(row["stage"] == "attacks" for row in rows):
+        parts += ["## Attacks", attack_table(rows, controls=())]
     path = out / "ablations.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path

@@ -15,11 +15,12 @@ from typing import Any
 from bench.erased import Erased, Task
 from bench.ideas.inverter import InversionLoopRun
 from bench.ideas.keeping import FarKeepRun, MinedRun, SurgeryRun
-from bench.ideas.objectives import NegativeRun, RandomVectorRun
+from bench.ideas.objectives import NameAndEndRun, NameOnlyRun, NegativeRun, RandomVectorRun
 from bench.ideas.stand_ins import EmptyStandInRun, FarStandInRun
 from bench.ideas.telling import (
     Told,
     as_it_is,
+    to_a_stand_in,
     under_a_nonsense_name,
     with_pictures,
     without_name,
@@ -63,6 +64,9 @@ IDEAS: dict[str, Idea] = {
     "keep_random": Idea(FarKeepRun),
     "stand_in_empty": Idea(EmptyStandInRun),
     "stand_in_far": Idea(FarStandInRun),
+    "stand_in_by_hand": Idea(UnlearnRun, told=to_a_stand_in),
+    "name_only": Idea(NameOnlyRun),
+    "name_and_end": Idea(NameAndEndRun),
     "inversion_loop": Idea(InversionLoopRun, {"adversary_steps": 10}, takes_pictures=True),
     "pictures_1": Idea(UnlearnRun, SEEN, told=with_pictures(1)),
     "pictures_4": Idea(UnlearnRun, SEEN, told=with_pictures(4)),

@@ -9,11 +9,16 @@ import torch
 from tiny_model import Recorder, TinyModel, make_settings, pictures, small_settings
 from torch import Tensor
 
+from bench import ablations
+from bench.attacks.pictures import SHOWN
 from bench.erased import Erased, Task
 from bench.ideas import inverter, keeping, telling
 from bench.ideas.inverter import InversionLoopRun, Inverter
 from bench.ideas.keeping import FarKeepRun, MinedRun, SurgeryRun, plain_keep_prompts, surgery
 from bench.ideas.objectives import (
+    UNSUPERVISED,
+    NameAndEndRun,
+    NameOnlyRun,
     NegativePictureLoss,
     NegativeRun,
     RandomVectorRun,
@@ -21,12 +26,20 @@ from bench.ideas.objectives import (
     negative_target,
 )
 from bench.ideas.stand_ins import EmptyStandInRun, FarStandInRun
-from bench.ideas.telling import NONSENSE, as_it_is, under_a_nonsense_name, with_pictures
-from bench.methods import changed_settings, find_method, settings_of
+from bench.ideas.telling import (
+    BY_HAND,
+    NONSENSE,
+    as_it_is,
+    to_a_stand_in,
+    under_a_nonsense_name,
+    with_pictures,
+)
+from bench.methods import Preset, changed_settings, find_method, settings_of
+from bench.splits import TUNING
 from bench.variants import IDEAS, Idea
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadSettings
-from unlearn_core.lora import EncoderLora
+from unlearn_core.lora import EncoderLora, chosen_modules
 from unlearn_core.losses import role_distance
 from unlearn_core.noise import add_noise, draw_timesteps
 from unlearn_core.picture_loss import BATCH
@@ -46,9 +59,6 @@ def small(name: str) -> Erased:
     method = find_method(f"variant:{name}" + "".join(f"+{k}={v}" for k, v in few.items()))
     model = TinyModel()
     return method(Erased(model, build_encoder(model), "base"), Task("dog", "object", PICTURES))
-
-
-PICTURES = pictures()
 
 
 def prepared(run_of: type[UnlearnRun], **changes: Any) -> tuple[UnlearnRun, Training, EncoderLora]:
@@ -180,6 +190,30 @@ def test_a_random_vector_has_mean_and_covariance_of_what_it_replaces() -> None:
     torch.testing.assert_close(drawn.mean(0), states.mean(0), atol=0.06, rtol=0)
     wanted = torch.cov(states.T, correction=0)
     torch.testing.assert_close(torch.cov(drawn.T), wanted, atol=0.15, rtol=0.05)
+
+
+# Which positions are moved
+
+
+@pytest.mark.parametrize(
+    ("run_of", "moved"),
+    [(NameOnlyRun, (ROLE_CONCEPT,)), (NameAndEndRun, (ROLE_CONCEPT, ROLE_EOS))],
+)
+def test_only_the_named_positions_count(run_of: type[UnlearnRun], moved: tuple[int, ...]) -> None:
+    _, training, _ = prepared(run_of)
+    for lesson in training.forget:
+        assert set(lesson.roles.unique().tolist()) == {UNSUPERVISED, *moved}
+        counts = lesson.roles != UNSUPERVISED
+        wrong = torch.where(counts[..., None], lesson.targets, lesson.targets + 5.0)
+        off = lesson.targets + 1.0
+        near, far = (
+            role_distance(states, lesson.targets, lesson.roles, training.scales)
+            for states in (wrong, off)
+        )
+        assert torch.equal(near, torch.zeros_like(near))
+        assert float(far.min()) > 0
+    for lesson in training.keep:
+        assert int(lesson.roles.min()) >= 0
 
 
 # Negative guidance
@@ -317,6 +351,12 @@ def test_fewer_pictures_are_the_first_and_more_are_drawn_by_the_model(tiny: Eras
     assert not torch.equal(found[-1], other[-1])
 
 
+def test_a_stand_in_by_hand_is_told_for_every_concept_of_the_ablations(tiny: Erased) -> None:
+    assert set(ablations.CONCEPTS) == set(BY_HAND)
+    told = to_a_stand_in(Concept("dog", images=PICTURES), tiny, 0)
+    assert (told.name, told.stand_in, told.images) == ("dog", "cat", PICTURES)
+
+
 def test_a_nonsense_name_keeps_pictures_and_kind(tiny: Erased) -> None:
     told = under_a_nonsense_name(Concept("neon", kind="style", images=PICTURES), tiny, 0)
     assert (told.name, told.kind, told.images) == (NONSENSE, "style", PICTURES)
@@ -334,3 +374,39 @@ def test_without_a_name_what_is_found_is_forgotten(monkeypatch: pytest.MonkeyPat
     assert asked == [("object", PICTURES, 0)]
     assert unnamed.notes["name"] == "cat"
     assert small("nonsense_name_alone").notes["name"] == NONSENSE
+
+
+# The families of the ablations
+
+
+@pytest.mark.parametrize("family", ablations.FAMILIES)
+def test_no_two_methods_of_a_family_are_the_same(family: str) -> None:
+    methods = [find_method(name) for name in ablations.FAMILIES[family]]
+    assert len(set(methods)) == len(methods) > 1
+
+
+@pytest.mark.parametrize("setting", ["loop: layers", "loop: modules"])
+def test_layers_and_modules_have_equal_budgets(setting: str) -> None:
+    def weights(name: str) -> int:
+        found = find_method(name)
+        assert isinstance(found, Preset)
+        keys = chosen_modules(found.settings, last_used_layer=5)
+        sizes = {"fc1": 192 + 768, "fc2": 768 + 192}
+        return sum(found.settings.rank * sizes.get(key.module.split(".")[-1], 384) for key in keys)
+
+    loop, *others = (weights(name) for name in ablations.FAMILIES[setting])
+    assert all(0.95 * loop <= other <= 1.05 * loop for other in others)
+
+
+def test_the_adversarys_family_is_attacked_and_no_other_is() -> None:
+    every = ablations.ablation_plan(tuple(ablations.FAMILIES))
+    attacks = [job for job in every.jobs(ablations.STAGES) if job.stage == "attacks"]
+    attacked = {job.method for job in attacks}
+    assert attacked == {"base", *ablations.FAMILIES[ablations.ATTACKED_FAMILY]}
+    assert all(job.concept in SHOWN and job.concept in TUNING for job in attacks)
+    layers = ablations.ablation_plan(("loop: layers",)).jobs(ablations.STAGES)
+    assert {job.stage for job in layers} == {"sweeps"}
+    assert {job.seed for job in layers} == {0, 1, 2}
+    assert {job.concept for job in layers} <= set(TUNING)
+    with pytest.raises(BadSettings, match="loop: nothing"):
+        ablations.ablation_plan(("loop: nothing",))

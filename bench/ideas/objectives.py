@@ -1,4 +1,4 @@
-"""What the concept is moved to: away from itself, or to a random vector."""
+"""What of the concept's prompts is moved, and where: away from itself, to a random vector."""
 
 from __future__ import annotations
 
@@ -120,3 +120,39 @@ class RandomVectorRun(UnlearnRun):
         training = super()._training(lora)
         training.forget = random_targets(training.forget, self.generator)
         return training
+
+
+UNSUPERVISED = -1
+"""In the place of a role that no distance counts."""
+
+
+def supervised(lessons: Iterable[ForgetLesson], moved: tuple[int, ...]) -> list[ForgetLesson]:
+    """The lessons with targets at positions of the roles `moved` alone."""
+    return [
+        dataclasses.replace(
+            lesson,
+            roles=torch.where(
+                torch.isin(lesson.roles, torch.tensor(moved).to(lesson.roles)),
+                lesson.roles,
+                UNSUPERVISED,
+            ),
+        )
+        for lesson in lessons
+    ]
+
+
+class NameOnlyRun(UnlearnRun):
+    """Only the name's own positions are moved; EOS and the pads go where they will."""
+
+    moved: tuple[int, ...] = (ROLE_CONCEPT,)
+
+    def _training(self, lora: EncoderLora) -> Training:
+        training = super()._training(lora)
+        training.forget = supervised(training.forget, self.moved)
+        return training
+
+
+class NameAndEndRun(NameOnlyRun):
+    """The name's own positions and EOS are moved; the pads go where they will."""
+
+    moved = (ROLE_CONCEPT, ROLE_EOS)

@@ -1,4 +1,4 @@
-"""What the eraser is told: more or fewer pictures, no name, a name that means nothing."""
+"""What the eraser is told: more or fewer pictures, no or a meaningless name, a stand-in."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from unlearn_core.unlearn import find_name
 
 NONSENSE = "glimpf"
 """A word that no model was taught."""
+BY_HAND = {"dog": "cat", "truck": "car", "sketch": "flat"}
+"""Tuning concept -> what a person who knows the model's words would put in its place."""
 DRAWN_SEED = 6_700
 """Of pictures beyond those of the task; the other seeds are in `task_pictures` and `attacks`."""
 
@@ -45,3 +47,8 @@ def without_name(concept: Concept, base: Erased, seed: int) -> Concept:
 def under_a_nonsense_name(concept: Concept, base: Erased, seed: int) -> Concept:
     """The pictures, and NONSENSE for a name."""
     return concept.replace(name=NONSENSE)
+
+
+def to_a_stand_in(concept: Concept, base: Erased, seed: int) -> Concept:
+    """What takes its place, by BY_HAND."""
+    return concept.replace(stand_in=BY_HAND[concept.name])
