@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.methods import BASE, METHODS, OURS, RIVALS, sweep_names
+from bench.methods import BASE, METHODS, OURS, REFITTED, RIVALS, sweep_names
 from bench.protocol import FULL, QUICK, Sizes
 from bench.splits import ATTACKED, CONTROLS, SEEDS, TEST
 from bench.stacking import MODES
@@ -50,7 +50,7 @@ class Plan:
     """Which jobs; the defaults are the full run."""
 
     concepts: tuple[str, ...] = TEST
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = (*METHODS, *REFITTED)
     seeds: tuple[int, ...] = SEEDS
     sizes: Sizes = FULL
     strengths: tuple[float, ...] = (-1.0, -0.5, 0.5, 0.75, 1.25, 1.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
 from bench.erased import Erased, Task
 from bench.methods import (
     METHODS,
+    REFITTED,
+    RIVALS,
     Preset,
     changed_settings,
     find_method,
@@ -24,9 +27,11 @@ from bench.methods import (
 )
 from bench.plan import CURVES, FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
 from bench.protocol import FULL, GRAMMARS, Layout, Sizes
+from bench.rows import read_rows
 from bench.runner import Runner
 from bench.splits import SEEDS, TEST, TUNING
 from bench.stacking import stack, stack_cells
+from bench.summary import Table
 from bench.task_pictures import task_pictures
 from unlearn_core.concept import Concept
 from unlearn_core.diffusers_model import load_model
@@ -183,9 +188,27 @@ def test_seed_0_of_all_comes_first_and_the_base_before_the_methods() -> None:
     jobs = FULL_PLAN.jobs(("main",))
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
     assert [job.method for job in jobs[: len(TEST)]] == ["base"] * len(TEST)
-    assert len(jobs) == len(TEST) * len(METHODS) * len(SEEDS)
+    assert len(jobs) == len(TEST) * len((*METHODS, *REFITTED)) * len(SEEDS)
     assert len(set(FULL_PLAN.jobs(STAGES))) == len(FULL_PLAN.jobs(STAGES))
     assert {job.concept for job in FULL_PLAN.jobs(("sweeps",))} <= set(TUNING)
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_is_refitted_to_what_the_kept_rows_of_its_sweep_say(rival: str) -> None:
+    sweeps = Table(read_rows(Path(bench.methods.__file__).parent / "results" / "run"), "sweeps")
+
+    def quality(name: str) -> tuple[float, float]:
+        found = [result.h_o for result in sweeps.results(name)]
+        return median(found), min(found)
+
+    whole = [
+        name
+        for name in sweep_names(rival)
+        if len(sweeps.results(name)) == len(FULL_PLAN.sweep_concepts)
+    ]
+    best = max(whole, key=quality)
+    assert len(whole) > 2
+    assert best in REFITTED or find_method(best) == find_method(rival)
 
 
 @pytest.mark.parametrize("plan", [FULL_PLAN, QUICK_PLAN])
