@@ -4,12 +4,13 @@ python -m bench ablate                         every family, three seeds, one af
 python -m bench ablate --families "loop: layers,loop: keep"
 
 Each family changes one thing. Those named "least squares" vary the closed form without a step,
-those named "loop" 150 steps from zero, without pictures, so that both see words only. The family
-about the adversary is attacked, too.
+those named "loop" 150 steps from zero, without pictures, so that both see words only. Two families
+are attacked, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench import tables
@@ -99,7 +100,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Family -> methods; the first is what the others change. Layers and modules have equal budgets:
 the rank makes up for their number."""
-ATTACKED_FAMILY = "loop: adversary"
+ATTACKED_FAMILIES = ("loop: adversary", "loop: layers")
 ATTACKED_CONCEPTS = ("dog",)
 """Those of CONCEPTS that have pictures for an attack."""
 STAGES = ("sweeps", "attacks")
@@ -108,22 +109,25 @@ STAGES = ("sweeps", "attacks")
 def ablation_plan(families: tuple[str, ...]) -> Plan:
     """The base model and every variant of these families, each once; raises BadSettings.
 
-    The methods of ATTACKED_FAMILY are attacked, if it is one of them.
+    Those of ATTACKED_FAMILIES are attacked on one concept, with one seed.
     """
     unknown = sorted(set(families) - set(FAMILIES))
     if unknown:
         raise BadSettings(f"Unknown family: {', '.join(unknown)}. Known: {', '.join(FAMILIES)}.")
-    methods = dict.fromkeys(method for family in families for method in FAMILIES[family])
-    is_attacked = ATTACKED_FAMILY in families
+    attacked = [family for family in ATTACKED_FAMILIES if family in families]
     return Plan(
         sweep_concepts=CONCEPTS,
-        sweep_methods=(BASE, *methods),
+        sweep_methods=(BASE, *_methods(families)),
         sweep_sizes=SIZES,
-        attacked=ATTACKED_CONCEPTS if is_attacked else (),
-        attack_methods=FAMILIES[ATTACKED_FAMILY],
+        attacked=ATTACKED_CONCEPTS if attacked else (),
+        attack_methods=_methods(attacked),
         attacks=("inversion 1",),
         controls=(),
     )
+
+
+def _methods(families: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(method for family in families for method in FAMILIES[family]))
 
 
 def write_ablations(out: Path) -> Path:

@@ -398,15 +398,16 @@ def test_layers_and_modules_have_equal_budgets(setting: str) -> None:
     assert all(0.95 * loop <= other <= 1.05 * loop for other in others)
 
 
-def test_the_adversarys_family_is_attacked_and_no_other_is() -> None:
-    every = ablations.ablation_plan(tuple(ablations.FAMILIES))
-    attacks = [job for job in every.jobs(ablations.STAGES) if job.stage == "attacks"]
-    attacked = {job.method for job in attacks}
-    assert attacked == {"base", *ablations.FAMILIES[ablations.ATTACKED_FAMILY]}
+def test_adversaries_and_layers_are_attacked_and_no_other_family_is() -> None:
+    every = ablations.ablation_plan(tuple(ablations.FAMILIES)).jobs(ablations.STAGES)
+    attacks = [job for job in every if job.stage == "attacks"]
+    families = (ablations.FAMILIES["loop: adversary"], ablations.FAMILIES["loop: layers"])
+    assert {job.method for job in attacks} == {"base", *families[0], *families[1]}
     assert all(job.concept in SHOWN and job.concept in TUNING for job in attacks)
-    layers = ablations.ablation_plan(("loop: layers",)).jobs(ablations.STAGES)
-    assert {job.stage for job in layers} == {"sweeps"}
-    assert {job.seed for job in layers} == {0, 1, 2}
-    assert {job.concept for job in layers} <= set(TUNING)
+    assert len(set(every)) == len(every)
+    modules = ablations.ablation_plan(("loop: modules",)).jobs(ablations.STAGES)
+    assert {job.stage for job in modules} == {"sweeps"}
+    assert {job.seed for job in modules} == {0, 1, 2}
+    assert {job.concept for job in modules} <= set(TUNING)
     with pytest.raises(BadSettings, match="loop: nothing"):
         ablations.ablation_plan(("loop: nothing",))
