@@ -130,6 +130,15 @@ def _methods(families: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(method for family in families for method in FAMILIES[family]))
 
 
+def shown_words(method: str) -> str:
+    """What a plot calls it: "layers=all, rank=4"."""
+    for start, words in ((LOOP, "loop"), (SEEN, "loop, pictures"), ("variant:", "")):
+        if method.startswith(start):
+            changes = method.removeprefix(start).strip("+").replace("+", ", ")
+            return changes or words
+    return method
+
+
 def write_ablations(out: Path) -> Path:
     """OUT/ablations.md and a plot for each family, from the rows that are there; the file."""
     from bench import plots
@@ -141,7 +150,9 @@ def write_ablations(out: Path) -> Path:
         found = [method for method in (BASE, *methods) if table.results(method)]
         if len(found) > 2:
             parts += [f"## {family}", tables.overview(table, found)]
-            figure = plots.pareto(table, family, found[1:])
+            figure = plots.pareto(
+                table, family, {method: shown_words(method) for method in found[1:]}
+            )
             name = family.replace(":", "").replace(",", "").replace(" ", "-")
             plots.save(figure, out / f"{name}.png")
     if any(row["stage"] == "attacks" for row in rows):

@@ -6,7 +6,7 @@ colour blindness; markers differ as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -32,6 +32,8 @@ COLOURS = (
 """Okabe and Ito's, their yellow darkened for white paper, and two more."""
 MARKERS = "osD^vP*Xph"
 DPI = 130
+LEAST_SHOWN = 90
+"""Percent from which on a Pareto plot shows both axes at least, so that noise doesn't fill it."""
 
 
 def look_of(method: str) -> tuple[str, str]:
@@ -44,11 +46,11 @@ def _look(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
-def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Figure:
+def pareto(table: Table, title: str, words: Mapping[str, str] | None = None) -> Figure:
     """What is gone against what is kept: small points are concepts, large ones their median.
 
-    The settings of one method have its look, and a line joins them. `methods` are these alone, each
-    with a colour by its place.
+    The settings of one method have its look, and a line joins them. With `words`, method -> what
+    the legend calls it, these alone are shown, each with a look of its own.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
     panels = (
@@ -57,7 +59,7 @@ def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Fi
     )
     for axes, kept, label in panels:
         middles: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-        for number, method in enumerate(methods or table.methods):
+        for number, method in enumerate(words or table.methods):
             points = [
                 (100 * x, 100 * _gone(result))
                 for result in table.results(method)
@@ -65,8 +67,8 @@ def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Fi
             ]
             if not points:
                 continue
-            name = method.partition(":")[0] if methods is None else method
-            colour, marker = look_of(method) if methods is None else _look(number)
+            name = method.partition(":")[0] if words is None else words[method]
+            colour, marker = look_of(method) if words is None else _look(number)
             xs, ys = zip(*points, strict=True)
             axes.scatter(xs, ys, s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
             middles.setdefault((name, colour, marker), []).append((median(ys), median(xs)))
@@ -78,6 +80,9 @@ def pareto(table: Table, title: str, methods: Sequence[str] | None = None) -> Fi
                 edgecolors="white", linewidths=0.8, label=name, zorder=3,
             )  # fmt: skip
         axes.set_xlabel(label)
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, LEAST_SHOWN), max(high, 101))
+        axes.set_ylim(min(axes.get_ylim()[0], LEAST_SHOWN), 101)
         axes.grid(alpha=0.25)
     left.set_ylabel("gone: pictures of name and synonyms\nwithout the concept, %")
     handles, labels = right.get_legend_handles_labels()

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench import plots
 from bench.__main__ import count
+from bench.ablations import LOOP, SEEN, shown_words, write_ablations
 from bench.aims import aims_table
 from bench.attack_summary import CONTROL, attack_curves, attack_table, pooled, words_table
 from bench.attacks import AttackCurve, Point, Restart
@@ -185,6 +187,50 @@ def test_the_aims_are_held_against_the_median_and_the_worst_is_named() -> None:
     assert any(line.startswith("| IRA, drop ≤ 1, 1, 2 % |") for line in lines)
     lines = aims_table(Table([*rows, *rows_of("pizza", "0001", 0.021)][4:])).splitlines()
     assert sum("1.50 / pizza 2.10; **missed**" in line for line in lines) == 1
+
+
+def test_a_family_of_ablations_becomes_a_table_and_a_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {"base": "1111", "quick": "0000", "quick:rank=1": "0001"}
+    for method, bits in shown.items():
+        found = cells(bits, None, {"fox": "1" * 10}, "1111", "1111")
+        append_row(tmp_path, row("dog", method, stage="sweeps", cells=found))
+    for method in ("base", "quick"):
+        starts = (restart("object", "word", 0, 4, loss=0.1),)
+        curve = AttackCurve("textual inversion", "dog", 0, {}, starts, 1.0)
+        append_row(tmp_path, attack_row("dog", method, "inversion 1", curve))
+    plotted: list[tuple[str, dict[str, str]]] = []
+    pareto = plots.pareto
+
+    def remember(table: Table, title: str, words: dict[str, str]) -> Any:
+        plotted.append((title, words))
+        return pareto(table, title, words)
+
+    monkeypatch.setattr(plots, "pareto", remember)
+    lines = write_ablations(tmp_path).read_text().splitlines()
+    assert plotted == [("least squares: rank", {"quick": "quick", "quick:rank=1": "quick:rank=1"})]
+    assert (tmp_path / "least-squares-rank.png").exists()
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## least squares: rank", "## Attacks",
+    ]  # fmt: skip
+    assert next(line for line in lines if "quick:rank=1" in line).split(" | ")[3] == "75.0 / 75.0"
+    assert sum(line.startswith("| inversion 1 | ") for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("quick:rank=1", "quick:rank=1"),
+        (LOOP, "loop"),
+        (f"{LOOP}+layers=all+rank=4", "layers=all, rank=4"),
+        (SEEN, "loop, pictures"),
+        (f"{SEEN}+inversion_steps=50", "inversion_steps=50"),
+        ("variant:no_name", "no_name"),
+    ],
+)
+def test_a_plot_calls_a_variant_by_what_it_changes(method: str, words: str) -> None:
+    assert shown_words(method) == words
 
 
 def test_objects_that_the_base_rarely_draws_are_left_out_of_ira() -> None:
