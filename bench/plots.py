@@ -6,7 +6,7 @@ colour blindness; markers differ as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +32,7 @@ COLOURS = (
 """Okabe and Ito's, their yellow darkened for white paper, and two more."""
 MARKERS = "osD^vP*Xph"
 DPI = 130
-LEAST_SHOWN = 90
+CORNER = 88
 """Percent from which on a Pareto plot shows both axes at least, so that noise doesn't fill it."""
 
 
@@ -49,46 +49,61 @@ def _look(number: int) -> tuple[str, str]:
 def pareto(table: Table, title: str, words: Mapping[str, str] | None = None) -> Figure:
     """What is gone against what is kept: small points are concepts, large ones their median.
 
-    The settings of one method have its look, and a line joins them. With `words`, method -> what
-    the legend calls it, these alone are shown, each with a look of its own.
+    The settings of one method have its look, and a line joins them; below, the corner from CORNER
+    on. With `words`, method -> what the legend calls it, these alone are shown, each with a look of
+    its own.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    panels = (
-        (left, _nearest_kept, "the worst of three nearest neighbours: what it keeps, %"),
-        (right, _rest_kept, "mean of IRA and CRA, %"),
+    rows = 2 if words is None else 1
+    figure, grid = plt.subplots(
+        rows, 2, figsize=(10, 4.4 * rows), sharey="row", squeeze=False, layout="constrained"
     )
-    for axes, kept, label in panels:
-        middles: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-        for number, method in enumerate(words or table.methods):
-            points = [
-                (100 * x, 100 * _gone(result))
-                for result in table.results(method)
-                if (x := kept(result)) is not None
-            ]
-            if not points:
-                continue
-            name = method.partition(":")[0] if words is None else words[method]
-            colour, marker = look_of(method) if words is None else _look(number)
-            xs, ys = zip(*points, strict=True)
-            axes.scatter(xs, ys, s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
-            middles.setdefault((name, colour, marker), []).append((median(ys), median(xs)))
-        for (name, colour, marker), found in middles.items():
-            ys, xs = zip(*sorted(found), strict=True)
-            axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.5)
-            axes.scatter(
-                xs, ys, s=90, color=colour, marker=marker,
-                edgecolors="white", linewidths=0.8, label=name, zorder=3,
-            )  # fmt: skip
-        axes.set_xlabel(label)
-        low, high = axes.get_xlim()
-        axes.set_xlim(min(low, LEAST_SHOWN), max(high, 101))
-        axes.set_ylim(min(axes.get_ylim()[0], LEAST_SHOWN), 101)
-        axes.grid(alpha=0.25)
-    left.set_ylabel("gone: pictures of name and synonyms\nwithout the concept, %")
-    handles, labels = right.get_legend_handles_labels()
+    panels = (
+        (_nearest_kept, "the worst of three nearest neighbours: what it keeps, %"),
+        (_rest_kept, "mean of IRA and CRA, %"),
+    )
+    for number, line in enumerate(grid):
+        for axes, (kept, label) in zip(line, panels, strict=True):
+            _pareto_panel(axes, table, kept, words)
+            axes.set_xlabel(label)
+            axes.grid(alpha=0.25)
+            lows = (CORNER, CORNER) if number else (axes.get_xlim()[0], axes.get_ylim()[0])
+            for low, limit in zip(lows, (axes.set_xlim, axes.set_ylim), strict=True):
+                low = min(low, CORNER)
+                limit(low, 100 + 0.04 * (100 - low))
+        line[0].set_ylabel("gone: pictures of name and synonyms\nwithout the concept, %")
+    handles, labels = grid[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _pareto_panel(
+    axes: Axes,
+    table: Table,
+    kept: Callable[[Result], float | None],
+    words: Mapping[str, str] | None,
+) -> None:
+    middles: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for number, method in enumerate(words or table.methods):
+        points = [
+            (100 * x, 100 * _gone(result))
+            for result in table.results(method)
+            if (x := kept(result)) is not None
+        ]
+        if not points:
+            continue
+        name = method.partition(":")[0] if words is None else words[method]
+        colour, marker = look_of(method) if words is None else _look(number)
+        xs, ys = zip(*points, strict=True)
+        axes.scatter(xs, ys, s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
+        middles.setdefault((name, colour, marker), []).append((median(ys), median(xs)))
+    for (name, colour, marker), found in middles.items():
+        ys, xs = zip(*sorted(found), strict=True)
+        axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.5)
+        axes.scatter(
+            xs, ys, s=90, color=colour, marker=marker,
+            edgecolors="white", linewidths=0.8, label=name, zorder=3,
+        )  # fmt: skip
 
 
 def _gone(result: Result) -> float:
