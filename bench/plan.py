@@ -24,7 +24,7 @@ BEST = "best"
 CURVES = Sizes(name=24, near=8)
 SWEEPS = Sizes(name=24, near=24, other=1)
 SLOW = ("esd:newest", "esd:published", "concept_ablation:published")
-"""They take minutes to half an hour: one concept and one seed."""
+"""They take minutes: one concept and one seed."""
 ATTACKS = ("inversion 1", "inversion 4", "soft prompt", "pass-through", "words")
 
 

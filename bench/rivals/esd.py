@@ -23,7 +23,7 @@ with whatever the UNet puts out.
 What differs here. The trained network is evaluated at the timestep of the next DDIM step, not at a
 random one of the 20 up to it. `FITTED` draws with the benchmark's 8 DDIM steps instead of 50 and
 takes fewer, larger steps: the model has 9 million weights, and 1000 steps of 25 guided
-evaluations each take about half an hour on two cores. Its rate was chosen on dog: 1e-4 left 9 of
+evaluations each take about twenty minutes on a core. Its rate was chosen on dog: 1e-4 left 9 of
 24 dogs.
 """
 
