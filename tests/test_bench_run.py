@@ -310,7 +310,7 @@ def test_words_that_work_on_the_base_are_followed() -> None:
 
 def test_the_full_run_is_counted_without_a_model() -> None:
     text = count(FULL_PLAN, STAGES)
-    assert "main         300 jobs" in text
+    assert "main         420 jobs" in text
     assert len(text.splitlines()) == len(STAGES) + 2
 
 
