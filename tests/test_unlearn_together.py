@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_model import Recorder, TinyModel, pictures, small_settings
 
+from unlearn_core import training
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
 from unlearn_core.forgotten import all_from_metadata
@@ -24,7 +25,13 @@ def small(name: str = "quick", **changes: object) -> UnlearnSettings:
     return preset(name, **small_settings(**changes))
 
 
-def test_one_lora_moves_every_concept_and_little_else() -> None:
+@pytest.mark.parametrize(("guarded", "times"), [(0.25, 2.0), (training.GUARDED, 1.5)])
+def test_one_lora_moves_every_concept_and_little_else(
+    monkeypatch: pytest.MonkeyPatch, guarded: float, times: float
+) -> None:
+    # The guard's prompts fill half of this encoder's 64 inputs, so that it costs more than on wide
+    # ones: held to a quarter, the rest moves less.
+    monkeypatch.setattr(training, "GUARDED", guarded)
     model = TinyModel()
     result = unlearn_together(model, (DOG, BUS), preset("quick", steps=0, layers="last:1"))
     weights = model.text_encoder_weights()
@@ -37,7 +44,7 @@ def test_one_lora_moves_every_concept_and_little_else() -> None:
     moved = drift(after.encode(ids), before.encode(ids))
     gone, rest = moved[:2].min(), moved[2:]
     assert gone > 2 * rest.median()
-    assert gone > 1.5 * rest.mean()
+    assert gone > times * rest.mean()
 
 
 def test_no_concept_stands_in_for_another_or_is_kept() -> None:
