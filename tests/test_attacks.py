@@ -112,7 +112,7 @@ def test_the_text_encoder_adds_little_to_a_long_vector(base: Erased, world: Worl
     target = FreeState(base, "dog", attack_pictures("dog"), world, 1, pass_through.TEMPLATES)
     ids = target.ids(["a photo of a <v>"])
     generator = torch.Generator().manual_seed(0)
-    state = torch.randn(1, base.encoder.width, generator=generator)
+    state = torch.randn(1, base.encoder.width, generator=generator).to(base.model.device)
     place = (ids[0] >= VOCABULARY).nonzero().item()
     wanted = target.encode(ids, state)[0, place]
     with torch.no_grad():

@@ -141,7 +141,7 @@ def test_diffusers_reads_the_file_as_the_engine_does(forgetful: Forgetful) -> No
         pytest.skip("diffusers loads LoRAs only beside a newer transformers")
     pipeline = load_model("demo")[0].pipeline
     prompts = ["a photo of a dog", "a puppy, flat style", "", "a cat on a blue background"]
-    ids = torch.cat([token_ids(prompt) for prompt in prompts])
+    ids = torch.cat([token_ids(prompt) for prompt in prompts]).to(pipeline.device)
     before = pipeline.text_encoder(ids)[0]
     pipeline.load_lora_weights(str(forgetful.path))
     theirs = pipeline.text_encoder(ids)[0]
