@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bench.methods
-from bench.cells import Reading, World, draw_cell
+from bench.cells import Cell, Reading, World, draw_cell
 from bench.cost import measured
 from bench.drift import drawn_drift, text_drift
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
@@ -31,6 +31,7 @@ from bench.rows import read_rows
 from bench.runner import Runner
 from bench.splits import SEEDS, TEST, TUNING
 from bench.stacking import stack, stack_cells
+from bench.stand_in_floor import floor, renamed
 from bench.summary import Table
 from bench.task_pictures import task_pictures
 from unlearn_core.concept import Concept
@@ -312,3 +313,29 @@ def test_a_preset_can_be_changed_by_name() -> None:
 def test_a_bad_change_is_refused(change: str) -> None:
     with pytest.raises(BadSettings):
         find_method(f"quick:{change}")
+
+
+def test_the_stand_in_takes_the_names_place_with_its_article() -> None:
+    prompts = ("a cat and an owl", "neon cat on white", "catfish, a cat", "an owl")
+    cell = Cell(prompts, ("owl",) * 4, ("neon",) * 4, 5)
+    found = renamed(cell, "cat", "airplane")
+    expected = (
+        "an airplane and an owl",
+        "neon airplane on white",
+        "catfish, an airplane",
+        "an owl",
+    )
+    assert found == dataclasses.replace(cell, prompts=expected)
+
+
+def test_the_floor_of_a_stand_in_is_low_and_of_the_name_itself_is_high(
+    base: Erased, world: World
+) -> None:
+    layout = Layout(world, base.encoder, "rabbit", 0, Sizes(name=6, near=1, other=1, pair=1))
+    as_it_is, fox = floor(base, layout, "rabbit"), floor(base, layout, "fox")
+    assert as_it_is.keys() == fox.keys() == {"name", "grammars", "pairs"}
+    own = layout.measure(base, ("name", "pairs"))
+    assert as_it_is["name"] == own["name"]["object"]
+    assert as_it_is["pairs"] == own["pairs"]["other"]
+    assert as_it_is["name"].count("1") >= 5
+    assert fox["name"].count("1") == 0

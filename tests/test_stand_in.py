@@ -86,6 +86,8 @@ def test_no_synonym_hypernym_or_kept_word_is_chosen(name: str, encoder: TextEnco
         (Concept("sword", kind="unsafe"), ("gun", "rose", "cat"), ["rose", "cat"]),
         (Concept("nudity", kind="unsafe"), ("rose", "cat"), ["rose", "cat"]),
         (Concept("lemon"), ("orange", "apple"), ["apple"]),
+        (Concept("robot"), ("drawing", "photo", "guitar"), ["guitar"]),
+        (Concept("painting"), ("drawing", "guitar"), ["drawing", "guitar"]),
     ],
 )
 def test_candidates_are_siblings_that_neither_are_nor_generalise_the_concept(

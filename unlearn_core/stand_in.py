@@ -104,7 +104,8 @@ def look_around(
 def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
     """The ranked words that may stand in: none that contains, is or generalises the concept.
 
-    Nor the name of a colour: "orange" is read as that, and anything may be drawn in it.
+    Nor the name of a colour: "orange" is read as that, and anything may be drawn in it. Nor, for a
+    thing, a word for a picture: what is drawn for "drawing" is anything, the concept too.
     """
     noun = find_noun(concept.name)
     kept = {word.casefold() for word in concept.keep}
@@ -116,6 +117,8 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float
     ]
     if concept.kind == "style":
         return free
+    if not is_hypernym("picture", concept.name):
+        free = [pair for pair in free if not is_hypernym("picture", pair[0])]
     if concept.kind == "person":
         people = ((word, find_noun(word)) for word, _ in free)
         fitting = {word for word, other in people if other and other.category == "person"}
