@@ -39,11 +39,13 @@ CORNER = 88
 def look_of(method: str) -> tuple[str, str]:
     """(colour, marker): the same in every plot."""
     name = method.partition(":")[0]
-    return _look(METHODS.index(name) if name in METHODS else len(METHODS) - 1)
+    return look(METHODS.index(name) if name in METHODS else len(METHODS) - 1)
 
 
-def _look(number: int) -> tuple[str, str]:
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+def look(number: int) -> tuple[str, str]:
+    """(colour, marker), another for each number: a round of colours moves the markers by one."""
+    turn, place = divmod(number, len(COLOURS))
+    return COLOURS[place], MARKERS[(place + turn) % len(MARKERS)]
 
 
 def pareto(table: Table, title: str, words: Mapping[str, str] | None = None) -> Figure:
@@ -93,7 +95,7 @@ def _pareto_panel(
         if not points:
             continue
         name = method.partition(":")[0] if words is None else words[method]
-        colour, marker = look_of(method) if words is None else _look(number)
+        colour, marker = look_of(method) if words is None else look(number)
         xs, ys = zip(*points, strict=True)
         axes.scatter(xs, ys, s=14, color=colour, marker=marker, alpha=0.35, linewidths=0)
         middles.setdefault((name, colour, marker), []).append((median(ys), median(xs)))

@@ -15,7 +15,7 @@ import torch
 
 from bench import plots
 from bench.__main__ import count
-from bench.ablations import LOOP, SEEN, shown_words, write_ablations
+from bench.ablations import FAMILIES, LOOP, SEEN, shown_words, write_ablations
 from bench.aims import aims_table
 from bench.attack_summary import CONTROL, attack_curves, attack_table, pooled, words_table
 from bench.attacks import AttackCurve, Point, Restart
@@ -231,6 +231,12 @@ def test_a_family_of_ablations_becomes_a_table_and_a_plot(
 )
 def test_a_plot_calls_a_variant_by_what_it_changes(method: str, words: str) -> None:
     assert shown_words(method) == words
+
+
+def test_no_two_methods_of_a_plot_look_alike() -> None:
+    longest = max(map(len, FAMILIES.values()))
+    assert longest > len(plots.COLOURS)
+    assert len({plots.look(number) for number in range(longest)}) == longest
 
 
 def test_objects_that_the_base_rarely_draws_are_left_out_of_ira() -> None:
