@@ -20,15 +20,15 @@ import torch
 from bench.cells import Cell
 from bench.erased import Erased
 from bench.metrics import Share
-from bench.protocol import Layout, Sizes, draw
-from bench.rows import Row, read_rows
+from bench.protocol import FULL, Layout, draw
+from bench.rows import read_rows
 from bench.setup import open_model
 from bench.summary import Table
 from bench.tables import markdown, percent
 from unlearn_core.prompts import Name
 
-CELLS = {"name": "", "grammars": "", "pairs": "other"}
-"""Those that ask for the concept by its name, and the question that is asked; "": its own."""
+CELLS = {"name": "by name", "grammars": "in sentences", "pairs": "other of a pair"}
+"""Those that ask for the concept by its name, and what the table calls them."""
 
 
 def renamed(cell: Cell, name: str, stand_in: str) -> Cell:
@@ -47,14 +47,13 @@ def floor(base: Erased, layout: Layout, stand_in: str) -> dict[str, str]:
     found = {}
     for name in CELLS.keys() & layout.cells.keys():
         pictures = draw(base, renamed(layout.cells[name], layout.name, stand_in))
-        reading = layout.read(name, layout.cells[name], pictures)
-        found[name] = reading[CELLS[name] or layout.own]
+        found[name] = layout.read(name, layout.cells[name], pictures)[_question(layout, name)]
     return found
 
 
-def _stand_in(row: Row) -> str:
-    word: str = row["notes"]["stand-in"]
-    return word
+def _question(layout: Layout, cell: str) -> str:
+    """What the judge is asked: whether the other of a pair is there, else the concept."""
+    return "other" if cell == "pairs" else layout.own
 
 
 def main() -> None:
@@ -70,20 +69,21 @@ def main() -> None:
     lines = []
     for concept in args.concepts.split(",") if args.concepts else table.concepts:
         pairs = table.pair(concept, args.method)
+        words = [row["notes"].get("stand-in") for _, row in pairs]
+        if not words or not all(words):
+            parser.error(f"{args.rows} has no stand-in of {args.method} for {concept}.")
         read: dict[str, list[str]] = {cell: ["", "", ""] for cell in CELLS}
-        for before, after in pairs:
-            layout = Layout(world, base.encoder, concept, before["seed"], Sizes())
-            for cell, bits in floor(base, layout, _stand_in(after)).items():
-                question = CELLS[cell] or layout.own
-                sides = (before["cells"][cell][question], bits, after["cells"][cell][question])
-                read[cell] = [sum_ + side for sum_, side in zip(read[cell], sides, strict=True)]
-        words = ", ".join(dict.fromkeys(_stand_in(row) for _, row in pairs))
+        for (before, after), word in zip(pairs, words, strict=True):
+            layout = Layout(world, base.encoder, concept, before["seed"], FULL)
+            for cell, bits in floor(base, layout, word).items():
+                old, new = (row["cells"][cell][_question(layout, cell)] for row in (before, after))
+                for side, more in enumerate((old, bits, new)):
+                    read[cell][side] += more
         shares = [percent(Share.of(bits)) for cell in CELLS for bits in read[cell]]
-        lines.append([concept, words, *shares])
+        lines.append([concept, ", ".join(dict.fromkeys(words)), *shares])
         print(" | ".join(lines[-1]), flush=True)
-    names = ("by name", "in sentences", "other of a pair")
     sides = ("unchanged", "its stand-in", args.method)
-    headers = [f"{name}: {side}" for name in names for side in sides]
+    headers = [f"{name}: {side}" for name in CELLS.values() for side in sides]
     print(markdown(("concept", "in its place", *headers), lines))
 
 
