@@ -15,7 +15,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -101,24 +101,40 @@ def line(judged: Numbers, singles: dict[str, Numbers]) -> str:
         f"(worst {100 * max(shown):.1f} %), IRA {100 * judged['ira']:.1f}, "
         f"CRA {100 * judged['cra']:.1f}, H_o {100 * mean(judged['h_o'].values()):.1f}"
     )
-    both = [name for name in judged["h_o"] if name in singles]
-    if both:
-        h_o = mean(singles[name]["h_o"] for name in both)
-        single = mean(one["seconds"] for one in singles.values()) * judged["k"]
+    if singles:
+        share, behind = compared(judged, singles)
         words += (
-            f"; alone H_o {100 * h_o:.1f} over {len(both)}, "
-            f"{judged['seconds'] / single:.2f} of the time of {judged['k']} single runs"
+            f", {100 * behind:+.1f} behind the single runs, {share:.2f} of the time of "
+            f"{judged['k']} of them"
         )
     return words
 
 
-def save_plot(runs: Sequence[Numbers], path: Path) -> None:
-    """Cost and interference against the number of concepts, a line for each seed."""
+def compared(judged: Numbers, singles: dict[str, Numbers]) -> tuple[float, float]:
+    """(Its part of the time of as many single runs, how far its H_o is behind theirs).
+
+    Behind in the mean of the concepts that were forgotten alone too.
+    """
+    single = mean(one["seconds"] for one in singles.values()) * judged["k"]
+    both = [name for name in judged["h_o"] if name in singles]
+    behind = mean(singles[name]["h_o"] - judged["h_o"][name] for name in both)
+    return judged["seconds"] / single, behind
+
+
+def save_plot(
+    runs: Sequence[Numbers], path: Path, full_size: Mapping[int, float] | None = None
+) -> None:
+    """Cost and interference against the number of concepts, a line for each seed.
+
+    `full_size`: seconds at SD2's size, which get a panel of their own.
+    """
     from matplotlib import pyplot as plt
 
     from bench.plots import save
 
-    figure, (cost, harm) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    count = 3 if full_size else 2
+    figure, panels = plt.subplots(1, count, figsize=(4.5 * count, 3.6), layout="constrained")
+    cost, harm = panels[:2]
     for number, seeded in enumerate(runs):
         heights = [one["k"] for one in seeded["together"]]
         single = mean(one["seconds"] for one in seeded["alone"].values())
@@ -154,13 +170,23 @@ def save_plot(runs: Sequence[Numbers], path: Path) -> None:
                 color=colour,
                 label=label if first else None,
             )
-    cost.set_ylabel("processor seconds")
-    harm.set_ylabel("%")
-    for axes in (cost, harm):
+    if full_size:
+        heights = sorted(full_size)
+        seconds = [full_size[height] for height in heights]
+        panels[2].plot(heights, seconds, "o-", color="#0072B2", label="one run")
+        if 1 in full_size:
+            single = [full_size[1] * height for height in heights]
+            panels[2].plot(heights, single, "--", color="#7F7F7F", label="as many single runs")
+        panels[2].set_title("SD2's size, random weights", fontsize=10)
+        panels[2].set_ylabel("seconds")
+    for axes, unit in ((cost, "processor seconds"), (harm, "%")):
+        axes.set_title("demo model", fontsize=10)
+        axes.set_ylabel(unit)
+    for axes in panels:
         axes.set_xlabel("concepts in one run")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=9)
-    save(figure, path)  # fmt: skip
+    save(figure, path)
 
 
 def main() -> None:

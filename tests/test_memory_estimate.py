@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unlearn_core.demo_model import load_demo_pipeline
 from unlearn_core.diffusers_model import DiffusersModel
+from unlearn_core.lesson_plan import FEWEST_FORGET, FEWEST_KEEP
 from unlearn_core.lora import EncoderLora
 from unlearn_core.lora_keys import MODULES, ModuleKey, weight_name
 from unlearn_core.memory_estimate import (
@@ -19,6 +20,7 @@ from unlearn_core.memory_estimate import (
     FORGETTING,
     GAPS,
     LEARNING,
+    PROMPT_POSITIONS,
     TEXT_FROZEN,
     TEXT_TRAINED,
     TextSizes,
@@ -117,6 +119,20 @@ def test_more_pictures_at_once_never_need_less(name: str) -> None:
     assert plain == sorted(plain)
     assert again == sorted(again)
     assert all(less <= more for less, more in zip(again, plain, strict=True))
+
+
+def test_each_further_concept_adds_its_prompts_and_without_steps_only_those_to_keep() -> None:
+    def needed(concepts: int, **changes: object) -> int:
+        settings = preset("quick", **changes)
+        return estimate(SD2_TEXT, None, settings, 0, concepts)[FORGETTING]
+
+    a_prompt = GAPS * PROMPT_POSITIONS * SD2_TEXT.width * 4
+    by_steps = [needed(20, steps=steps) - needed(10, steps=steps) for steps in (0, 1)]
+    expected = [
+        10 * 2 * FEWEST_KEEP * a_prompt,
+        10 * (2 * FEWEST_KEEP + 3 * FEWEST_FORGET) * a_prompt,
+    ]
+    assert by_steps == pytest.approx(expected, rel=1e-6)
 
 
 def kept_bytes(model: DiffusersModel, batch: int) -> int:

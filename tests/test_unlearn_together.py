@@ -1,15 +1,18 @@
 """Several concepts in one run."""
 
 import json
+import weakref
+from typing import Any
 
 import pytest
 import torch
 from tiny_model import Recorder, TinyModel, pictures, small_settings
 
-from unlearn_core import training
+from unlearn_core import training, unlearn_run
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
 from unlearn_core.forgotten import all_from_metadata
+from unlearn_core.lessons import ForgetLesson, forget_lessons
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.lora_math import apply_lora
 from unlearn_core.losses import drift
@@ -88,6 +91,24 @@ def test_each_concept_has_its_own_learned_vectors() -> None:
     assert first is not None
     assert second is not None
     assert not torch.equal(first.vectors, second.vectors)
+
+
+@pytest.mark.parametrize(("steps", "held"), [(0, [0, 1, 1]), (1, [0, 1, 2])])
+def test_without_steps_one_concepts_prompts_to_forget_are_held_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, steps: int, held: list[int]
+) -> None:
+    made: list[list[weakref.ref[ForgetLesson]]] = []
+    found: list[int] = []
+
+    def watched(*args: Any) -> list[ForgetLesson]:
+        found.append(sum(any(ref() for ref in lessons) for lessons in made))
+        lessons = forget_lessons(*args)
+        made.append([weakref.ref(lesson) for lesson in lessons])
+        return lessons
+
+    monkeypatch.setattr(unlearn_run, "forget_lessons", watched)
+    unlearn_together(TinyModel(), (DOG, CAT, BUS), small(steps=steps))
+    assert found == held
 
 
 def test_the_file_names_every_concept() -> None:

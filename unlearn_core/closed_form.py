@@ -12,7 +12,7 @@ equations give dW = D G^T (G G^T + ridge I)^-1, the form of UCE (Gandikota et al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -30,49 +30,93 @@ RIDGE = 1e-3
 """Relative to the mean of the Gram matrix' diagonal."""
 
 
-@torch.no_grad()
-def solve(
-    encoder: TextEncoder,
-    lora: EncoderLora,
-    forget: Sequence[ForgetLesson],
-    keep: Sequence[Lesson],
-    scales: RoleScales,
-    keep_weight: float,
-    bases: dict[ModuleKey, Tensor],
-) -> bool:
-    """Set `lora` to the least-squares solution; False if it has no fc2 to solve for."""
-    keys = [key for key in lora.modules if key.module == "fc2"]
-    if not keys:
-        return False
-    key = keys[-1]
-    basis = bases.get(key)
-    width_in = lora.down(key).shape[1]
-    gram = torch.zeros(width_in, width_in, device=encoder.device)
-    cross = torch.zeros(encoder.width, width_in, device=encoder.device)
+class LeastSquares:
+    """The normal equations of a LoRA's last fc2: lessons are added to them one after the other.
 
-    with lora.disabled():
-        for lesson in forget:
-            for rows in _batches(lesson):
-                part = lesson.rows(rows)
-                inputs, own = _look(encoder, lora, key, part.states)
-                _, other = _look(encoder, lora, key, lesson.stand_in_states[rows])
-                wanted = gather_targets(own, other, lesson.source[rows]) - own
-                _add(gram, cross, inputs, wanted, _weights(part.roles, scales), basis)
-        for kept in keep:
-            for rows in _batches(kept):
-                part = kept.rows(rows)
-                inputs, own = _look(encoder, lora, key, part.states)
-                weight = _weights(part.roles, scales) * keep_weight
-                _add(gram, cross, inputs, torch.zeros_like(own), weight, basis)
+    No lesson is needed any more once it was added.
+    """
 
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    wide = gram.cpu().double()
-    del gram
-    give_memory_back()
-    up, down = _cut_to_rank(_divide(cross.cpu().double(), wide), lora.rank)
-    lora.up(key).copy_(up.float())
-    lora.down(key).copy_(down.float())
-    return True
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        lora: EncoderLora,
+        key: ModuleKey,
+        scales: RoleScales,
+        basis: Tensor | None,
+    ) -> None:
+        """For the projection `key`, see `solved_for`; what `basis` (in, m) spans is left out."""
+        self._encoder, self._lora, self._key = encoder, lora, key
+        self._scales, self._basis = scales, basis
+        width_in = lora.down(key).shape[1]
+        self._gram = torch.zeros(width_in, width_in, device=encoder.device)
+        self._cross = torch.zeros(encoder.width, width_in, device=encoder.device)
+
+    @torch.no_grad()
+    def forget(self, lessons: Iterable[ForgetLesson]) -> None:
+        """The concept's prompts get the stand-in's states."""
+        with self._lora.disabled():
+            for lesson in lessons:
+                for rows in _batches(lesson):
+                    part = lesson.rows(rows)
+                    inputs, own = self._look(part.states)
+                    _, other = self._look(lesson.stand_in_states[rows])
+                    wanted = gather_targets(own, other, lesson.source[rows]) - own
+                    self._add(inputs, wanted, _weights(part.roles, self._scales))
+
+    @torch.no_grad()
+    def keep(self, lessons: Iterable[Lesson], weight: float) -> None:
+        """These prompts stay; `weight` is theirs against the prompts to forget."""
+        with self._lora.disabled():
+            for lesson in lessons:
+                for rows in _batches(lesson):
+                    part = lesson.rows(rows)
+                    inputs, own = self._look(part.states)
+                    counts = _weights(part.roles, self._scales) * weight
+                    self._add(inputs, torch.zeros_like(own), counts)
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Write the solution into the LoRA; the equations are used up."""
+        gram = self._gram
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+        wide = gram.cpu().double()
+        del gram, self._gram
+        give_memory_back()
+        change = _divide(self._cross.cpu().double(), wide)
+        up, down = _cut_to_rank(change, self._lora.rank)
+        self._lora.up(self._key).copy_(up.float())
+        self._lora.down(self._key).copy_(down.float())
+
+    def _look(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """(input of the projection, the state that leaves its layer), (n, T, ...) each."""
+        seen: list[Tensor] = []
+        layer = self._encoder.layers[self._key.layer]
+        projection = self._lora.frozen(self._key)
+        hooks = [
+            projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])),
+            layer.register_forward_hook(
+                lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
+            ),
+        ]
+        try:
+            self._encoder.tail(states)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen[0].float(), seen[1]
+
+    def _add(self, inputs: Tensor, wanted: Tensor, weight: Tensor) -> None:
+        flat, basis = inputs.flatten(0, 1), self._basis
+        if basis is not None:
+            flat = flat - (flat @ basis) @ basis.T
+        weighted = flat * weight.flatten()[:, None]
+        self._gram.addmm_(weighted.T, flat)
+        self._cross.addmm_(wanted.flatten(0, 1).T, weighted)
+
+
+def solved_for(lora: EncoderLora) -> ModuleKey | None:
+    """The projection that the least squares solve for: the last fc2, if the LoRA changes one."""
+    return next((key for key in reversed(lora.modules) if key.module == "fc2"), None)
 
 
 def _divide(cross: Tensor, gram: Tensor) -> Tensor:
@@ -107,44 +151,8 @@ def _batches(lesson: Lesson) -> tuple[Tensor, ...]:
     return torch.split(rows, max(1, TOKENS // lesson.length))
 
 
-def _look(
-    encoder: TextEncoder, lora: EncoderLora, key: ModuleKey, states: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(input of the projection `key`, the state that leaves its layer), (n, T, ...) each."""
-    seen: list[Tensor] = []
-    layer = encoder.layers[key.layer]
-    hooks = [
-        lora.frozen(key).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])),
-        layer.register_forward_hook(
-            lambda _, __, output: seen.append(output[0] if isinstance(output, tuple) else output)
-        ),
-    ]
-    try:
-        encoder.tail(states)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen[0].float(), seen[1]
-
-
 def _weights(roles: Tensor, scales: RoleScales) -> Tensor:
     """(n, T): every role of a prompt weighs the same, in units of its variance."""
     counts = torch.stack([(roles == role).sum(1) for role in range(len(scales.variance))], 1)
     per_position = counts.gather(1, roles).clamp(min=1).float()
     return 1 / (per_position * scales.variance[roles])
-
-
-def _add(
-    gram: Tensor,
-    cross: Tensor,
-    inputs: Tensor,
-    wanted: Tensor,
-    weight: Tensor,
-    basis: Tensor | None,
-) -> None:
-    flat = inputs.flatten(0, 1)
-    if basis is not None:
-        flat = flat - (flat @ basis) @ basis.T
-    weighted = flat * weight.flatten()[:, None]
-    gram.addmm_(weighted.T, flat)
-    cross.addmm_(wanted.flatten(0, 1).T, weighted)

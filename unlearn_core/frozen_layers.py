@@ -39,6 +39,11 @@ class WordVectors(nn.Module):
         known: list[bool] = self.held.any(dim=1).tolist()
         return known
 
+    @cached_property
+    def mean(self) -> Tensor:
+        """(width,) float32: of all rows."""
+        return self.weight.mean(0)
+
     def vectors(self, token_ids: Sequence[int]) -> Tensor:
         """(n, width) float32: the rows of n tokens."""
         return self.held[list(token_ids)].float()

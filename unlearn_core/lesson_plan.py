@@ -16,6 +16,9 @@ from .stand_in import Neighbourhood, StandIn
 from .text_encoder import TextEncoder
 from .word_tables import find_noun, same_thing
 
+FEWEST_FORGET, FEWEST_KEEP = 128, 64
+"""Prompts of each concept when several share a run."""
+
 
 @dataclass(frozen=True)
 class LessonPlan:
@@ -45,6 +48,18 @@ class LessonPlan:
             for i in range(count)
         ]
         return self.writer.keep([Name.of(word, self.concept.kind) for word in words], count)
+
+
+def prompts_each(settings: UnlearnSettings, concepts: int) -> tuple[int, int]:
+    """Prompts to forget and to keep for each of several concepts: their share, but FEWEST."""
+
+    def share(total: int, fewest: int) -> int:
+        return max(total // concepts, min(total, fewest))
+
+    return (
+        share(settings.forget_prompts, FEWEST_FORGET),
+        share(settings.keep_prompts, FEWEST_KEEP),
+    )
 
 
 def plan_lessons(

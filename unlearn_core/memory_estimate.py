@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from .adversary import SEARCHES, TEMPLATES
+from .lesson_plan import prompts_each
 from .lora import chosen_modules
 from .lora_keys import MLP, ModuleKey
 from .picture_loss import BANK, BATCH, PROMPTS
@@ -111,12 +112,13 @@ def estimate(
     unet: UnetUse | None,
     settings: UnlearnSettings,
     pictures: int,
+    concepts: int = 1,
     forgets: bool = True,
 ) -> dict[str, int]:
-    """Stage -> the bytes that it holds at most.
+    """Stage -> the bytes that it holds at most, in a run on so many concepts.
 
-    `unet` None: the UNet is not used, or its sizes are not known. `forgets` False: vectors are
-    learned, and no more.
+    `pictures` are those of all concepts. `unet` None: the UNet is not used, or its sizes are not
+    known. `forgets` False: vectors are learned, and no more.
     """
     stages = {COPYING: text.copy_bytes}
     if unet is not None:
@@ -127,7 +129,7 @@ def estimate(
             rows = min(unet.rows, settings.inversion_batch)
             stages[LEARNING] += dataclasses.replace(unet, rows=rows).gradient_bytes
     if forgets:
-        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings)
+        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings, concepts)
     return {stage: int(GAPS * held) for stage, held in stages.items()}
 
 
@@ -139,24 +141,28 @@ def _learning(text: TextSizes, settings: UnlearnSettings) -> int:
     )
 
 
-def _forgetting(text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings) -> int:
+def _forgetting(
+    text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings, concepts: int
+) -> int:
     modules = chosen_modules(settings, text.layers - 1)
     tail = text.layers - min(key.layer for key in modules)
     held = _converted(text, tail * text.projections)  # beside the half ones, as long as it trains
     held += 4 * FLOAT * settings.rank * sum(sum(_shape(text, key)) for key in modules)
-    prompts = 3 * settings.forget_prompts + 2 * settings.keep_prompts
+    forget, keep = prompts_each(settings, concepts)
+    prompts = 3 * forget * (concepts if settings.steps else 1) + 2 * keep * concepts
     guarded = 2 * len(GUARD_PROMPTS) * CHUNK
     held += (prompts * PROMPT_POSITIONS + guarded) * text.width * FLOAT
     per_position = tail * TEXT_TRAINED * text.width * FLOAT
     positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, TOKENS)
     step = positions * per_position
     if settings.needs_unet:
-        held += PROMPTS * CHUNK * 2 * text.width * FLOAT
+        held += concepts * PROMPTS * CHUNK * 2 * text.width * FLOAT
         step += BATCH * CHUNK * per_position
         if unet is not None:
             rows = min(unet.rows, BATCH)
             if settings.objective == "stand-in":
-                held += BANK * BATCH * 2 * LATENT * (unet.native_size // 8) ** 2 * FLOAT
+                latents = LATENT * (unet.native_size // 8) ** 2
+                held += concepts * BANK * BATCH * 2 * latents * FLOAT
             step += dataclasses.replace(unet, rows=rows).gradient_bytes
     if settings.closed_form:
         equations = text.inner * (text.inner + text.width) * FLOAT

@@ -117,13 +117,15 @@ def plan_memory(
     pictures: int,
     free: int | None,
     previews: bool,
+    concepts: int = 1,
     forgets: bool = True,
 ) -> MemoryPlan:
     """The fastest way to use the UNet that fits into `free` bytes.
 
     First fewer pictures go through the UNet together, down to one; then its blocks run again on
-    the way back. `previews` says whether the user sees pictures, `forgets` whether more is done
-    than learning vectors. Raises NotEnoughMemory if nothing fits.
+    the way back. `pictures` are those of all concepts together; `previews` says whether the user
+    sees any, `forgets` whether more is done than learning vectors. Raises NotEnoughMemory if
+    nothing fits.
     """
     asked, drawn = _asked_rows(settings, pictures), _drawn(settings, pictures, previews)
     known = model.unet_sizes is not None or not (asked or drawn)
@@ -133,7 +135,7 @@ def plan_memory(
         if model.unet_sizes is not None and (asked or drawn):
             width = model.compute_dtype.itemsize
             use = UnetUse(model.unet_sizes, model.native_size, width, rows, shown, recomputes)
-        return estimate(text, use, settings, pictures, forgets)
+        return estimate(text, use, settings, pictures, concepts, forgets)
 
     if free is not None:
         fitting = (shown for shown in _halves(drawn) if stages(0, False, shown)[DRAWING] <= free)
@@ -147,7 +149,7 @@ def plan_memory(
             logger.info("memory: %s", plan.in_words())
             return plan
     assert plan is not None
-    raise NotEnoughMemory(_refusal(plan, text))
+    raise NotEnoughMemory(_refusal(plan, text, concepts))
 
 
 def rows_that_fit(model: LentModel, asked: int) -> int:
@@ -194,10 +196,10 @@ def _halves(count: int) -> Iterator[int]:
         yield count
 
 
-def _refusal(plan: MemoryPlan, text: TextSizes) -> str:
+def _refusal(plan: MemoryPlan, text: TextSizes, concepts: int) -> str:
     ways = " even with one picture at a time" if plan.asked_rows or plan.drawn else ""
     ways += " and activations computed twice" if plan.recomputes else ""
-    quick = max(estimate(text, None, preset("quick"), 0).values())
+    quick = max(estimate(text, None, preset("quick"), 0, concepts).values())
     advice = "Free some memory (close other programs, unload other models)"
     if quick < plan.needed:
         advice += f", or choose the preset quick, which needs {gigabytes(quick)}"

@@ -75,18 +75,33 @@ class Neighbourhood:
         return tuple(word for word, _ in self.ranked[:count])
 
 
+@dataclass(frozen=True)
+class KnownWords:
+    """The words that a model knows and that name nothing of what is forgotten."""
+
+    nouns: tuple[str, ...]
+    styles: tuple[str, ...]
+
+
+def known_words(encoder: TextEncoder, gone: Sequence[Concept]) -> KnownWords:
+    """Of the tables, beside all concepts that are forgotten in one run."""
+    named = [
+        tuple(w for w in table if encoder.knows(w) and not _is_named(w, gone))
+        for table in (nouns(), styles())
+    ]
+    return KnownWords(*named)
+
+
 def look_around(
-    encoder: TextEncoder, concept: Concept, also_gone: Sequence[Concept] = ()
+    encoder: TextEncoder, concept: Concept, known: KnownWords | None = None
 ) -> Neighbourhood:
     """Rank the words that the model knows by nearness to the concept.
 
-    Words for the concepts that are forgotten in the same run, `also_gone`, are left out, and words
-    that the model takes for the concept itself, see SAME.
+    Words that the model takes for the concept itself are left out, see SAME. `known` are those
+    beside all concepts of a run, without it those beside this one.
     """
-    gone = (concept, *also_gone)
-    known_nouns = tuple(w for w in nouns() if encoder.knows(w) and not _is_named(w, gone))
-    known_styles = tuple(w for w in styles() if encoder.knows(w) and not _is_named(w, gone))
-    others = list(known_styles if concept.kind == "style" else known_nouns)
+    known = known or known_words(encoder, (concept,))
+    others = list(known.styles if concept.kind == "style" else known.nouns)
     if concept.kind != "style":
         others = _sift(encoder, concept.name, others)
     others = [word for word in others if not _generalises(word, concept)]
@@ -96,8 +111,8 @@ def look_around(
     same = {word for word, cosine in ranked if cosine > SAME}
     return Neighbourhood(
         tuple(pair for pair in ranked if pair[0] not in same),
-        tuple(word for word in known_nouns if word not in same),
-        tuple(word for word in known_styles if word not in same),
+        tuple(word for word in known.nouns if word not in same),
+        tuple(word for word in known.styles if word not in same),
     )
 
 
@@ -241,11 +256,10 @@ def _sift(encoder: TextEncoder, name: str, words: Sequence[str]) -> list[str]:
     siblings = [word for word in words if nouns()[word].category == category]
     if len(siblings) >= POOL // 4:
         words = siblings
-    table = encoder.words.weight
-    mean = table.mean(0)
+    table = encoder.words
 
     def vector(word: str) -> Tensor:
-        return table[list(Name.of(word).ids)].mean(0) - mean
+        return table.vectors(Name.of(word).ids).mean(0) - table.mean
 
     own = vector(name)
     near = torch.stack([functional.cosine_similarity(vector(w), own, dim=0) for w in words])

@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from . import closed_form
 from .adversary import Adversary
+from .closed_form import LeastSquares, solved_for
 from .concept import MEASURED_KINDS, Concept
 from .devices import text_products_dtype
 from .errors import BadConcept, BadSettings
 from .free_memory import give_memory_back
 from .inversion import LearnedVectors, encode_pictures, invert
 from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_asked
-from .lesson_plan import LessonPlan, mentions, plan_lessons
+from .lesson_plan import LessonPlan, mentions, plan_lessons, prompts_each
 from .lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons, role_scales, whole_lesson
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
@@ -28,15 +29,20 @@ from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, doubt_name
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
-from .prompts import whole_prompts
+from .prompts import ForgetPrompts, Prompts, whole_prompts
 from .settings import UnlearnSettings
-from .stand_in import Neighbourhood, StandIn, choose_stand_in, look_around
+from .stand_in import (
+    KnownWords,
+    Neighbourhood,
+    StandIn,
+    choose_stand_in,
+    known_words,
+    look_around,
+)
 from .text_encoder import TextEncoder
 from .training import Training, felt_directions
 
-FEWEST_FORGET, FEWEST_KEEP = 128, 64
-"""Prompts of each concept when several share a run."""
-PREPARING = "preparing the prompts"
+PREPARING, LEAST_SQUARES = "preparing the prompts", "least squares"
 PARTS = "unlearn_parts"
 """The note of a file that forgets several concepts: a list of what is noted of each."""
 
@@ -95,7 +101,7 @@ class UnlearnRun:
         self.memory = plan_memory(
             model, text_sizes(self.encoder), settings,
             0 if learned and not settings.needs_unet else pictures,
-            self.meter.free, monitor.shows_pictures,
+            self.meter.free, monitor.shows_pictures, len(concepts),
         )  # fmt: skip
         self.lent, self.model = model, Stoppable(model, monitor, self.memory.drawn)
         self._latents: dict[int, Tensor] = {}
@@ -121,6 +127,10 @@ class UnlearnRun:
             self._latents[number] = encode_pictures(self.model, concept.images)
         return self._latents[number]
 
+    @cached_property
+    def _known(self) -> KnownWords:
+        return known_words(self.encoder, self.concepts)
+
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
         """Measures how long a stage takes, and gives back what it no longer needs."""
@@ -131,10 +141,9 @@ class UnlearnRun:
 
     def _decide(self, concept: Concept) -> None:
         settings, encoder = self.settings, self.encoder
-        others = [other for other in self.concepts if other is not concept]
         with self.stage("choosing words"):
             stop_if_asked(self.monitor)
-            around = look_around(encoder, concept, others)
+            around = look_around(encoder, concept, self._known)
         with self.stage("choosing the stand-in"):
             stand_in = choose_stand_in(
                 encoder, concept, around, self.model, settings.stand_in_pictures, settings.seed,
@@ -184,7 +193,9 @@ class UnlearnRun:
             part.learned.vectors.to(encoder.device) if part.learned else None for part in self.parts
         ]
         with self.stage(PREPARING):
-            forget, keep = self._lessons(lora, vectors)
+            count, kept_count = prompts_each(settings, len(self._plans))
+            asked = [plan.forget_prompts(count) for plan in self._plans]
+            keep = self._keep_lessons(lora, [plan.keep_prompts(kept_count) for plan in self._plans])
             guarded = [
                 prompt
                 for prompt in GUARD_PROMPTS
@@ -193,17 +204,21 @@ class UnlearnRun:
             guard = whole_lesson(encoder, lora, whole_prompts(guarded))
             scales = role_scales(keep)
             bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+        key = solved_for(lora) if settings.closed_form else None
+        equations = LeastSquares(encoder, lora, key, scales, bases.get(key)) if key else None
+        forget = self._forget_lessons(lora, asked, vectors, equations)
+        if equations:
+            with self.stage(LEAST_SQUARES):
+                equations.keep(keep, settings.keep_weight)
+                equations.solve()
         first = self.parts[0]
         training = Training(
             encoder, lora, forget, keep, guard, scales, settings, generator, bases,
             LivePreview(self.model, encoder, lora, first.concept, first.kept, settings.seed),
         )  # fmt: skip
-        if settings.closed_form:
-            with self.stage("least squares"):
-                closed_form.solve(encoder, lora, forget, keep, scales, settings.keep_weight, bases)
-            if settings.steps == 0:
-                preview = training.preview() if self.monitor.shows_pictures else None
-                self.monitor.report(Progress("forgetting", 1, 1, preview=preview))
+        if settings.closed_form and settings.steps == 0:
+            preview = training.preview() if self.monitor.shows_pictures else None
+            self.monitor.report(Progress("forgetting", 1, 1, preview=preview))
         if settings.adversary == "pgd":
             adversaries = [
                 Adversary(encoder, lora, plan.concept, plan.stand_in, settings, generator, scales)
@@ -223,21 +238,34 @@ class UnlearnRun:
             training.extra_loss = lambda step: terms[step % len(terms)](step)
         return training
 
-    def _lessons(
-        self, lora: EncoderLora, vectors: Sequence[Tensor | None]
-    ) -> tuple[list[ForgetLesson], list[Lesson]]:
-        settings, encoder, monitor = self.settings, self.encoder, self.monitor
-        forget_count = _each(settings.forget_prompts, len(self._plans), FEWEST_FORGET)
-        keep_count = _each(settings.keep_prompts, len(self._plans), FEWEST_KEEP)
-        total, forget, keep = 2 * len(self._plans), list[ForgetLesson](), list[Lesson]()
-        for number, (plan, learned) in enumerate(zip(self._plans, vectors, strict=True), start=1):
-            prompts = plan.forget_prompts(forget_count)
-            forget += forget_lessons(encoder, lora, prompts, learned, monitor)
-            monitor.report(Progress(PREPARING, number, total))
-        for number, plan in enumerate(self._plans, start=len(self._plans) + 1):
-            keep += keep_lessons(encoder, lora, plan.keep_prompts(keep_count), monitor)
-            monitor.report(Progress(PREPARING, number, total))
-        return forget, keep
+    def _keep_lessons(self, lora: EncoderLora, prompts: Sequence[Prompts]) -> list[Lesson]:
+        keep: list[Lesson] = []
+        for number, kept in enumerate(prompts, start=1):
+            keep += keep_lessons(self.encoder, lora, kept, self.monitor)
+            self.monitor.report(Progress(PREPARING, number, 2 * len(prompts)))
+        return keep
+
+    def _forget_lessons(
+        self,
+        lora: EncoderLora,
+        prompts: Sequence[ForgetPrompts],
+        vectors: Sequence[Tensor | None],
+        equations: LeastSquares | None,
+    ) -> list[ForgetLesson]:
+        """What the loop needs of them: without steps one concept at a time is held, for the sums
+        of the least squares."""
+        forget: list[ForgetLesson] = []
+        for number, (asked, learned) in enumerate(zip(prompts, vectors, strict=True), start=1):
+            with self.stage(PREPARING):
+                lessons = forget_lessons(self.encoder, lora, asked, learned, self.monitor)
+                done = len(prompts) + number
+                self.monitor.report(Progress(PREPARING, done, 2 * len(prompts)))
+            if equations:
+                with self.stage(LEAST_SQUARES):
+                    equations.forget(lessons)
+            if self.settings.steps > 0:
+                forget += lessons
+        return forget
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -297,8 +325,3 @@ def concept_metadata(part: Part) -> dict[str, str]:
         "unlearn_kept": json.dumps(part.kept),
         "unlearn_pictures": str(len(part.concept.images)),
     }
-
-
-def _each(total: int, concepts: int, fewest: int) -> int:
-    """Prompts for each of several concepts: an equal share of `total`, but `fewest` if it has."""
-    return max(total // concepts, min(total, fewest))
