@@ -149,12 +149,14 @@ def _forgetting(
     held = _converted(text, tail * text.projections)  # beside the half ones, as long as it trains
     held += 4 * FLOAT * settings.rank * sum(sum(_shape(text, key)) for key in modules)
     forget, keep = prompts_each(settings, concepts)
-    prompts = 3 * forget * (concepts if settings.steps else 1) + 2 * keep * concepts
-    guarded = 2 * len(GUARD_PROMPTS) * CHUNK
-    held += (prompts * PROMPT_POSITIONS + guarded) * text.width * FLOAT
+    a_prompt = PROMPT_POSITIONS * text.width * FLOAT
+    held += (3 * forget * (concepts if settings.steps else 1) + 2 * keep * concepts) * a_prompt
+    held += 2 * len(GUARD_PROMPTS) * CHUNK * text.width * FLOAT
     per_position = tail * TEXT_TRAINED * text.width * FLOAT
     positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, TOKENS)
     step = positions * per_position
+    # While the roles' variances are taken: all targets joined, and those of one role.
+    step = max(step, 2 * keep * concepts * a_prompt)
     if settings.needs_unet:
         held += concepts * PROMPTS * CHUNK * 2 * text.width * FLOAT
         step += BATCH * CHUNK * per_position

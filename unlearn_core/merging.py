@@ -121,7 +121,8 @@ def write_prompts(
     gone = {name.casefold() for part in parts for name in part.names}
 
     def known_to_all(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-        return tuple(w for w in lists[0] if w.casefold() not in gone and all(w in x for x in lists))
+        to_all = set(lists[0]).intersection(*lists[1:])
+        return tuple(w for w in lists[0] if w in to_all and w.casefold() not in gone)
 
     nouns = known_to_all([one.known_nouns for one in around])
     styles = known_to_all([one.known_styles for one in around])
