@@ -374,6 +374,26 @@ def test_stopping_says_how_far_it_came(
     assert [record["concept"] for record in journal(tmp_path)] == ["dog"]
 
 
+def test_two_commands_do_not_write_to_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_list(tmp_path, *LINES)
+    honest = forget_list.unlearn
+    seconds: list[int] = []
+
+    def met(*args: Any) -> Any:
+        seconds.append(run(tmp_path))
+        return honest(*args)
+
+    monkeypatch.setattr(forget_list, "unlearn", met)
+    assert run(tmp_path) == 0
+    assert seconds == [1, 1, 1]
+    assert f"Another command is writing to {tmp_path / 'out'}" in capsys.readouterr().err
+    assert list(loras(tmp_path)) == NAMES
+    assert len(journal(tmp_path)) == 3
+    assert run(tmp_path) == 0
+
+
 def test_a_worker_may_finish_in_any_order(
     tmp_path: Path, tiny_and_fast: tiny_model.TinyModel
 ) -> None:

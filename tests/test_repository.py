@@ -14,7 +14,7 @@ HEAVY = ("transformers", "peft", "diffusers", "ray")
 ENGINE_MAY_IMPORT = {
     *sys.stdlib_module_names,
     *("torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers", "peft", "diffusers"),
-    *("tqdm", "ray"),
+    *("filelock", "tqdm", "ray"),
 }
 NOT_SHIPPED = {"tests", "bench", "out", ".venv", ".venv-oldest", ".hosts", ".git"}
 

@@ -26,7 +26,7 @@ from .forgotten import Forgotten
 from .journal import Record, append_record, read_records, replace_records
 from .lent_model import RunMonitor
 from .lora_file import lora_bytes
-from .output_files import check_writable, make_folder
+from .output_files import alone_in, check_writable, make_folder
 from .report import write_report
 from .settings import UnlearnSettings
 from .tensor_file import write_whole
@@ -82,20 +82,32 @@ def forget_list(
     """Forget all concepts of the list at `path` that `out` does not hold already.
 
     Without `worker` one after the other in this process. Raises BadFile and BadConcept before
-    anything runs, TrainingFailed at the end if concepts have failed, and Cancelled.
+    anything runs, BadFile too if another command is writing to `out`, TrainingFailed at the end if
+    concepts have failed, and Cancelled.
     """
     entries = read_list(path, settings)
     for folder in (out, *((report,) if report else ())):
         check_writable(folder)
     model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
     order = Order(model, session.prediction, preset, settings, report is not None)
+    make_folder(out)
+    with alone_in(out):
+        _forget_pending(session, order, entries, out, report, worker or _Here(session))
+
+
+def _forget_pending(
+    session: Session,
+    order: Order,
+    entries: Sequence[Entry],
+    out: Path,
+    report: Path | None,
+    work: Worker,
+) -> None:
     pending = _pending(order, entries, out, report)
     done, failures = len(entries) - len(pending), 0
     if done:
         session.say(f"{done} of {len(entries)} are done already")
     if pending:
-        make_folder(out)
-        work = worker or _Here(session)
         try:
             with closing(work(order, pending, session.monitor)) as outcomes:
                 for outcome in outcomes:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .embedding_file import save_embedding
@@ -55,6 +60,27 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFile(f"The folder {folder} can't be made: {error.strerror}.") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Raise BadFile if another process of this user is inside with the same folder.
+
+    The lock lies among the temporary files, and ends with the process, however that ends.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "own"  # on Windows the files are the user's
+    place = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
+    lock = FileLock(Path(tempfile.gettempdir()) / f"sd-unlearn-{user}-{place[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadFile(
+            f"Another command is writing to {folder}: wait for its end, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def png_bytes(pixels: Tensor) -> bytes:
