@@ -112,7 +112,7 @@ def aims(parts: Parts) -> Iterator[tuple[str, float, float, Callable[[float], st
 
 
 def _bytes(size: float) -> str:
-    return gigabytes(int(size)).replace(".0 GB", " GB")
+    return gigabytes(int(size))
 
 
 def _points(share: float) -> str:

@@ -173,9 +173,9 @@ def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
     """
     ids = tokenize(name)[:count]
     ids += [ids[-1]] * (count - len(ids))
-    table = encoder.words.weight.detach()
-    vectors = table[ids].clone()
+    vectors = encoder.words.vectors(ids)
     if not bool(vectors.any()):
+        table = encoder.words.weight.detach()
         known = table[table.any(dim=1)]
         typical = (known - known.mean(0)).norm(dim=1).argmin()
         vectors[:] = known[typical]

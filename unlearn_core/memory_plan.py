@@ -104,7 +104,7 @@ class MemoryMeter:
 
 def text_sizes(encoder: TextEncoder) -> TextSizes:
     """Of an encoder without a LoRA."""
-    vocabulary, width = encoder.words.weight.shape
+    vocabulary, width = encoder.words.held.shape
     first = encoder.layers[0].get_submodule("mlp.fc1").get_parameter("weight")
     half = first.element_size() < 4
     return TextSizes(vocabulary, width, first.shape[0], len(encoder.layers), half)

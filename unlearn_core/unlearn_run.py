@@ -252,8 +252,7 @@ class UnlearnRun:
         vectors: Sequence[Tensor | None],
         equations: LeastSquares | None,
     ) -> list[ForgetLesson]:
-        """What the loop needs of them: without steps one concept at a time is held, for the sums
-        of the least squares."""
+        """Those that the loop needs: without steps none, and one concept's are held at a time."""
         forget: list[ForgetLesson] = []
         for number, (asked, learned) in enumerate(zip(prompts, vectors, strict=True), start=1):
             with self.stage(PREPARING):
