@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -27,6 +28,8 @@ from urllib.request import url2pathname
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = "sd-unlearn.json"
+"""In an environment that was made here: what it was filled from."""
 REQUIREMENTS = ROOT / "requirements.txt"
 DEMO_FILES = ("requirements.txt", "requirements-headless.txt")
 TEST_FILES = (*DEMO_FILES, "requirements-bench.txt", "requirements-test.txt")
@@ -155,8 +158,12 @@ def fingerprint(files: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def make_venv() -> None:
-    """Create .venv, empty but for pip."""
+def make_venv(folder: Path) -> None:
+    """Create an environment, empty but for pip, in the place of one that was made here before.
+
+    Raises CannotInstallError where this Python can't, and for one without STAMP, which somebody
+    else made.
+    """
     if importlib.util.find_spec("venv") is None:
         raise CannotInstallError(
             f"this Python ({sys.executable}) has no venv module; an embedded Python, like the one "
@@ -167,10 +174,21 @@ def make_venv() -> None:
             f"this Python ({sys.executable}) has no ensurepip, so no environment can be made. On "
             f"Debian or Ubuntu: sudo apt install python3.{sys.version_info.minor}-venv"
         )
+    stamp = folder / STAMP
+    filled = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if folder.is_symlink() or (filled and not stamp.is_file()):
+        raise CannotInstallError(
+            f"{folder} is there already and was not made by install.py, which would have to empty "
+            "it: move it away or remove it"
+        )
     import venv
 
-    say(f"making {VENV.name} with Python {sys.version.split()[0]}")
-    venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(VENV)
+    say(f"making {folder.name} with Python {sys.version.split()[0]}")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    stamp.write_text("{}", "utf-8")  # before all else: it is ours even if this is cut off
+    venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(folder)
 
 
 def lend_torch() -> bool:
@@ -250,7 +268,7 @@ def ensure_venv(files: tuple[str, ...]) -> None:
         raise CannotInstallError(
             "Python 3.10 or newer is needed, this is " + sys.version.split()[0]
         )
-    stamp = VENV / "sd-unlearn.json"
+    stamp = VENV / STAMP
     wanted = "test" if files == TEST_FILES else "demo"
     prints = {"demo": fingerprint(DEMO_FILES), "test": fingerprint(TEST_FILES)}
     try:
@@ -262,7 +280,7 @@ def ensure_venv(files: tuple[str, ...]) -> None:
     if done.get("demo") != prints["demo"]:
         if Path(sys.prefix).resolve() == VENV:
             raise CannotInstallError("run this with a Python outside .venv, which must be remade")
-        make_venv()
+        make_venv(VENV)
         if not lend_torch():
             install_torch()
     say(f"installing {', '.join(files)}")
@@ -278,13 +296,11 @@ def ensure_oldest_venv() -> Path:
             f"{sys.version.split()[0]}: run python3.10 install.py --test --oldest"
         )
     python = OLDEST_VENV / VENV_PYTHON.relative_to(VENV)
-    stamp = OLDEST_VENV / "sd-unlearn.txt"
+    stamp = OLDEST_VENV / STAMP
     wanted = OLDEST_FILE.read_text("utf-8")
     if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        import venv
-
-        say(f"making {OLDEST_VENV.name}: its torch takes gigabytes, CUDA libraries included")
-        venv.EnvBuilder(with_pip=True, clear=True, symlinks=os.name != "nt").create(OLDEST_VENV)
+        make_venv(OLDEST_VENV)
+        say("its torch takes gigabytes, CUDA libraries included")
         process = pip(python, "install", "--prefer-binary", "-r", str(OLDEST_FILE))
         if process.returncode != 0:
             raise CannotInstallError(f"pip failed:\n{process.stderr.strip()}")

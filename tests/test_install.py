@@ -187,6 +187,35 @@ def test_demo_makes_an_environment_once_and_passes_arguments_and_status_on(
     assert "making .venv" in process.stdout
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_environment_that_somebody_else_made_is_not_emptied(
+    linked: bool, checkout: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs" if linked else checkout / ".venv"
+    theirs.mkdir()
+    (theirs / "pyvenv.cfg").write_text("home = elsewhere\n")
+    if linked:
+        (theirs / install.STAMP).write_text("{}")
+        (checkout / ".venv").symlink_to(theirs)
+    command = [sys.executable, str(checkout / "install.py"), "--demo"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "was not made by install.py" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert (theirs / "pyvenv.cfg").read_text() == "home = elsewhere\n"
+
+
+def test_an_environment_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / ".venv"
+    folder.mkdir()
+    (folder / "torn").write_text("")
+    (folder / install.STAMP).write_text("{}")
+    install.make_venv(folder)
+    assert not (folder / "torn").exists()
+    assert (folder / "pyvenv.cfg").is_file()
+    assert (folder / install.STAMP).read_text() == "{}"
+
+
 @pytest.mark.parametrize(
     ("module", "advice"), [("venv", "python.org"), ("ensurepip", "apt install python3.")]
 )
