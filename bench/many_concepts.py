@@ -189,6 +189,17 @@ def save_plot(
     save(figure, path)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, how many concepts share a run, and the seeds."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in text.split(",")]
+
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--heights", type=numbers, default="1,5,20,50")
+    parser.add_argument("--seeds", type=numbers, default="0,1,2")
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -196,19 +207,16 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True)
+    add_arguments(parser)
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--heights", default="1,5,20,50")
     parser.add_argument("--alone", type=int, default=20)
-    parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     base, world, about = open_model("demo")
-    heights = [int(height) for height in args.heights.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
     runs: list[Numbers] = []
-    for seed in map(int, args.seeds.split(",")):
-        runs.append(measure(base, world, args.preset, heights, args.alone, seed))
+    for seed in args.seeds:
+        runs.append(measure(base, world, args.preset, args.heights, args.alone, seed))
         numbers = {"about": about, "preset": args.preset, "runs": runs}
         (args.out / "many.json").write_text(json.dumps(numbers, indent=1) + "\n")
     save_plot(runs, args.out / "many.png")

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from bench import cost_aims, many_concepts
-from bench.cost_aims import WITH_UNET, aims_table, at_full_size, measures, on_demo, with_unet
+from bench.cost_aims import (
+    WITH_UNET,
+    aims_table,
+    at_full_size,
+    is_whole,
+    measures,
+    on_demo,
+    with_unet,
+)
 from bench.many_concepts import compared
 from bench.methods import find_method
 
@@ -113,7 +121,7 @@ def test_a_second_start_measures_what_is_missing(
     monkeypatch.setattr(
         cost_aims, "measures", lambda heights, seeds: {name: measure_of(name) for name in parts}
     )
-    monkeypatch.setattr("sys.argv", ["cost_aims", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["cost_aims", "--out", str(tmp_path), "--heights", "1,20"])
     with pytest.raises(KeyboardInterrupt):
         cost_aims.main()
     assert done == list(parts)[:3]
@@ -125,6 +133,13 @@ def test_a_second_start_measures_what_is_missing(
     assert aims_table(parts) in capsys.readouterr().out
     for plot in ("full-size-quick.png", "many.png"):
         assert (tmp_path / plot).stat().st_size > 1000
+
+
+def test_a_part_on_the_demo_model_is_whole_with_all_heights() -> None:
+    assert not is_whole(None, [1])
+    assert is_whole(run_of(5, 20.0), [1, 20])
+    assert is_whole(demo_run(16.0, h_o=0.9), [20])
+    assert not is_whole(demo_run(16.0, h_o=0.9), [1, 20])
 
 
 def test_the_plot_has_a_panel_for_sd2s_size_where_it_was_measured(

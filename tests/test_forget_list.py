@@ -15,7 +15,14 @@ import pytest
 import tiny_model
 import torch
 
-from unlearn_core import commands, evaluation, forget_list, settings, strength_curve
+from unlearn_core import (
+    commands,
+    evaluation,
+    forget_list,
+    output_files,
+    settings,
+    strength_curve,
+)
 from unlearn_core.__main__ import main
 from unlearn_core.concept import Concept
 from unlearn_core.concept_list import Entry, read_list
@@ -392,6 +399,18 @@ def test_two_commands_do_not_write_to_one_folder(
     assert list(loras(tmp_path)) == NAMES
     assert len(journal(tmp_path)) == 3
     assert run(tmp_path) == 0
+
+
+def test_a_lock_that_can_not_be_made_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_list(tmp_path, *LINES)
+    no_folder = tmp_path / "file"
+    no_folder.write_text("")
+    monkeypatch.setattr(output_files.tempfile, "gettempdir", lambda: str(no_folder))
+    assert run(tmp_path) == 1
+    assert "can't be written" in capsys.readouterr().err
+    assert loras(tmp_path) == {}
 
 
 def test_a_worker_may_finish_in_any_order(

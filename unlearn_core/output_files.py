@@ -77,6 +77,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise BadFile(
             f"Another command is writing to {folder}: wait for its end, or choose another folder."
         ) from error
+    except OSError as error:
+        raise BadFile(f"{lock.lock_file} can't be written: {error.strerror}.") from error
     try:
         yield
     finally:

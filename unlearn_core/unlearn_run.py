@@ -264,6 +264,7 @@ class UnlearnRun:
                     equations.forget(lessons)
             if self.settings.steps > 0:
                 forget += lessons
+            del lessons  # before the next ones are made
         return forget
 
     @property
