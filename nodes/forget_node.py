@@ -136,6 +136,7 @@ class ForgetConcept(io.ComfyNode):
             seen = lent.draws and asked.kind not in HIDDEN_KINDS
             monitor = ComfyMonitor(cls.hidden.unique_id, seen)
             result = unlearn(lent, asked, chosen, monitor, concept.learned)
+            result.check_moved()
             after = _draw_after(lent, result) if lent.draws else None
         report = "\n".join(_report(clip, result, ignore_other_loras))
         monitor.say(report)

@@ -56,6 +56,11 @@ class JointResult:
     seconds: dict[str, float]
     memory: MemoryReport
 
+    def check_moved(self) -> None:
+        """As `Part.check_moved`, for each concept."""
+        for part in self.parts:
+            part.check_moved()
+
 
 def unlearn(
     model: LentModel,
@@ -82,7 +87,7 @@ def unlearn(
     part = run.parts[0]
     return UnlearnResult(
         part.concept, part.stand_in, part.kept, part.names, part.learned,
-        lora, settings, losses, run.notes, run.seconds, run.memory_report, found,
+        lora, settings, losses, run.notes, run.seconds, run.memory_report, found, moved=part.moved,
     )  # fmt: skip
 
 
