@@ -18,7 +18,7 @@ SCALES = RoleScales(torch.ones(5))
 
 
 def test_every_name_stands_in_every_grammar() -> None:
-    prompts = concept_prompts(DOG, "owl")
+    prompts = concept_prompts(DOG.names, "object", "owl")
     assert len(prompts) == 6
     assert all("dog" in text or "puppy" in text for text in prompts.texts)
     assert len(kept_prompts("style", ("mosaic", "ink"))) == 2
@@ -27,8 +27,8 @@ def test_every_name_stands_in_every_grammar() -> None:
 def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
     encoder = tiny_encoder()
     lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
-    for concept, stand_in in ((DOG, "owl"), (Concept("dogs"), "a big red house")):
-        moved = measure_moved(encoder, lora, concept, stand_in, SCALES)
+    for names, stand_in in ((DOG.names, "owl"), (("dogs",), "a big red house")):
+        moved = measure_moved(encoder, lora, names, "object", stand_in, SCALES)
         assert moved.share == 0
         assert moved.apart > 0
 
@@ -38,7 +38,7 @@ def test_a_change_of_every_prompt_is_a_way_that_is_measured() -> None:
     lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         lora.up(ModuleKey(2, "fc2")).copy_(draw(WIDTH, 4))
-    assert measure_moved(encoder, lora, DOG, "owl", SCALES).share > 0.25
+    assert measure_moved(encoder, lora, DOG.names, "object", "owl", SCALES).share > 0.25
 
 
 @pytest.mark.parametrize(

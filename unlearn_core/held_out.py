@@ -17,6 +17,8 @@ from .text_encoder import TextEncoder
 
 OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
 STYLE_TEMPLATES = ("a house in the style of {it}", "{it} art of a rose", "{it} car")
+MOST_NAMES = 4
+"""Names that are looked at: the user's come first."""
 LEAST_MOVED = 0.25
 """Of the way to the stand-in. The presets move a concept by 0.8 and more, `balanced` after 10 of
 its steps by 0.04 (demo model, dog and flat)."""
@@ -51,10 +53,19 @@ class Moved:
 
 @torch.no_grad()
 def measure_moved(
-    encoder: TextEncoder, lora: EncoderLora, concept: Concept, stand_in: str, scales: RoleScales
+    encoder: TextEncoder,
+    lora: EncoderLora,
+    names: Sequence[str],
+    kind: Kind,
+    stand_in: str,
+    scales: RoleScales,
 ) -> Moved:
-    """Compare the encoder with and without its LoRA on the concept's held-out prompts."""
-    prompts = concept_prompts(concept, stand_in)
+    """Compare the encoder with and without its LoRA on held-out prompts with a concept's names.
+
+    Names that the model has no vector for are left out, unless there are no others.
+    """
+    known = [name for name in names if encoder.knows(name)] or names
+    prompts = concept_prompts(known[:MOST_NAMES], kind, stand_in)
     length = int(prompts.ends.max()) + 1  # the encoder is causal: what follows changes nothing
     ids, source = prompts.token_ids[:, :length], prompts.source[:, :length]
     others = prompts.stand_in_ids[:, : int(source.max()) + 1]
@@ -75,14 +86,14 @@ def kept_prompts(kind: Kind, words: Sequence[str]) -> Prompts:
     return make_prompts([fill(templates[i % 3], name) for i, name in enumerate(names)])
 
 
-def concept_prompts(concept: Concept, stand_in: str) -> ForgetPrompts:
-    """The user's names in each grammar, aligned with the stand-in's prompts."""
-    other = Name.of(stand_in, concept.kind)
+def concept_prompts(names: Sequence[str], kind: Kind, stand_in: str) -> ForgetPrompts:
+    """A concept's names in each grammar, aligned with the stand-in's prompts."""
+    other = Name.of(stand_in, kind)
     return pair_prompts(
         [
-            (fill(template, Name.of(word, concept.kind)), fill(template, other))
-            for template in _templates(concept.kind)
-            for word in concept.names
+            (fill(template, Name.of(word, kind)), fill(template, other))
+            for template in _templates(kind)
+            for word in names
         ]
     )
 

@@ -58,8 +58,9 @@ def strength_curve(
     `shown` are the prompts drawn for the concept and for a neighbour. Raises Cancelled.
     """
     before = encoder_at(0.0)
-    concept = concept_prompts(forgotten.concept, forgotten.stand_in)
-    kept = kept_prompts(forgotten.concept.kind, (*forgotten.kept, forgotten.stand_in))
+    asked = forgotten.concept
+    concept = concept_prompts(asked.names, asked.kind, forgotten.stand_in)
+    kept = kept_prompts(asked.kind, (*forgotten.kept, forgotten.stand_in))
     own, stand_in = before.encode(concept.token_ids), before.encode(concept.stand_in_ids)
     wanted = gather_targets(own, stand_in, concept.source)
     kept_own = before.encode(kept.token_ids)

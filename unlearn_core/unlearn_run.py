@@ -201,8 +201,8 @@ class UnlearnRun:
             self.encoder.split_at(0)
 
     def _with_moved(self, part: Part, lora: EncoderLora, scales: RoleScales) -> Part:
-        word = part.stand_in.word
-        moved = measure_moved(self.encoder, lora, part.concept, word, scales)
+        kind, word = part.concept.kind, part.stand_in.word
+        moved = measure_moved(self.encoder, lora, part.names, kind, word, scales)
         return dataclasses.replace(part, moved=moved)
 
     def _training(self, lora: EncoderLora) -> Training:
