@@ -38,7 +38,8 @@ def require_peft() -> None:
 
 
 def _not_installed() -> str:
-    return f"The package peft is not installed, and nothing can be forgotten without it. {_run(_INSTALL)}"
+    said = "The package peft is not installed, and nothing can be forgotten without it."
+    return f"{said} {_run(_INSTALL)}"
 
 
 def _run(arguments: tuple[str, ...]) -> str:
