@@ -19,21 +19,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PIP = shlex.join([sys.executable, "-m", "pip", "install", "-r", str(ROOT / "requirements.txt")])
 
 
-class OneImport:
-    """In front of all other finders: this package can't be imported, for this reason."""
+class Refusing:
+    """In front of all other finders: peft can't be imported, for this reason."""
 
-    def __init__(self, package: str, error: ImportError) -> None:
-        self.package, self.error = package, error
+    def __init__(self, error: ImportError) -> None:
+        self.error = error
 
     def find_spec(self, name: str, *_: Any) -> None:
-        if name == self.package:
+        if name == "peft":
             raise self.error
 
 
-def hide(monkeypatch: pytest.MonkeyPatch, package: str, error: ImportError) -> None:
-    for name in [n for n in sys.modules if n.split(".")[0] in ("peft", package)]:
+def hide_peft(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "peft"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [OneImport(package, error), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Refusing(error), *sys.meta_path])
 
 
 def missing(package: str) -> ModuleNotFoundError:
@@ -44,7 +44,7 @@ def missing(package: str) -> ModuleNotFoundError:
 def test_without_peft_a_run_is_refused_before_any_work(
     concept: Concept | Nameless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide(monkeypatch, "peft", missing("peft"))
+    hide_peft(monkeypatch, missing("peft"))
     model = TinyModel()
     monkeypatch.setattr(model, "text_encoder_weights", None)  # a call would raise TypeError
     with pytest.raises(MissingPackage) as caught:
@@ -56,17 +56,16 @@ def test_without_peft_a_run_is_refused_before_any_work(
 
 
 def test_without_peft_several_concepts_are_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide(monkeypatch, "peft", missing("peft"))
+    hide_peft(monkeypatch, missing("peft"))
     with pytest.raises(MissingPackage, match="peft is not installed"):
         unlearn_together(TinyModel(), [Concept("dog"), Concept("cat")], preset("quick"))
 
 
 @pytest.mark.parametrize(
-    ("package", "error", "said", "command"),
+    ("error", "said", "command"),
     [
-        ("accelerate", missing("accelerate"), "peft lacks the package accelerate.", PIP),
+        (missing("accelerate"), "peft lacks the package accelerate.", PIP),
         (
-            "peft",
             ImportError("cannot import name 'HybridCache' from 'transformers'"),
             "peft can't be imported: cannot import name 'HybridCache' from 'transformers'.",
             shlex.join([sys.executable, str(ROOT / "install.py")]),
@@ -74,13 +73,12 @@ def test_without_peft_several_concepts_are_refused_too(monkeypatch: pytest.Monke
     ],
 )
 def test_a_broken_peft_is_told_from_a_missing_one(
-    package: str,
     error: ImportError,
     said: str,
     command: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hide(monkeypatch, package, error)
+    hide_peft(monkeypatch, error)
     with pytest.raises(MissingPackage) as caught:
         peft_package.require_peft()
     assert str(caught.value) == f"{said} Run this, then start again: {command}"
