@@ -337,13 +337,17 @@ class UnlearnRun:
             "unlearn_base_model_hash": self.encoder.fingerprint(),
             "unlearn_torch": torch.__version__,
         }
-        if len(self.parts) == 1:
-            return concept_metadata(self.parts[0]) | shared
-        return {PARTS: json.dumps([concept_metadata(p) for p in self.parts])} | shared
+        said = [concept_metadata(part, self._pictures_used(part)) for part in self.parts]
+        return (said[0] if len(said) == 1 else {PARTS: json.dumps(said)}) | shared
+
+    def _pictures_used(self, part: Part) -> int:
+        """How many pictures had a part in the result: in its name, its vectors or its loss."""
+        used = self._found or part.learned or self.settings.needs_unet
+        return len(part.concept.images) if used else 0
 
 
-def concept_metadata(part: Part) -> dict[str, str]:
-    """What a LoRA file says of a concept that it forgets."""
+def concept_metadata(part: Part, pictures: int) -> dict[str, str]:
+    """What a LoRA file says of a concept that it forgets; `pictures` is how many were used."""
     return {
         "unlearn_concept": part.concept.name,
         "unlearn_synonyms": json.dumps(part.concept.synonyms),
@@ -351,7 +355,7 @@ def concept_metadata(part: Part) -> dict[str, str]:
         "unlearn_kind": part.concept.kind,
         "unlearn_stand_in": part.stand_in.word,
         "unlearn_kept": json.dumps(part.kept),
-        "unlearn_pictures": str(len(part.concept.images)),
+        "unlearn_pictures": str(pictures),
     }
 
 

@@ -73,7 +73,7 @@ class ComfyServer(HostServer):
 
     ends_with = signal.SIGINT
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python_path: str = "") -> None:
         """Start it with models, input and output below `folder`."""
         super().__init__(folder)
         python = install()
@@ -83,7 +83,7 @@ class ComfyServer(HostServer):
             str(python), str(LAUNCHER), str(HOME / "ComfyUI"), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--disable-api-nodes", "--base-directory", str(folder),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": ""}
+        environment = {**os.environ, "PYTHONPATH": python_path}
         self.start(command, environment, HOME / "ComfyUI")
         self._wait_until_ready()
 
