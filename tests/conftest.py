@@ -23,10 +23,18 @@ def load_helper(path: str) -> None:
 
 
 load_helper("tiny_model")
+load_helper("hosts/host_install")
 load_helper("hosts/host_server")
 load_helper("hosts/comfy_host")
+load_helper("hosts/comfy_launcher")
 load_helper("hosts/webui_demo_model")
 load_helper("hosts/webui_host")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:  # -p no:capture
+        sys.modules["host_install"].outside_capture = capture.global_and_fixture_disabled
 
 
 @pytest.fixture(scope="session")
