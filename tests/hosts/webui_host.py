@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from host_install import install_once, lend_packages, make_environment, pip
+from host_install import install_once, lend_packages, make_environment, pip_install
 from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +47,8 @@ def install(shape: str) -> Path:
         alone = [name for name in packages if name.startswith(("peft", "accelerate"))]
         rest = [name for name in packages if name not in alone]
         make_environment(home / "venv")
-        pip(python, "install", *rest, "psutil", "safetensors", "tqdm")
-        pip(python, "install", "--no-deps", *alone)
+        pip_install(python, *rest, "psutil", "safetensors", "tqdm")
+        pip_install(python, "--no-deps", *alone)
         lend_packages(home / "venv")
 
     install_once(home, " ".join(packages), packages[0].replace("==", " "), fill)
