@@ -31,7 +31,7 @@ Graph = dict[str, dict[str, Any]]
 
 def install() -> Path:
     """Install ComfyUI once; returns the Python that runs it."""
-    install_once(HOME, " ".join((WHEEL, *PACKAGES)), "ComfyUI 0.3.75", _fill)
+    install_once(HOME, " ".join((WHEEL, *PACKAGES)), "ComfyUI 0.3.75", _fill, 400)
     return PYTHON
 
 

@@ -30,8 +30,13 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
-def install_once(home: Path, asked: str, name: str, fill: Callable[[], None]) -> None:
-    """Have `fill` fill the empty folder `home` with `name`, unless that was done for `asked`."""
+def install_once(
+    home: Path, asked: str, name: str, fill: Callable[[], None], megabytes: int
+) -> None:
+    """Have `fill` fill the empty folder `home` with `name`, unless that was done for `asked`.
+
+    `megabytes` is what pip downloads for it, about.
+    """
     if os.name == "nt":
         pytest.skip("the tests of the hosts run on Linux and macOS")
     torch = importlib.metadata.version("torch")
@@ -44,7 +49,7 @@ def install_once(home: Path, asked: str, name: str, fill: Callable[[], None]) ->
         if home.exists():
             shutil.rmtree(home)
         home.mkdir()
-        say(f"installing {name} for the tests of the hosts, once")
+        say(f"installing {name} for the tests of the hosts (about {megabytes} MB, once)")
         start = time.monotonic()
         fill()
         stamp.write_text(wanted, "utf-8")

@@ -39,7 +39,7 @@ def test_a_folder_is_filled_again_only_for_another_wish(tmp_path: Path) -> None:
     home = tmp_path / ".hosts" / "a-host"
     fill = Filling(home)
     for wish, times in (("one", 1), ("one", 1), ("two", 2), ("two", 2)):
-        install_once(home, wish, "a host", fill)
+        install_once(home, wish, "a host", fill, 1)
         assert (home / "content").read_text() == str(times)
 
 
@@ -51,15 +51,15 @@ def test_a_filling_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        install_once(home, "one", "a host", cut_off)
-    install_once(home, "one", "a host", Filling(home))
+        install_once(home, "one", "a host", cut_off, 1)
+    install_once(home, "one", "a host", Filling(home), 1)
     assert not (home / "torn").exists()
 
 
 def test_of_two_that_ask_at_once_one_fills_and_the_other_waits(tmp_path: Path) -> None:
     home = tmp_path / "a-host"
     fill = Filling(home)
-    arguments = (home, "one", "a host", fill)
+    arguments = (home, "one", "a host", fill, 1)
     threads = [threading.Thread(target=install_once, args=arguments) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -51,7 +51,7 @@ def install(shape: str) -> Path:
         pip_install(python, "--no-deps", *alone)
         lend_packages(home / "venv")
 
-    install_once(home, " ".join(packages), packages[0].replace("==", " "), fill)
+    install_once(home, " ".join(packages), packages[0].replace("==", " "), fill, 100)
     return python
 
 
