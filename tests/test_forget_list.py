@@ -137,7 +137,7 @@ def test_every_key_of_a_line_reaches_the_concept(tmp_path: Path) -> None:
         "keep": ["mosaic"], "images": "pictures",
     }  # fmt: skip
     (entry,) = read_list(write_list(tmp_path, json.dumps(line)), UnlearnSettings())
-    concept = entry.read()
+    concept = entry.read(UnlearnSettings())
     assert len(concept.images) == 1
     wanted = Concept("anime", ("manga",), "style", "fresco", ("mosaic",))
     assert concept.replace(images=()) == wanted

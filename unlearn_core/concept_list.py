@@ -11,7 +11,7 @@ from typing import Any
 from .concept import Concept
 from .errors import BadConcept, BadFile, UnlearnError
 from .file_names import safe_file_name
-from .pictures import picture_files, read_pictures
+from .pictures import left_out, picture_files, read_pictures
 from .settings import UnlearnSettings
 
 _WORD, _WORDS = "a text in quotes", "a list of texts in quotes"
@@ -36,6 +36,8 @@ class Entry:
     """The folder of its pictures, absolute."""
     pictures_hash: str
     """SHA-256 of the pictures' files in order; of nothing where there are none."""
+    note: str | None = None
+    """What the user should know of that folder."""
 
     @property
     def stem(self) -> str:
@@ -50,11 +52,11 @@ class Entry:
             return f"forget-{safe}"
         return f"forget-{safe}-{_hash(name)[:8]}"
 
-    def read(self) -> Concept:
-        """The concept with its pictures; raises as `read_pictures` does."""
+    def read(self, settings: UnlearnSettings) -> Concept:
+        """The concept with the pictures that the settings use; raises as `read_pictures` does."""
         if self.images is None:
             return self.concept
-        return self.concept.replace(images=read_pictures(self.images))
+        return self.concept.replace(images=read_pictures(self.images, settings.uses_pictures))
 
     def fingerprint(self, model: str, settings: UnlearnSettings) -> str:
         """SHA-256 of all that decides what is trained; `model` says which model it is."""
@@ -103,16 +105,17 @@ def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
         values.get("stand_in"),
         tuple(values.get("keep", ())),
     )
-    digest, images = hashlib.sha256(), None
+    digest, images, note = hashlib.sha256(), None, None
     if values.get("images"):
         images = folder / values["images"]
-        concept.replace(images=read_pictures(images))  # looked at, and not kept
+        concept.replace(images=read_pictures(images, used=False))  # looked at, and not kept
+        note = left_out(images)
         for file in picture_files(images):
             digest.update(file.read_bytes())
     elif settings.needs_unet:
         raise BadConcept('these settings need pictures: add "images" with a folder of them.')
     safe_file_name(concept.name)
-    return Entry(concept, images, digest.hexdigest())
+    return Entry(concept, images, digest.hexdigest(), note)
 
 
 def _values(line: str) -> dict[str, Any]:

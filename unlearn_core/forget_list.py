@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .commands import DEMO, Session
+from .commands import DEMO, Session, say_notes
 from .concept_list import Entry, read_list
 from .demo_judge import evaluation_judge
 from .diffusers_model import DiffusersModel
@@ -86,6 +86,7 @@ def forget_list(
     concepts have failed, and Cancelled.
     """
     entries = read_list(path, settings)
+    say_notes(session, entries)
     for folder in (out, *((report,) if report else ())):
         check_writable(folder)
     model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
@@ -132,7 +133,7 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
     """Forget one concept; whatever goes wrong with it is told in its record. Raises Cancelled."""
     started = time.monotonic()
     try:
-        result = unlearn(model, entry.read(), order.settings, monitor)
+        result = unlearn(model, entry.read(order.settings), order.settings, monitor)
         lora = lora_bytes(result.lora, entry.stem)
         report = _report(model, order, result, monitor) if order.reports else {}
     except Cancelled:
