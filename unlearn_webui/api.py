@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from unlearn_core.errors import Cancelled, TrainingFailed, UnlearnError, WrongModel
 
 from . import host
-from .api_body import parse, read_body
+from .api_body import MOST_BODY, BadBody, parse
 from .api_schema import forget_body
 from .host_run import queued
 from .host_settings import default_preset
@@ -36,6 +36,7 @@ _STATUS: tuple[tuple[type[UnlearnError], int], ...] = (
     (Cancelled, 409),
     (WrongModel, 409),
     (TrainingFailed, 500),
+    (BadBody, 400),
     (UnlearnError, 422),
 )
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -86,7 +87,7 @@ def check_login(given: HTTPBasicCredentials | None = Depends(_LOGIN)) -> None:  
 async def forget(request: Request) -> dict[str, Any]:
     """Run what the JSON body asks for and answer when it is done; see ForgetRequest."""
     with _place(), _errors_told():
-        asked = await run_in_threadpool(_read, await read_body(request))
+        asked = await run_in_threadpool(_read, await _read_body(request))
         answer: dict[str, Any] = await run_in_threadpool(_forget, asked)
         return answer
 
@@ -161,3 +162,12 @@ def _base64_png(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+async def _read_body(request: Request) -> bytearray:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BODY:
+            raise HTTPException(413, f"At most {MOST_BODY // 2**20} MB are read.")
+    return body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fastapi import HTTPException, Request
+from unlearn_core.errors import UnlearnError
 
 MOST_BODY = 100 * 2**20
 """Bytes; 64 pictures of 1 MB in base64, or 4 of the largest."""
@@ -14,25 +14,19 @@ _MOST_DIGITS = 40
 """Of a whole number: older Pythons take seconds for a long one."""
 
 
-async def read_body(request: Request) -> bytearray:
-    """The body; raises 413 for one that is too large."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BODY:
-            raise HTTPException(413, f"At most {MOST_BODY // 2**20} MB are read.")
-    return body
+class BadBody(UnlearnError):
+    """What was sent is no JSON, or more of it than any request needs."""
 
 
 def parse(body: bytearray) -> object:
-    """The JSON in a body, whose bytes are let go; raises 400. Not for the event loop."""
+    """The JSON in a body, whose bytes are let go; raises BadBody. Not for the event loop."""
     for mark in b"[{,":
         if body.count(mark) > _MOST_MARKS:
-            raise HTTPException(400, f"The body has more than {_MOST_MARKS} times {chr(mark)!r}.")
+            raise BadBody(f"The body has more than {_MOST_MARKS} times {chr(mark)!r}.")
     try:
         content: object = json.loads(body, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "The body must be JSON.") from error
+        raise BadBody(f"The body must be JSON: {error}.") from error
     body.clear()
     return content
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unlearn_core.errors import BadConcept, BadFile
-from unlearn_core.input_files import require_file
+from unlearn_core.input_files import is_file
 from unlearn_core.pictures import MOST_PICTURES, outline, picture_from_bytes
 
 MOST_BYTES = 20 * 2**20
@@ -61,7 +61,8 @@ def _decoded(files: Iterable[tuple[str, bytes]], used: bool) -> tuple[Tensor, ..
 
 
 def _read(path: Path) -> bytes:
-    require_file(path)
+    if not is_file(path):
+        raise BadFile(f"{path.name} can't be read: it is gone.")
     try:
         _check_size(path.stat().st_size, path.name)
         return path.read_bytes()
