@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from . import generate as drawing
 from .concept import Concept, Kind, Nameless, as_typed
-from .concept_list import Entry, read_list
+from .concept_list import read_list
 from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
@@ -153,19 +153,10 @@ def forget(
     return result, evaluation
 
 
-def say_notes(session: Session, entries: Sequence[Entry]) -> None:
-    """What the user should know of a list's entries."""
-    for entry in entries:
-        if entry.note is not None:
-            session.say(f"note: {entry.concept.name}: {entry.note}")
-
-
 def forget_together(session: Session, path: Path, settings: UnlearnSettings, out: Path) -> None:
     """Make a model forget every concept of a list in one run; write the one LoRA."""
     check_tensor_file(out)
-    entries = read_list(path, settings)
-    say_notes(session, entries)
-    concepts = [entry.read(settings) for entry in entries]
+    concepts = [entry.read(settings) for entry in read_list(path, settings, session.say)]
     result = unlearn_together(session.load(), concepts, settings, session.monitor)
     stop_if_asked(session.monitor)
     make_folder(out.parent)

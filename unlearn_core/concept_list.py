@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,13 @@ class Entry:
         return _hash(json.dumps(everything, sort_keys=True))
 
 
-def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
+def read_list(
+    path: Path, settings: UnlearnSettings, say: Callable[[str], None] = lambda _: None
+) -> list[Entry]:
     """The entries of a list in their order; empty lines are left out.
 
-    A folder of pictures is looked for from the list's own folder. Raises BadFile or BadConcept for
+    A folder of pictures is looked for from the list's own folder; `say` is told what in it is no
+    picture. Raises BadFile or BadConcept for
     the first line that can't be used, with its number.
     """
     try:
@@ -93,6 +97,9 @@ def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
         entries.append(entry)
     if not entries:
         raise BadFile(f'{path} holds no concept; write one a line, such as {{"concept": "dog"}}.')
+    for entry in entries:
+        if entry.note is not None:
+            say(f"note: {entry.concept.name}: {entry.note}")
     return entries
 
 

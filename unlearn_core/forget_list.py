@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .commands import DEMO, Session, say_notes
+from .commands import DEMO, Session
 from .concept_list import Entry, read_list
 from .demo_judge import evaluation_judge
 from .diffusers_model import DiffusersModel
@@ -85,8 +85,7 @@ def forget_list(
     anything runs, BadFile too if another command is writing to `out`, TrainingFailed at the end if
     concepts have failed, and Cancelled.
     """
-    entries = read_list(path, settings)
-    say_notes(session, entries)
+    entries = read_list(path, settings, session.say)
     for folder in (out, *((report,) if report else ())):
         check_writable(folder)
     model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
