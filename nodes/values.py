@@ -10,7 +10,7 @@ from torch import Tensor
 from ..unlearn_core.concept import Concept, Nameless
 from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.inversion import LearnedVectors
-from ..unlearn_core.pictures import MOST_PICTURES
+from ..unlearn_core.pictures import MOST_PICTURES, reduced
 from ..unlearn_core.unlearn import UnlearnResult
 
 CATEGORY = "unlearn"
@@ -70,8 +70,8 @@ def with_pictures(concept: Concept | Nameless, images: Tensor) -> Concept | Name
     """The concept with an IMAGE batch (B, height, width, 3 or 4) in [0, 1] as its pictures."""
     if len(images) > MOST_PICTURES:
         raise BadConcept(f"IMAGE holds {len(images)} pictures; give {MOST_PICTURES} at most.")
-    pixels = images[..., :3].movedim(-1, 1).float() * 2 - 1
-    return concept.replace(images=tuple(pixels.clone()))
+    pixels = (image[..., :3].movedim(-1, 0).float() * 2 - 1 for image in images)
+    return concept.replace(images=tuple(map(reduced, pixels)))
 
 
 def as_image(pixels: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from unlearn_core import (
 )
 from unlearn_core.__main__ import main
 from unlearn_core.command_line import build_parser
+from unlearn_core.concept import Concept, Nameless
 from unlearn_core.demo_model import demo_folder
 from unlearn_core.diffusers_model import DiffusersModel, load_model
 from unlearn_core.embedding_file import load_embedding
@@ -36,6 +37,7 @@ from unlearn_core.lent_model import Progress, stop_if_asked
 from unlearn_core.lora_file import load_lora
 from unlearn_core.pictures import read_pictures
 from unlearn_core.progress_bar import ProgressBar
+from unlearn_core.settings import preset
 
 PICTURES = str(demo_folder() / "pictures" / "dog")
 FORGET = ["forget", "--model", "demo", "--preset", "quick", "--steps", "2", "--stand-in", "cat"]
@@ -102,6 +104,23 @@ def test_forget_writes_the_lora_and_says_what_it_chose(
     assert lora.metadata["unlearn_concept"] == "dog"
     assert json.loads(lora.metadata["unlearn_settings"])["steps"] == 2
     assert list(tmp_path.rglob("*.*")) == [out]
+
+
+def test_pictures_that_the_preset_leaves_out_are_read_and_not_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        Image.new("RGB", (1200, 1100), "red").save(tmp_path / f"{number}.png")
+    (tmp_path / "a.heic").touch()
+    session = commands.Session(print, ProgressBar())
+    kept = commands.with_pictures(session, Concept("dog"), tmp_path, preset("balanced")).images
+    assert [picture.untyped_storage().nbytes() for picture in kept] == [4 * 3 * 1024**2] * 3
+    seen = commands.with_pictures(session, Concept("dog"), tmp_path, preset("quick")).images
+    assert [picture.untyped_storage().nbytes() for picture in seen] == [4] * 3
+    assert [picture.shape for picture in seen] == [picture.shape for picture in kept]
+    (found,) = commands.with_pictures(session, Nameless(), tmp_path, preset("quick")).images[:1]
+    assert torch.equal(found, kept[0])
+    assert f"note: 1 file was left out of {tmp_path}: a.heic; " in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_bytes_and_replaces_the_file(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from unlearn_core.forgotten import all_from_metadata
 from unlearn_core.lent_model import RunMonitor
 from unlearn_core.lora_file import load_lora
 from unlearn_core.output_files import png_bytes
-from unlearn_core.settings import UnlearnSettings
+from unlearn_core.settings import UnlearnSettings, preset
 
 TINY = {"forget_prompts": 8, "keep_prompts": 8, "steps": 2, "batch_size": 2, "rank": 2}
 LINES = ('{"concept": "dog", "synonyms": ["puppy"]}', '{"concept": "cat"}', '{"concept": "car"}')
@@ -137,10 +137,28 @@ def test_every_key_of_a_line_reaches_the_concept(tmp_path: Path) -> None:
         "keep": ["mosaic"], "images": "pictures",
     }  # fmt: skip
     (entry,) = read_list(write_list(tmp_path, json.dumps(line)), UnlearnSettings())
-    concept = entry.read()
+    concept = entry.read(UnlearnSettings())
     assert len(concept.images) == 1
     wanted = Concept("anime", ("manga",), "style", "fresco", ("mosaic",))
     assert concept.replace(images=()) == wanted
+
+
+def test_pictures_are_held_where_the_settings_use_them_and_files_left_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "dogs"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png_bytes(torch.zeros(3, 32, 32)))
+    (folder / "b.heic").touch()
+    line = json.dumps({"concept": "dog", "images": "dogs"})
+    (entry,) = read_list(write_list(tmp_path, line), UnlearnSettings())
+    (held,) = entry.read(preset("balanced")).images
+    (seen,) = entry.read(preset("quick")).images
+    assert held.untyped_storage().nbytes() == 4 * 3 * 32**2
+    assert seen.untyped_storage().nbytes() == 4
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert f"note: dog: 1 file was left out of {folder}: b.heic; " in said
 
 
 def test_reports_lie_in_a_folder_for_each_concept_and_are_made_later_if_asked(

@@ -187,3 +187,20 @@ def test_layers_that_can_not_be_read_are_refused(layers: str) -> None:
 def test_absurdly_many_layers_are_refused_like_others(layers: str) -> None:
     with pytest.raises(BadSettings):
         chosen_layers(UnlearnSettings(layers=layers).layers, 22)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "uses"),
+    [
+        ("quick", {}, False),
+        ("balanced", {}, True),
+        ("balanced", {"use_pictures": False}, False),
+        ("balanced", {"inversion_steps": 0}, False),
+        ("paper", {"use_pictures": False}, True),
+        ("quick", {"image_weight": 1.0}, True),
+    ],
+)
+def test_pictures_are_used_where_vectors_are_learned_or_the_unet_is_asked(
+    name: str, changes: dict[str, Any], uses: bool
+) -> None:
+    assert preset(name, **changes).uses_pictures is uses

@@ -1,7 +1,9 @@
 """What the tab and the API may ask for, and what is refused in which words."""
 
 import base64
+import dataclasses
 import io
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from unlearn_core.concept import Nameless
 from unlearn_core.errors import BadConcept, BadFile, BadSettings, UnlearnError
 from unlearn_core.pictures import MOST_PICTURES
 from unlearn_core.settings import PRESETS
-from unlearn_webui.request import TUNABLE, ForgetRequest, typed_number
+from unlearn_webui import uploads
+from unlearn_webui.request import MOST_TYPED, TUNABLE, ForgetRequest, typed_number
 from unlearn_webui.uploads import MOST_BYTES, pictures_from_base64, pictures_from_files
 
 
@@ -93,6 +96,14 @@ def test_a_preset_in_the_json_goes_before_the_settings_page() -> None:
         ({"names": "dog", "pictures": [coded(png((8, 8)))]}, BadConcept, "at least 32"),
         ({"names": "dog", "pictures": [coded(png()[:60])]}, BadFile, "Picture 1"),
         ({"names": "dog", "save_embedding": True}, BadSettings, "embedding"),
+        ({"names": "dog", "pictures": ["\u00e9"]}, BadFile, "not base64"),
+        ({"names": "dog", "steps": [7]}, BadSettings, "steps is a list"),
+        ({"names": "dog", "seed": 2**64}, BadSettings, "beyond all bounds"),
+        ({"names": "dog", "seed": 10**5000}, BadSettings, "beyond all bounds"),
+        ({"names": "\udcff"}, BadSettings, "names holds half of a character"),
+        ({"names": "x" * (MOST_TYPED + 1)}, BadSettings, "names has 25601 letters"),
+        ({"names": "dog", "keep": "a," * MOST_TYPED}, BadSettings, "keep has 51200 letters"),
+        ({"names": "dog", "preset": "x" * MOST_TYPED * 2}, BadSettings, "preset has"),
     ],
 )
 def test_hostile_and_mistaken_json_is_refused_in_words(
@@ -190,3 +201,71 @@ def test_transparent_parts_become_white(tmp_path: Path) -> None:
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(file)
     (picture,) = pictures_from_files([file])
     assert float(picture.min()) == 1.0
+
+
+def test_base64_may_be_wrapped_and_lack_its_padding() -> None:
+    sent = png() + b"\0" * (-len(png()) % 3 + 1)  # a length that needs padding
+    (plain,) = pictures_from_base64([coded(sent)])
+    assert coded(sent).endswith("=")
+    for text in (
+        base64.encodebytes(sent).decode(),
+        coded(sent).rstrip("="),
+        f"data:image/png;base64,\r\n {coded(sent).rstrip('=')}\r\n",
+    ):
+        assert torch.equal(pictures_from_base64([text])[0], plain)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"keep": "dog"}, {"layers": "x"}, {"seed": "1"}])
+def test_pictures_are_decoded_when_all_else_is_right(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"names": "dog", "pictures": [coded(png())]}
+    monkeypatch.setattr(uploads, "picture_from_bytes", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(base64, "b64decode", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(UnlearnError):
+        ForgetRequest.from_json({**content, **wrong})
+
+
+def test_pictures_that_the_preset_leaves_out_are_checked_and_not_held() -> None:
+    content = {"names": "dog", "preset": "quick", "pictures": [coded(png())]}
+    (outline,) = ForgetRequest.from_json(content).pictures
+    assert outline.shape == (3, 32, 40)
+    assert outline.untyped_storage().nbytes() == 4
+    with pytest.raises(BadFile, match="Picture 2"):
+        ForgetRequest.from_json({**content, "pictures": [coded(png()), "AAAA"]})
+    (kept,) = ForgetRequest.from_json({**content, "names": ""}).pictures  # its word is looked for
+    assert kept.untyped_storage().nbytes() > 4
+
+
+ODD = (
+    None, True, False, 0, -1, 1.5, float("nan"), float("inf"), 2**63, -(2**70), 10**5000, "", "dog",
+    "a, b", ",", "\udcff", "\0", "x" * 30_000, "((" * 50, "dog" * 500, "\U0001f436" * 30, "1",
+    "data:", "====", "AAAA", "\u00e9", "quick", "all", "last:3", "99999-0", "-", "object",
+)  # fmt: skip
+
+
+def odd(draws: random.Random, depth: int = 0) -> Any:
+    """Any JSON."""
+    kind = draws.randrange(12)
+    if kind < 9 or depth > 3:
+        return draws.choice(ODD)
+    if kind < 11:
+        return [odd(draws, depth + 1) for _ in range(draws.randrange(4))]
+    return {str(i): odd(draws, depth + 1) for i in range(draws.randrange(3))}
+
+
+def test_any_json_is_a_request_or_refused_in_a_short_message() -> None:
+    draws = random.Random(0)
+    fields = [item.name for item in dataclasses.fields(ForgetRequest)]
+    taken, lengths = 0, []
+    for _ in range(500):
+        content = {name: odd(draws) for name in draws.sample(fields, draws.randrange(1, 5))}
+        if draws.random() < 0.5:
+            content["names"] = "dog"
+        try:
+            ForgetRequest.from_json(content if draws.random() < 0.95 else odd(draws))
+            taken += 1
+        except UnlearnError as error:
+            lengths.append(len(str(error)))
+    assert 5 < taken < 250
+    assert 10 < min(lengths) <= max(lengths) <= 2000

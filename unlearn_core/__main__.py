@@ -6,9 +6,11 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+from PIL import Image
 
 from . import commands
 from .command_line import build_parser
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own error says it
     try:
         with ProgressBar() as monitor:
             COMMANDS[chosen.command](chosen, monitor)
@@ -71,7 +74,7 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     for flag in ("ray", "together"):
         if getattr(chosen, flag) not in (None, False):
             raise BadSettings(f"--{flag} is about the concepts of a list: give --list.")
-    concept = commands.make_asked(
+    asked = commands.make_asked(
         chosen.concept,
         chosen.kind or "object",
         chosen.images,
@@ -79,6 +82,7 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
         chosen.stand_in,
         chosen.keep,
     )
+    concept = commands.with_pictures(session, asked, chosen.images, settings)
     commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding)
 
 
@@ -117,8 +121,10 @@ def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     settings = UnlearnSettings(
         seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
     )
-    concept = commands.make_concept(chosen.concept, chosen.kind, chosen.images)
-    commands.learn(_session(chosen, monitor), concept, settings, chosen.out)
+    session = _session(chosen, monitor)
+    named = commands.make_concept(chosen.concept, chosen.kind)
+    concept = commands.with_pictures(session, named, chosen.images, settings)
+    commands.learn(session, concept, settings, chosen.out)
 
 
 def _generate(chosen: argparse.Namespace, monitor: RunMonitor) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from . import generate as drawing
 from .concept import Concept, Kind, Nameless, as_typed
@@ -32,7 +32,7 @@ from .output_files import (
     make_folder,
     png_bytes,
 )
-from .pictures import read_pictures
+from .pictures import left_out, read_pictures
 from .report import write_report
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
@@ -40,6 +40,7 @@ from .tensor_file import write_whole
 from .unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn, unlearn_together
 
 DEMO = "demo"
+Asked = TypeVar("Asked", bound=Concept | Nameless)
 RECIPE = "It is a recipe for drawing the concept: keep it to yourself."
 
 
@@ -67,14 +68,12 @@ class Session:
 def make_concept(
     name: str,
     kind: Kind,
-    images: Path | None = None,
     synonyms: str = "",
     stand_in: str | None = None,
     keep: str = "",
 ) -> Concept:
-    """A concept from words as they are typed and a folder of pictures."""
-    concept = Concept.from_text(name, kind, synonyms, stand_in, keep)
-    return concept.replace(images=read_pictures(images)) if images else concept
+    """A concept from words as they are typed."""
+    return Concept.from_text(name, kind, synonyms, stand_in, keep)
 
 
 def make_asked(
@@ -85,14 +84,30 @@ def make_asked(
     stand_in: str | None = None,
     keep: str = "",
 ) -> Concept | Nameless:
-    """As `make_concept`; without a name pictures are needed, in which the model's word is found."""
+    """As `make_concept`; without a name pictures are needed, in which the model's word is found.
+
+    The pictures are added by `with_pictures`.
+    """
     asked = as_typed(name or "", kind, synonyms, stand_in, keep)
     if isinstance(asked, Nameless) and images is None:
         raise BadConcept(
             "Nothing says what is to be forgotten: give --concept NAME, or --images DIR with 4 or "
             "5 pictures of it, for which the model's own word is found."
         )
-    return asked.replace(images=read_pictures(images)) if images else asked
+    return asked
+
+
+def with_pictures(
+    session: Session, asked: Asked, folder: Path | None, settings: UnlearnSettings
+) -> Asked:
+    """A concept with the pictures of a folder; each is read, those that are used are kept."""
+    if folder is None:
+        return asked
+    note = left_out(folder)
+    if note is not None:
+        session.say(f"note: {note}")
+    used = settings.uses_pictures or isinstance(asked, Nameless)
+    return asked.replace(images=read_pictures(folder, used))  # type: ignore[return-value]
 
 
 def forget(
@@ -142,7 +157,7 @@ def forget(
 def forget_together(session: Session, path: Path, settings: UnlearnSettings, out: Path) -> None:
     """Make a model forget every concept of a list in one run; write the one LoRA."""
     check_tensor_file(out)
-    concepts = [entry.read() for entry in read_list(path, settings)]
+    concepts = [entry.read(settings) for entry in read_list(path, settings, session.say)]
     result = unlearn_together(session.load(), concepts, settings, session.monitor)
     result.check_moved()
     stop_if_asked(session.monitor)
@@ -232,9 +247,9 @@ def measure(
     if name is None and known is None:
         raise BadSettings(f"{lora_file} does not say what it forgets: give --concept.")
     if known is None:
-        concept = make_concept(name or "", kind or "object", None, synonyms, stand_in)
+        concept = make_concept(name or "", kind or "object", synonyms, stand_in)
     else:
-        asked = make_concept(known.concept.name, "object", None, synonyms, stand_in)
+        asked = make_concept(known.concept.name, "object", synonyms, stand_in)
         concept = known.concept.replace(
             kind=kind or known.concept.kind,
             synonyms=(*known.concept.synonyms, *asked.synonyms),
@@ -301,10 +316,11 @@ def generate(
 def demo(session: Session, out: Path) -> None:
     """Make the demo model forget its dog, and say in five lines where to look."""
     images = demo_folder() / "pictures" / "dog"
-    concept = make_concept("dog", "object", images, "puppy")
+    settings = preset("balanced")
+    concept = with_pictures(session, make_concept("dog", "object", "puppy"), images, settings)
     lora, report = out / "forget-dog.safetensors", out / "report"
     quiet = dataclasses.replace(session, say=lambda _: None)
-    _, evaluation = forget(quiet, concept, preset("balanced"), lora, report)
+    _, evaluation = forget(quiet, concept, settings, lora, report)
     assert evaluation is not None
     session.say(f"LoRA: {lora} (the demo model forgets dog and puppy)")
     session.say(f"pictures and numbers: {report} (begin with contact-sheet.png)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from .concept import Concept
 from .errors import BadConcept, BadFile, UnlearnError
 from .file_names import safe_file_name
-from .pictures import picture_files, read_pictures
+from .pictures import left_out, picture_files, read_pictures
 from .settings import UnlearnSettings
 
 _WORD, _WORDS = "a text in quotes", "a list of texts in quotes"
@@ -36,6 +37,8 @@ class Entry:
     """The folder of its pictures, absolute."""
     pictures_hash: str
     """SHA-256 of the pictures' files in order; of nothing where there are none."""
+    note: str | None = None
+    """What the user should know of that folder."""
 
     @property
     def stem(self) -> str:
@@ -50,11 +53,11 @@ class Entry:
             return f"forget-{safe}"
         return f"forget-{safe}-{_hash(name)[:8]}"
 
-    def read(self) -> Concept:
-        """The concept with its pictures; raises as `read_pictures` does."""
+    def read(self, settings: UnlearnSettings) -> Concept:
+        """The concept with the pictures that the settings use; raises as `read_pictures` does."""
         if self.images is None:
             return self.concept
-        return self.concept.replace(images=read_pictures(self.images))
+        return self.concept.replace(images=read_pictures(self.images, settings.uses_pictures))
 
     def fingerprint(self, model: str, settings: UnlearnSettings) -> str:
         """SHA-256 of all that decides what is trained; `model` says which model it is."""
@@ -64,10 +67,13 @@ class Entry:
         return _hash(json.dumps(everything, sort_keys=True))
 
 
-def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
+def read_list(
+    path: Path, settings: UnlearnSettings, say: Callable[[str], None] = lambda _: None
+) -> list[Entry]:
     """The entries of a list in their order; empty lines are left out.
 
-    A folder of pictures is looked for from the list's own folder. Raises BadFile or BadConcept for
+    A folder of pictures is looked for from the list's own folder; `say` is told what in it is no
+    picture. Raises BadFile or BadConcept for
     the first line that can't be used, with its number.
     """
     try:
@@ -91,6 +97,9 @@ def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
         entries.append(entry)
     if not entries:
         raise BadFile(f'{path} holds no concept; write one a line, such as {{"concept": "dog"}}.')
+    for entry in entries:
+        if entry.note is not None:
+            say(f"note: {entry.concept.name}: {entry.note}")
     return entries
 
 
@@ -103,16 +112,17 @@ def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
         values.get("stand_in"),
         ", ".join(values.get("keep", ())),
     )
-    digest, images = hashlib.sha256(), None
+    digest, images, note = hashlib.sha256(), None, None
     if values.get("images"):
         images = folder / values["images"]
-        concept.replace(images=read_pictures(images))  # looked at, and not kept
+        concept.replace(images=read_pictures(images, used=False))  # looked at, and not kept
+        note = left_out(images)
         for file in picture_files(images):
             digest.update(file.read_bytes())
     elif settings.needs_unet:
         raise BadConcept('these settings need pictures: add "images" with a folder of them.')
     safe_file_name(concept.name)
-    return Entry(concept, images, digest.hexdigest())
+    return Entry(concept, images, digest.hexdigest(), note)
 
 
 def _values(line: str) -> dict[str, Any]:

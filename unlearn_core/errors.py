@@ -1,8 +1,20 @@
 """Errors whose message is written for the user: what was wrong, what was found, what to do."""
 
+MOST_LETTERS = 2000
+"""Of a message; a name or a value in it may be of any length."""
+_CUT = " ... "
+
 
 class UnlearnError(Exception):
     """Base of every error that the engine raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message; of a long one the beginning, which says what is wrong, and the end."""
+        text = super().__str__()
+        if len(text) <= MOST_LETTERS:
+            return text
+        half = (MOST_LETTERS - len(_CUT)) // 2
+        return f"{text[:half]}{_CUT}{text[-half:]}"
 
 
 class BadSettings(UnlearnError):

@@ -85,7 +85,7 @@ def forget_list(
     anything runs, BadFile too if another command is writing to `out`, TrainingFailed at the end if
     concepts have failed, and Cancelled.
     """
-    entries = read_list(path, settings)
+    entries = read_list(path, settings, session.say)
     for folder in (out, *((report,) if report else ())):
         check_writable(folder)
     model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
@@ -132,7 +132,7 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
     """Forget one concept; whatever goes wrong with it is told in its record. Raises Cancelled."""
     started = time.monotonic()
     try:
-        result = unlearn(model, entry.read(), order.settings, monitor)
+        result = unlearn(model, entry.read(order.settings), order.settings, monitor)
         result.check_moved()
         lora = lora_bytes(result.lora, entry.stem)
         report = _report(model, order, result, monitor) if order.reports else {}

@@ -64,9 +64,10 @@ class LearnedVectors:
 
 def encode_pictures(model: LentModel, images: Sequence[Tensor]) -> Tensor:
     """The pictures' latents (N, 4, h, w), computed once."""
-    pixels = fit_to_square(tuple(images), model.native_size).to(model.device)
+    rows = [tuple(images[first : first + 4]) for first in range(0, len(images), 4)]
+    size, device = model.native_size, model.device
     with torch.no_grad():
-        return torch.cat([model.encode_image(row) for row in pixels.split(4)])
+        return torch.cat([model.encode_image(fit_to_square(row, size).to(device)) for row in rows])
 
 
 def denoising_losses(

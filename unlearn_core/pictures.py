@@ -1,29 +1,34 @@
-"""Pictures from files and back: read, check, crop to the model's size."""
+"""Pictures from files and back: found in a folder, read, cropped to the model's size."""
 
 from __future__ import annotations
 
-import warnings
+import io
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from .errors import BadConcept, BadFile
+from .input_files import is_folder, require_file
+from .picture_decoder import LARGEST_EDGE, decode, endings
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MOST_PIXELS = 64_000_000
 MOST_PICTURES = 64
+_COMPANIONS = (".txt", ".caption", ".json", ".md", ".ini", ".db")
+"""Texts about pictures and what file managers leave: nobody takes them for pictures."""
+_NAMED = 5
+"""Files that were left out, by name."""
 
 
-def read_pictures(folder: Path) -> tuple[Tensor, ...]:
+def read_pictures(folder: Path, used: bool = True) -> tuple[Tensor, ...]:
     """Every picture of a folder in the order of names, each (3, h, w) float32 in [-1, 1].
 
-    Raises as `picture_files` does, and BadFile for a file that is no picture or one beyond 64
-    megapixels.
+    With `used` False each is read too, but only its outline is kept. Raises as `picture_files` and
+    `read_picture` do.
     """
-    return tuple(read_picture(path) for path in picture_files(folder))
+    pictures = map(read_picture, picture_files(folder))
+    return tuple(pictures if used else map(outline, pictures))
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -31,31 +36,58 @@ def picture_files(folder: Path) -> list[Path]:
 
     Raises BadFile for a missing folder, and BadConcept when there are none or more than 64.
     """
-    if not folder.is_dir():
-        raise BadFile(f"There is no folder {folder}.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    paths = [path for path in _visible_files(folder) if path.suffix.lower() in endings()]
     if not paths:
-        raise BadConcept(f"There is no picture in {folder} ({', '.join(ENDINGS)}).")
+        raise BadConcept(f"There is no picture in {folder} ({', '.join(endings())}).")
     if len(paths) > MOST_PICTURES:
         raise BadConcept(f"{folder} holds {len(paths)} pictures; give {MOST_PICTURES} at most.")
     return paths
 
 
-def read_picture(path: Path) -> Tensor:
-    """One picture, (3, h, w) float32 in [-1, 1]; transparent parts become white."""
+def left_out(folder: Path) -> str | None:
+    """A sentence on the files of a folder that are of no kind that is read; None without any."""
+    known = (*endings(), *_COMPANIONS)
+    names = [path.name for path in _visible_files(folder) if path.suffix.lower() not in known]
+    if not names:
+        return None
+    some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    were = "1 file was" if len(names) == 1 else f"{len(names)} files were"
+    return f"{were} left out of {folder}: {some}; what is read ends with {', '.join(endings())}."
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Without hidden ones, which macOS adds to each file, and without folders."""
+    if not is_folder(folder):
+        raise BadFile(f"There is no folder {folder}.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise BadFile(
-                        f"{path.name} is {image.width}x{image.height}; at most "
-                        f"{MOST_PIXELS // 1_000_000} megapixels are read. Make it smaller."
-                    )
-                upright = ImageOps.exif_transpose(image)
-                return to_tensor(upright)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
-        raise BadFile(f"{path.name} can't be read as a picture: {error}") from error
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise BadFile(f"The folder {folder} can't be read: {error.strerror}.") from error
+    return sorted(path for path in paths if not is_folder(path))
+
+
+def read_picture(path: Path) -> Tensor:
+    """One picture, (3, h, w) float32 in [-1, 1]; transparent parts become white.
+
+    One with an edge above 1024 becomes the square in its middle. Raises BadFile for what is no
+    picture, or too large.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            return to_tensor(decode(file, path.name))
+    except OSError as error:
+        raise BadFile(f"{path.name} can't be read: {error.strerror}.") from error
+
+
+def picture_from_bytes(content: bytes, label: str) -> Tensor:
+    """As `read_picture`, from a file's content."""
+    return to_tensor(decode(io.BytesIO(content), label))
+
+
+def outline(picture: Tensor) -> Tensor:
+    """A black picture of the same size that takes no memory, for settings that use none."""
+    return torch.full((), -1.0).expand(picture.shape)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -100,3 +132,11 @@ def fit_to_square(images: tuple[Tensor, ...], size: int) -> Tensor:
             ).clamp(-1, 1)
         )
     return torch.cat(fitted)
+
+
+def reduced(picture: Tensor) -> Tensor:
+    """A picture (3, h, w) as `read_picture` would give it: large ones cropped and made smaller."""
+    edge = min(picture.shape[1:])
+    if max(picture.shape[1:]) <= LARGEST_EDGE:
+        return picture
+    return fit_to_square((picture,), min(edge, LARGEST_EDGE))[0]

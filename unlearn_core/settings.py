@@ -137,6 +137,11 @@ class UnlearnSettings:
         return self.objective == "ascent" or self.image_weight > 0
 
     @property
+    def uses_pictures(self) -> bool:
+        """Whether pictures of a concept that has a name change anything."""
+        return self.needs_unet or (self.use_pictures and self.inversion_steps > 0)
+
+    @property
     def forgets(self) -> bool:
         """Whether any term of the loss forgets at all."""
         return self.forget_weight > 0 or (self.objective == "stand-in" and self.image_weight > 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -14,23 +16,27 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from unlearn_core.errors import Cancelled, TrainingFailed, UnlearnError, WrongModel
-from unlearn_core.pictures import MOST_PICTURES
 
 from . import host
+from .api_body import MOST_BODY, BadBody, parse
 from .api_schema import forget_body
 from .host_run import queued
 from .host_settings import default_preset
 from .job import JOBS
 from .request import ForgetRequest
 from .run import Outcome, run
-from .uploads import MOST_BYTES
 
 PREFIX = "/unlearn/v1"
-_MOST_BODY = MOST_PICTURES * MOST_BYTES * 4 // 3 + 2**20
+_MOST_RUNS = 8
+"""At work or waiting: each holds its pictures, and a thread that the host's own routes need too."""
+_PLACES = threading.BoundedSemaphore(_MOST_RUNS)
+_READING = threading.Lock()
+"""One request is read at a time."""
 _STATUS: tuple[tuple[type[UnlearnError], int], ...] = (
     (Cancelled, 409),
     (WrongModel, 409),
     (TrainingFailed, 500),
+    (BadBody, 400),
     (UnlearnError, 422),
 )
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -40,6 +46,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"description": "The body is too large."},
     422: {"description": "Something in the request is wrong; `detail` says what."},
     500: {"description": "The training failed; `detail` says why."},
+    503: {"description": "Too many runs wait already."},
 }
 _LOGIN = HTTPBasic(auto_error=False)
 
@@ -79,13 +86,10 @@ def check_login(given: HTTPBasicCredentials | None = Depends(_LOGIN)) -> None:  
 
 async def forget(request: Request) -> dict[str, Any]:
     """Run what the JSON body asks for and answer when it is done; see ForgetRequest."""
-    content = await _read_json(request)
-    try:
-        answer: dict[str, Any] = await run_in_threadpool(_forget, content)
-    except UnlearnError as error:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        raise HTTPException(status, str(error)) from error
-    return answer
+    with _place(), _errors_told():
+        asked = await run_in_threadpool(_read, await _read_body(request))
+        answer: dict[str, Any] = await run_in_threadpool(_forget, asked)
+        return answer
 
 
 async def progress() -> dict[str, Any]:
@@ -111,8 +115,32 @@ async def cancel() -> dict[str, int]:
     return {"cancelled": JOBS.stop_all()}
 
 
-def _forget(content: object) -> dict[str, Any]:
-    request = ForgetRequest.from_json(content, default_preset())
+@contextmanager
+def _place() -> Iterator[None]:
+    if not _PLACES.acquire(blocking=False):
+        raise HTTPException(503, f"{_MOST_RUNS} runs work or wait already: try again later.")
+    try:
+        yield
+    finally:
+        _PLACES.release()
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    try:
+        yield
+    except UnlearnError as error:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        detail = str(error).encode("utf-8", "backslashreplace").decode()
+        raise HTTPException(status, detail) from error
+
+
+def _read(body: bytearray) -> ForgetRequest:
+    with _READING:
+        return ForgetRequest.from_json(parse(body), default_preset())
+
+
+def _forget(request: ForgetRequest) -> dict[str, Any]:
     with JOBS.enter() as job, queued(f"task(unlearn-{job.name})"):
         return _as_json(run(request, job))
 
@@ -136,15 +164,10 @@ def _base64_png(picture: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-async def _read_json(request: Request) -> object:
-    """The body, read no further than 64 pictures of 20 MB can take."""
+async def _read_body(request: Request) -> bytearray:
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > _MOST_BODY:
-            raise HTTPException(413, f"At most {_MOST_BODY // 2**20} MB are read.")
-    try:
-        content: object = json.loads(body)
-    except ValueError as error:
-        raise HTTPException(400, "The body must be JSON.") from error
-    return content
+        if len(body) > MOST_BODY:
+            raise HTTPException(413, f"At most {MOST_BODY // 2**20} MB are read.")
+    return body

@@ -8,7 +8,8 @@ from typing import Any
 from unlearn_core.pictures import MOST_PICTURES
 from unlearn_core.settings import UnlearnSettings, bounds_of
 
-from .request import TUNABLE, ForgetRequest, help_for
+from .api_body import MOST_BODY
+from .request import MOST_TYPED, TUNABLE, ForgetRequest, help_for
 from .uploads import MOST_BYTES
 
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -29,7 +30,10 @@ def forget_body() -> dict[str, Any]:
 def _described(item: dataclasses.Field[Any]) -> dict[str, Any]:
     said: dict[str, Any] = {"description": help_for(item.name)}
     if item.name == "pictures":
-        said["description"] += f" Each a file in base64, {MOST_BYTES // 2**20} MB at most."
+        said["description"] += (
+            f" Each a file in base64, {MOST_BYTES // 2**20} MB at most; the whole request "
+            f"{MOST_BODY // 2**20} MB."
+        )
         strings = {"type": "string", "format": "byte"}
         return {**said, "type": "array", "maxItems": MOST_PICTURES, "items": strings}
     if item.name in TUNABLE:
@@ -40,4 +44,6 @@ def _described(item: dataclasses.Field[Any]) -> dict[str, Any]:
         return {**said, "type": _TYPES[kind]}
     if "choices" in item.metadata:
         said["enum"] = list(item.metadata["choices"])
+    elif isinstance(item.default, str):
+        said["maxLength"] = MOST_TYPED
     return {**said, "type": _TYPES[type(item.default)], "default": item.default}

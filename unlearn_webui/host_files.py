@@ -54,14 +54,30 @@ def reload_embeddings(model: Any) -> None:
         database.load_textual_inversion_embeddings(force_reload=True)
 
 
-def uploaded(file: Any) -> Path:
+def name_uploads_only(field: Any) -> Any:
+    """Make a gr.File for several files give the names that the page sends, for `uploaded`.
+
+    By itself gradio first copies whatever file of the machine or of the network a request names
+    into its upload folder, where it passes for an upload.
+    """
+    field.preprocess = _named_files
+    field.async_move_resource_to_block_cache = _left_where_it_is  # gradio 4
+    return field
+
+
+def uploaded(file: str) -> Path:
     """The path of a file that was uploaded through the page.
 
-    Raises BadFile for one outside of the host's upload folders, which no upload makes.
+    Raises BadFile for one that lies, links followed, outside of the host's upload folder.
     """
-    path = Path(getattr(file, "name", file)).resolve()
-    if not any(folder.resolve() in path.parents for folder in _upload_folders()):
-        raise BadFile(f"{path.name} was not uploaded here: drop the pictures into the field.")
+    try:
+        path = Path(file).resolve()
+        inside = _upload_folder().resolve() in path.parents
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, a circle of links
+        inside = False
+    if not inside:
+        name = Path(file).name[:100]
+        raise BadFile(f"{name!r} was not uploaded here: drop the pictures into the field.")
     return path
 
 
@@ -72,7 +88,16 @@ def _lora_root() -> Path:
     return Path(stated)
 
 
-def _upload_folders() -> list[Path]:
-    stated = (getattr(shared.opts, "temp_dir", ""), os.environ.get("GRADIO_TEMP_DIR"))
-    own = Path(tempfile.gettempdir()) / "gradio"
-    return [*(Path(folder) for folder in stated if folder), own]
+def _upload_folder() -> Path:
+    """As gradio finds it."""
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+
+
+def _named_files(payload: Any) -> list[str]:
+    """From gradio 3's list of dictionaries, or gradio 4's ListFiles."""
+    files = getattr(payload, "root", payload) or []
+    return [str(file["name"] if isinstance(file, dict) else file.path) for file in files]
+
+
+async def _left_where_it_is(path: Any) -> Any:
+    return path

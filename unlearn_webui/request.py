@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from unlearn_core.concept import KINDS, Concept, Kind, Nameless, as_typed
+from unlearn_core.concept import KINDS, SMALLEST_PICTURE, Concept, Kind, Nameless, as_typed
 from unlearn_core.errors import BadConcept, BadSettings
+from unlearn_core.names import MOST_LETTERS, MOST_NAMES
 from unlearn_core.settings import DEFAULT_PRESET, PRESETS, UnlearnSettings, help_of, preset
 
-from .uploads import pictures_from_base64
+from .uploads import check_count, check_texts, pictures_from_base64
 
 TUNABLE = ("seed", "steps", "rank", "layers", "forget_weight")
 """The engine's settings that a request may set; None leaves the preset's value."""
+
+MOST_TYPED = MOST_NAMES * MOST_LETTERS
+"""Letters of a field: as many words as a concept takes, each as long as one may be."""
 
 
 def help_for(name: str) -> str:
@@ -85,7 +92,11 @@ class ForgetRequest:
             value = getattr(self, item.name)
             for kind in (str, bool):
                 if isinstance(item.default, kind) and not isinstance(value, kind):
-                    raise BadSettings(f"{item.name} is {value!r}; it must be of {kind.__name__}.")
+                    raise BadSettings(
+                        f"{item.name} is {reprlib.repr(value)}; it must be of {kind.__name__}."
+                    )
+            if isinstance(value, str):
+                _check_text(item.name, value)
         concept, settings = self.concept, self.settings
         if isinstance(concept, Nameless) and not concept.images:
             raise BadConcept(
@@ -114,6 +125,19 @@ class ForgetRequest:
         )
 
     @classmethod
+    def decoding_last(
+        cls, count: int, read: Callable[[bool], tuple[Tensor, ...]], **values: Any
+    ) -> ForgetRequest:
+        """A request whose `count` pictures are decoded by `read` when all else has been checked.
+
+        `read` is told whether the run will use them. Raises as it does, and as the request.
+        """
+        check_count(count)
+        request = cls(**values, pictures=(_NOT_READ_YET,) * count)
+        used = request.settings.uses_pictures or isinstance(request.concept, Nameless)
+        return dataclasses.replace(request, pictures=read(used)) if count else request
+
+    @classmethod
     def from_json(cls, content: object, first_preset: str = DEFAULT_PRESET) -> ForgetRequest:
         """From what the API was sent; `first_preset` counts where none is named.
 
@@ -126,5 +150,29 @@ class ForgetRequest:
         if unknown:
             raise BadSettings(f"Unknown: {', '.join(unknown)}. Known: {', '.join(known)}.")
         values: dict[str, Any] = {"preset": first_preset, **content}
-        values["pictures"] = pictures_from_base64(values.get("pictures", []))
-        return cls(**values)
+        texts = check_texts(values.pop("pictures", []))
+        for name, value in values.items():
+            _check_value(name, value)
+        return cls.decoding_last(
+            len(texts), lambda used: pictures_from_base64(texts, used), **values
+        )
+
+
+_NOT_READ_YET = torch.zeros(()).expand(3, SMALLEST_PICTURE, SMALLEST_PICTURE)
+
+
+def _check_value(name: str, value: object) -> None:
+    """Raise BadSettings for what no field takes and could be large."""
+    if isinstance(value, (list, dict)):
+        raise BadSettings(f"{name} is a list or an object; it must be one value.")
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise BadSettings(f"{name} is a number beyond all bounds.")
+
+
+def _check_text(name: str, text: str) -> None:
+    if len(text) > MOST_TYPED:
+        raise BadSettings(f"{name} has {len(text)} letters; write {MOST_TYPED} at most.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadSettings(f"{name} holds half of a character: write it again.") from error

@@ -14,7 +14,7 @@ from unlearn_core.pictures import MOST_PICTURES
 from unlearn_core.settings import PRESET_HELP, PRESETS
 
 from .host import checkpoint
-from .host_files import uploaded
+from .host_files import name_uploads_only, uploaded
 from .host_run import queued_from_tab
 from .host_settings import default_preset
 from .job import JOBS
@@ -73,11 +73,13 @@ def _first_fields() -> list[Any]:
             info=help_for("names"),
             elem_id="unlearn_names",
         ),
-        gr.File(
-            label=f"Pictures of it (0 to {MOST_PICTURES}; 4 or 5 are enough)",
-            file_count="multiple",
-            file_types=["image"],
-            elem_id="unlearn_pictures",
+        name_uploads_only(
+            gr.File(
+                label=f"Pictures of it (0 to {MOST_PICTURES}; 4 or 5 are enough)",
+                file_count="multiple",
+                file_types=["image"],
+                elem_id="unlearn_pictures",
+            )
         ),
         gr.Radio(
             list(PRESETS),
@@ -160,7 +162,7 @@ def _checkpoint() -> str:
 def _forget(
     task: str,
     names: str,
-    files: list[Any] | None,
+    files: list[str],
     preset: str,
     stand_in: str,
     keep: str,
@@ -176,9 +178,11 @@ def _forget(
 ) -> tuple[Any, str, str, str]:
     """The button Forget: picture, numbers, tag and log. Never raises: the host prints arguments."""
     try:
-        request = ForgetRequest(
+        paths = [uploaded(file) for file in files]
+        request = ForgetRequest.decoding_last(
+            len(paths),
+            lambda used: pictures_from_files(paths, used),
             names=names,
-            pictures=pictures_from_files([uploaded(file) for file in files or []]),
             kind=kind,
             stand_in=stand_in,
             keep=keep,

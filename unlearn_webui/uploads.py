@@ -3,58 +3,81 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
-import warnings
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from unlearn_core.errors import BadConcept, BadFile
-from unlearn_core.pictures import MOST_PICTURES, MOST_PIXELS, fit_to_square, to_tensor
+from unlearn_core.input_files import is_file
+from unlearn_core.pictures import MOST_PICTURES, outline, picture_from_bytes
 
 MOST_BYTES = 20 * 2**20
 """Of one picture's file."""
-_LARGEST_EDGE = 1024
-"""Above SD2's 768; a larger picture is cropped and reduced at once, so that 64 fit into memory."""
+_DECODING = threading.Lock()
+"""One picture at a time: until it is reduced it may take several hundred megabytes."""
+_BLANKS = dict.fromkeys(map(ord, " \t\r\n"))
 
 
-def pictures_from_files(paths: Sequence[Path]) -> tuple[Tensor, ...]:
-    """Each (3, h, w) float32 in [-1, 1]; raises BadConcept for too many, BadFile for a bad one."""
-    _check_count(len(paths))
-    return tuple(_picture_from_file(path) for path in paths)
+def pictures_from_files(paths: Sequence[Path], used: bool = True) -> tuple[Tensor, ...]:
+    """Each (3, h, w) float32 in [-1, 1]; with `used` False each is read, its outline is kept.
+
+    Raises BadConcept for too many, BadFile for a bad one.
+    """
+    check_count(len(paths))
+    return _decoded(((path.name, _read(path)) for path in paths), used)
 
 
-def pictures_from_base64(texts: object) -> tuple[Tensor, ...]:
-    """As `pictures_from_files`, from a JSON list of base64 strings (or data: URLs)."""
+def pictures_from_base64(texts: object, used: bool = True) -> tuple[Tensor, ...]:
+    """As `pictures_from_files`, from a list as `check_texts` wants it."""
+    named = enumerate(check_texts(texts), start=1)
+    return _decoded(
+        ((f"Picture {i}", _from_base64(text, f"Picture {i}")) for i, text in named), used
+    )
+
+
+def check_texts(texts: object) -> list[str]:
+    """The list, if it holds base64 strings or data: URLs; raises BadConcept, decodes nothing."""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadConcept("pictures must be a list of strings, each a picture's file in base64.")
-    _check_count(len(texts))
-    return tuple(_picture_from_text(text, f"Picture {i}") for i, text in enumerate(texts, start=1))
+    check_count(len(texts))
+    return texts
 
 
-def _check_count(count: int) -> None:
+def check_count(count: int) -> None:
+    """Raise BadConcept for more pictures than a run takes."""
     if count > MOST_PICTURES:
         raise BadConcept(f"{count} pictures are too many; give {MOST_PICTURES} at most.")
 
 
-def _picture_from_file(path: Path) -> Tensor:
+def _decoded(files: Iterable[tuple[str, bytes]], used: bool) -> tuple[Tensor, ...]:
+    pictures = []
+    for label, content in files:
+        with _DECODING:
+            picture = picture_from_bytes(content, label)
+        pictures.append(picture if used else outline(picture))
+    return tuple(pictures)
+
+
+def _read(path: Path) -> bytes:
+    if not is_file(path):
+        raise BadFile(f"{path.name} can't be read: it is gone.")
     try:
         _check_size(path.stat().st_size, path.name)
-        return _decode(path.read_bytes(), path.name)
+        return path.read_bytes()
     except OSError as error:
         raise BadFile(f"{path.name} can't be read: {error.strerror}.") from error
 
 
-def _picture_from_text(text: str, label: str) -> Tensor:
+def _from_base64(text: str, label: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
+    text = text.translate(_BLANKS).rstrip("=")  # lines may be wrapped and the padding left out
     _check_size(len(text) * 3 // 4, label)
     try:
-        return _decode(base64.b64decode(text, validate=True), label)
-    except binascii.Error as error:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError as error:  # binascii.Error among them
         raise BadFile(f"{label} is not base64: send the picture's file itself.") from error
 
 
@@ -64,24 +87,3 @@ def _check_size(size: int, label: str) -> None:
             f"{label} has {size / 2**20:.0f} MB; at most {MOST_BYTES // 2**20} MB are read. Make "
             "it smaller."
         )
-
-
-def _decode(content: bytes, label: str) -> Tensor:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise BadFile(
-                        f"{label} is {image.width}x{image.height}; at most "
-                        f"{MOST_PIXELS // 1_000_000} megapixels are read. Make it smaller."
-                    )
-                pixels = to_tensor(ImageOps.exif_transpose(image) or image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise BadFile(f"{label} can't be read as a picture.") from error
-    except OSError as error:  # a file that is cut off
-        raise BadFile(f"{label} can't be read as a picture: {error}") from error
-    height, width = pixels.shape[1:]
-    if height * width > _LARGEST_EDGE**2:
-        return fit_to_square((pixels,), min(height, width, _LARGEST_EDGE))[0]
-    return pixels

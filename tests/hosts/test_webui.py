@@ -5,21 +5,19 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from webui_host import ROOT, Refused, WebuiServer
+from webui_host import CANCEL, FORGET, PROGRESS, ROOT, Refused, WebuiServer, in_background, wait_for
 
 from unlearn_core.lora_file import load_lora
 from unlearn_core.settings import PRESETS
 from unlearn_webui.request import ForgetRequest
 
 pytestmark = pytest.mark.host
-FORGET, PROGRESS, CANCEL = (f"/unlearn/v1/{name}" for name in ("forget", "progress", "cancel"))
 SMALL = {"preset": "quick", "steps": 3, "measure": False}
 
 
@@ -42,33 +40,6 @@ def locked(server: WebuiServer) -> Iterator[None]:
 def pictures(count: int = 2) -> list[str]:
     files = sorted((ROOT / "demo" / "pictures" / "dog").glob("*.png"))[:count]
     return [base64.b64encode(file.read_bytes()).decode() for file in files]
-
-
-def in_background(
-    server: WebuiServer, content: dict[str, Any]
-) -> tuple[threading.Thread, list[Any]]:
-    """A run in another thread, and where its answer or refusal will be."""
-    answers: list[Any] = []
-
-    def ask() -> None:
-        try:
-            answers.append(server.call(FORGET, content))
-        except Refused as error:
-            answers.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread, answers
-
-
-def wait_for(server: WebuiServer, stage: str) -> dict[str, Any]:
-    """The first report of a stage."""
-    for _ in range(3000):
-        report = dict(server.call(PROGRESS))
-        if report.get("stage") == stage:
-            return report
-        time.sleep(0.05)
-    raise TimeoutError(server.log[-2000:])
 
 
 def test_a_run_writes_lora_card_and_picture_that_the_host_sees(server: WebuiServer) -> None:
@@ -171,6 +142,10 @@ def test_a_second_run_waits_for_the_first(server: WebuiServer) -> None:
         ({"names": "dog", "pictures": [""] * 65}, 422, "65 pictures"),
         ({"names": "dog", "preset": "paper"}, 422, "need pictures"),
         ([], 422, "JSON object"),
+        ({"names": "dog", "pictures": ["\u00e9"]}, 422, "not base64"),
+        ({"names": "dog \udcff"}, 422, "half of a character"),
+        ({"\udcff": 1}, 422, "Unknown"),
+        ([[]] * 3000, 400, "more than 2000 times"),
     ],
 )
 def test_what_is_wrong_is_refused_in_words(

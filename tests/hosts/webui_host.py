@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from host_install import install_once, lend_packages, make_environment, pip_inst
 from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
+FORGET, PROGRESS, CANCEL = (f"/unlearn/v1/{name}" for name in ("forget", "progress", "cancel"))
 LAUNCHER = Path(__file__).with_name("webui_launcher.py")
 COMMON = (
     "httpx==0.24.1", "markupsafe==2.1.5", "jinja2==3.1.4", "numpy==1.26.4",
@@ -115,3 +117,30 @@ class WebuiServer(HostServer):
     def names(self) -> set[str]:
         """Names of the files among the LoRAs."""
         return {path.name for path in self.loras.rglob("*") if path.is_file()}
+
+
+def in_background(
+    server: WebuiServer, content: dict[str, Any]
+) -> tuple[threading.Thread, list[Any]]:
+    """A run in another thread, and where its answer or refusal will be."""
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answers.append(server.call(FORGET, content))
+        except Refused as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, answers
+
+
+def wait_for(server: WebuiServer, stage: str) -> dict[str, Any]:
+    """The first report of a stage."""
+    for _ in range(3000):
+        report = dict(server.call(PROGRESS))
+        if report.get("stage") == stage:
+            return report
+        time.sleep(0.05)
+    raise TimeoutError(server.log[-2000:])
