@@ -10,7 +10,6 @@ from unlearn_core import word_tables
 from unlearn_core.errors import BadFile
 from unlearn_core.word_tables import (
     Noun,
-    are_of_one_group,
     find_noun,
     find_style,
     holds,
@@ -366,21 +365,3 @@ def test_the_singular_of_a_plural_is_found(plural: str, singular: str | None) ->
 def test_words_that_are_broader_than_many_nouns_are_general() -> None:
     assert all(is_general(word) for word in ("animal", "vehicle", "tool", "food", "fruit"))
     assert not any(is_general(word) for word in ("dog", "bear", "bus", "hammer", "qwertyuiop"))
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "alike"),
-    [
-        ("owl", "cat", True),
-        ("hammer", "scissors", True),
-        ("umbrella", "hammer", False),
-        ("snowman", "umbrella", False),
-        ("dog", "bus", False),
-    ],
-)
-def test_things_that_are_only_things_are_of_no_group(a: str, b: str, alike: bool) -> None:
-    noun, other = find_noun(a), find_noun(b)
-    assert noun is not None
-    assert other is not None
-    assert are_of_one_group(noun, other) is alike
-    assert are_of_one_group(other, noun) is alike

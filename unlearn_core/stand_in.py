@@ -27,7 +27,6 @@ from .shared_beginnings import encode_all
 from .text_encoder import TextEncoder
 from .word_tables import (
     Noun,
-    are_of_one_group,
     find_noun,
     is_general,
     is_hypernym,
@@ -247,7 +246,11 @@ def plain_template(concept: Concept | Nameless) -> str:
 
 
 def _are_siblings(noun: Noun | None, other: Noun | None) -> bool:
-    return noun is not None and other is not None and are_of_one_group(noun, other)
+    """Of one category, or with the same broadest hypernym (owl and cat are both animals)."""
+    if noun is None or other is None:
+        return False
+    broadest = bool(noun.hypernyms) and noun.hypernyms[-1:] == other.hypernyms[-1:]
+    return noun.category == other.category or broadest
 
 
 def _generalises(word: str, concept: Concept) -> bool:

@@ -152,16 +152,6 @@ def is_general(word: str) -> bool:
     return " ".join(_words(word)) in _general_words()
 
 
-def are_of_one_group(noun: Noun, other: Noun) -> bool:
-    """Say whether two nouns are of one category, or have the same broadest hypernym.
-
-    Owl and cat are both animals. Both being things says nothing.
-    """
-    broadest = set(noun.hypernyms[-1:]) & set(other.hypernyms[-1:])
-    same_category = noun.category == other.category and noun.category != "thing"
-    return same_category or bool(broadest - _NAMES_OF_EVERYTHING)
-
-
 def singular_of(word: str) -> str | None:
     """The singular of a noun in its regular plural, "dog" for "dogs"; else None."""
     plain = " ".join(_words(word))
