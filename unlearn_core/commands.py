@@ -10,7 +10,7 @@ from typing import Literal
 
 from . import generate as drawing
 from .concept import Concept, Kind, Nameless, as_typed
-from .concept_list import read_list
+from .concept_list import pictures_of, read_list
 from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
@@ -25,6 +25,7 @@ from .lora_file import LoraWeights, load_lora, save_lora
 from .lora_math import check_fit
 from .merging import check_mergeable, fit_loras
 from .output_files import (
+    check_apart,
     check_embedding_file,
     check_tensor_file,
     check_writable,
@@ -32,7 +33,7 @@ from .output_files import (
     png_bytes,
 )
 from .pictures import read_pictures
-from .report import write_report
+from .report import check_report_folder, report_paths, write_report
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
 from .tensor_file import write_whole
@@ -52,6 +53,11 @@ class Session:
     monitor: RunMonitor
     model: str = DEMO
     prediction: Literal["auto", "epsilon", "v"] = "auto"
+
+    @property
+    def place(self) -> Path:
+        """The folder or the file of the model."""
+        return demo_folder() / "model" if self.model == DEMO else Path(self.model)
 
     def load(self) -> DiffusersModel:
         """Load the model and say what it predicts."""
@@ -102,20 +108,24 @@ def forget(
     out: Path,
     report: Path | None = None,
     embedding: Path | None = None,
+    inputs: Sequence[Path] = (),
 ) -> tuple[UnlearnResult, Evaluation | None]:
-    """Make a model forget a concept; write the LoRA, and if asked a report and the vectors."""
+    """Make a model forget a concept; write the LoRA, and if asked a report and the vectors.
+
+    `inputs` are the files and folders that `concept` was read from.
+    """
     check_tensor_file(out)
     if report is not None:
-        check_writable(report)
+        check_report_folder(report)
     if embedding is not None:
         check_embedding_file(embedding)
-        if embedding.absolute() == out.absolute():
-            raise BadSettings("--out and --embedding name the same file.")
         if not (concept.images and settings.use_pictures and settings.inversion_steps):
             raise BadSettings(
                 "--embedding saves what is learned from pictures: give --images, and a preset "
                 "that learns from them (balanced or robust)."
             )
+    files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
+    check_apart(files, inputs, session.place, [report] if report else [])
     model = session.load()
     result = unlearn(model, concept, settings, session.monitor)
     stop_if_asked(session.monitor)
@@ -123,11 +133,11 @@ def forget(
     save_lora(result.lora, out)
     for line in run_lines(result):
         session.say(line)
-    session.say(f"written: {out}")
+    session.say(f"written: {out.absolute()}")
     if embedding is not None and result.learned is not None:
         make_folder(embedding.parent)
         save_embedding(result.learned.vectors, embedding)
-        session.say(f"written: {embedding}. {RECIPE}")
+        session.say(f"written: {embedding.absolute()}. {RECIPE}")
     if report is None:
         return result, None
     forgotten = Forgotten.from_result(result)
@@ -141,7 +151,9 @@ def forget(
 def forget_together(session: Session, path: Path, settings: UnlearnSettings, out: Path) -> None:
     """Make a model forget every concept of a list in one run; write the one LoRA."""
     check_tensor_file(out)
-    concepts = [entry.read() for entry in read_list(path, settings)]
+    entries = read_list(path, settings)
+    check_apart([out], [path, *pictures_of(entries)], session.place)
+    concepts = [entry.read() for entry in entries]
     result = unlearn_together(session.load(), concepts, settings, session.monitor)
     stop_if_asked(session.monitor)
     make_folder(out.parent)
@@ -151,12 +163,13 @@ def forget_together(session: Session, path: Path, settings: UnlearnSettings, out
         session.say(f"forgotten: {names}; {part.stand_in.word} is drawn in its place")
     for note in result.notes:
         session.say(f"note: {note}")
-    session.say(f"written: {out}")
+    session.say(f"written: {out.absolute()}")
 
 
 def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None = None) -> None:
     """Make one LoRA of several that were made for this model; their strengths are 1."""
     check_tensor_file(out)
+    check_apart([out], files, session.place)
     if len(files) < 2:
         raise BadSettings("One LoRA can't be merged: give two or more.")
     if rank is not None:
@@ -185,12 +198,22 @@ def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None =
                 f"note: {part.stand_in!r} is forgotten here too, yet drawn for "
                 f"{part.concept.name!r}: forget that again with another --stand-in."
             )
-    session.say(f"written: {out}")
+    session.say(f"written: {out.absolute()}")
 
 
-def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Path) -> None:
-    """Write the word vectors that mean what the pictures show (textual inversion)."""
+def learn(
+    session: Session,
+    concept: Concept,
+    settings: UnlearnSettings,
+    out: Path,
+    inputs: Sequence[Path] = (),
+) -> None:
+    """Write the word vectors that mean what the pictures show (textual inversion).
+
+    `inputs` are the files and folders that `concept` was read from.
+    """
     check_embedding_file(out)
+    check_apart([out], inputs, session.place)
     model = session.load()
     learned = learn_vectors(model, concept, settings, session.monitor)
     stop_if_asked(session.monitor)
@@ -201,7 +224,7 @@ def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Pa
     )
     if not learned.accepted:
         session.say("note: that is little; give more pictures, in different styles, or more steps.")
-    session.say(f"written: {out}. {RECIPE}")
+    session.say(f"written: {out.absolute()}. {RECIPE}")
     session.say(f"in prompts write: {out.stem}")
 
 
@@ -216,8 +239,9 @@ def measure(
     stand_in: str | None = None,
 ) -> Evaluation:
     """Compare the model with and without a LoRA; what is not given is read from the LoRA's file."""
+    check_report_folder(report)
+    check_apart(report_paths(report), [lora_file], session.place, [report])
     lora = load_lora(lora_file)
-    check_writable(report)
     said = {part.concept.name.casefold(): part for part in all_from_metadata(lora.metadata)}
     asked_name = None if name is None else " ".join(strip_weights(name).split())
     known = said.get(asked_name.casefold()) if asked_name else next(iter(said.values()), None)
@@ -265,6 +289,7 @@ def generate(
 ) -> None:
     """Draw the prompts into a folder that holds no PNG yet."""
     check_writable(out)
+    check_apart([], (), session.place, [out])
     found = sorted(out.glob("*.[pP][nN][gG]"))
     if found:
         raise BadFile(
@@ -292,7 +317,7 @@ def generate(
         raise Cancelled(
             f"Stopped as you asked: {done} of {total} pictures are in {out}."
         ) from error
-    session.say(f"written: {total} pictures in {out}")
+    session.say(f"written: {total} pictures in {out.absolute()}")
 
 
 def demo(session: Session, out: Path) -> None:
@@ -326,5 +351,5 @@ def _report(
     for line in main_numbers(evaluation):
         session.say(line)
     for path in paths:
-        session.say(f"written: {path}")
+        session.say(f"written: {path.absolute()}")
     return evaluation

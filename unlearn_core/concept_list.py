@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .concept import Concept
 from .errors import BadConcept, BadFile, UnlearnError
-from .file_names import safe_file_name
+from .file_names import safe_file_name, typed_path
+from .input_files import read_text
 from .pictures import picture_files, read_pictures
 from .settings import UnlearnSettings
 
@@ -24,6 +26,7 @@ KEYS = {
     "images": _WORD,
 }
 """What a line may hold, and of which type."""
+MOST_LINES = 10_000
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,14 @@ def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
     A folder of pictures is looked for from the list's own folder. Raises BadFile or BadConcept for
     the first line that can't be used, with its number.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise BadFile(f"The list {path} can't be read: {error}.") from error
+    text = read_text(path).split("\n")
+    if len(text) > MOST_LINES:
+        raise BadFile(
+            f"{path} has {len(text):,} lines; {MOST_LINES:,} at most. Make several lists."
+        )
     entries: list[Entry] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
         try:
@@ -94,6 +98,11 @@ def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
     return entries
 
 
+def pictures_of(entries: Iterable[Entry]) -> list[Path]:
+    """The folders of pictures that a list names."""
+    return [entry.images for entry in entries if entry.images is not None]
+
+
 def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
     values = _values(line)
     concept = Concept(
@@ -105,7 +114,7 @@ def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
     )
     digest, images = hashlib.sha256(), None
     if values.get("images"):
-        images = folder / values["images"]
+        images = folder / typed_path(values["images"])
         concept.replace(images=read_pictures(images))  # looked at, and not kept
         for file in picture_files(images):
             digest.update(file.read_bytes())
@@ -127,8 +136,15 @@ def _values(line: str) -> dict[str, Any]:
         raise BadFile(f"unknown key {', '.join(unknown)}. Known: {', '.join(KEYS)}.")
     for key, wanted in KEYS.items():
         if key in values and not _fits(values[key], wanted):
-            raise BadFile(f"{key} is {json.dumps(values[key])[:60]}; it must be {wanted}.")
+            raise BadFile(f"{key} is {_shown(values[key])}; it must be {wanted}.")
     return values
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value)[:60]
+    except RecursionError:  # nested as deeply as could just be read
+        return "nested deeply"
 
 
 def _fits(value: Any, wanted: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import BadConcept, BadFile
+from .input_files import is_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_PIXELS = 64_000_000
@@ -31,9 +32,12 @@ def picture_files(folder: Path) -> list[Path]:
 
     Raises BadFile for a missing folder, and BadConcept when there are none or more than 64.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise BadFile(f"There is no folder {folder}.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    except OSError as error:
+        raise BadFile(f"{folder} can't be read: {error.strerror}.") from error
     if not paths:
         raise BadConcept(f"There is no picture in {folder} ({', '.join(ENDINGS)}).")
     if len(paths) > MOST_PICTURES:
