@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -441,6 +442,86 @@ def test_a_worker_may_finish_in_any_order(
         assert (tmp_path / "forwards" / name).read_bytes() == content
 
 
+# --- files of others ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["out/forget-cat.safetensors", "reports/forget-cat/loss.png", "link/forget-cat.safetensors"],
+)
+def test_a_file_that_the_journal_does_not_know_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.delattr(commands, "load_model")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"of the WebUI")
+    write_list(tmp_path, *LINES)
+    assert run(tmp_path, "--report", str(tmp_path / "reports")) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"{Path(name).name} is there already" in error
+    assert (tmp_path / name).read_bytes() == b"of the WebUI"
+    assert not (tmp_path / "out" / "forgotten.jsonl").exists()
+
+
+def test_what_was_written_here_is_replaced_even_after_failures_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_list(tmp_path, LINES[1])
+    assert run(tmp_path) == 0
+    before = loras(tmp_path)
+
+    for error, code in ((ZeroDivisionError("a bug"), 1), (Cancelled("stopped"), 130)):
+
+        def stumble(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        with monkeypatch.context() as stumbling:
+            stumbling.setattr(forget_list, "unlearn", stumble)
+            assert run(tmp_path, "--seed", "1") == code
+        assert loras(tmp_path) == before
+    assert run(tmp_path, "--seed", "1") == 0
+    assert loras(tmp_path).keys() == before.keys()
+    assert loras(tmp_path) != before
+    assert len(journal(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--list", "{here}/out/forgotten.jsonl"], "this command reads it"),
+        (["--list", "{here}/list", "--out", "{here}/model"], "the model is only read"),
+        (["--list", "{here}/list", "--report", "{here}/model/report"], "the model is only read"),
+        (["--list", "{here}/list", "--report", "{here}/loop"], "can't be written"),
+        (["--list", "{here}/pipe"], "is no regular file"),
+        (["--list", "/dev/zero"], "is no regular file"),
+        (["--list", "{here}"], "is a folder"),
+        (["--list", "{here}/" + "x" * 300], "can't be read"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused_before_anything_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    said: str,
+) -> None:
+    monkeypatch.delattr(commands, "load_model")
+    for name in ("model", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("list", "out/forgotten.jsonl"):
+        (tmp_path / name).write_text(f"{LINES[1]}\n")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    filled = [flag.replace("{here}", str(tmp_path)) for flag in flags]
+    assert run(tmp_path, "--model", str(tmp_path / "model"), *filled) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert said in error
+    assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+
 # --- hostile lists --------------------------------------------------------------------------------
 
 
@@ -461,6 +542,11 @@ def test_a_worker_may_finish_in_any_order(
         (['{"concept": null}'], "concept is null; it must be a text in quotes"),
         (['{"concept": "dog", "synonyms": "puppy"}'], "it must be a list of texts in quotes"),
         (['{"concept": "dog", "keep": ["fox", 7]}'], "it must be a list of texts in quotes"),
+        (['{"concept": ' + "[" * 900 + "]" * 900 + "}"], "it must be a text in quotes"),
+        (['{"concept": "dog"}'] * 10_001, "has 10,001 lines; 10,000 at most"),
+        (['{"concept": "cat", "images": "' + "x" * 300 + '"}'], "can't be read"),
+        (['{"concept": "cat", "images": "a\\u0000b"}'], "can't be read"),
+        (['{"concept": "cat", "images": "\\ud800"}'], "can't be read"),
         (['{"concept": "dog", "kind": "smell"}'], "Line 1 of {path}: Unknown kind 'smell'"),
         (['{"concept": "dog", "keep": ["dog"]}'], "can't be forgotten and kept"),
         ([LINES[0], LINES[1], '{"concept": "DOG"}'], "Line 3 of {path}: 'DOG' stands in line 1"),

@@ -1,16 +1,21 @@
 """The headless door: `python -m unlearn_core forget|merge|invert|generate|measure|demo`.
 
-Only the standard library is imported before `main`, so that Ctrl-C ends every moment in one line.
+Only the standard library is imported before `main`: Ctrl-C must not need torch to be there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 STOPPED = 130
+_LINE = "error: Stopped at once, as you asked."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,16 +27,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run_command(arguments)
     except KeyboardInterrupt:
-        shown(sys.stderr).say("error: Stopped at once, as you asked.")
+        shown(sys.stderr).say(_LINE)
         return STOPPED
 
 
 def _start() -> int:
     """The whole process."""
+    takes_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if takes_ctrl_c:
+        signal.signal(signal.SIGINT, _leave)
     from .console import take_over_streams
 
     take_over_streams()
-    return main()
+    try:
+        return main()
+    finally:
+        if takes_ctrl_c:  # all is done, and what is left is Python's own
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once, while torch is imported: it swallows a KeyboardInterrupt, and is broken then."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_LINE}\n".encode())
+    os._exit(STOPPED)
 
 
 if __name__ == "__main__" and __package__:

@@ -20,6 +20,7 @@ from .evaluation import Evaluation, Judge, evaluate, with_lora
 from .forgotten import Forgotten, all_from_metadata, merged_metadata
 from .generate import ChosenLora
 from .headline import main_numbers, run_lines
+from .input_files import is_file
 from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
 from .lora_math import check_fit
@@ -326,6 +327,10 @@ def demo(session: Session, out: Path) -> None:
     concept = make_concept("dog", "object", images, "puppy")
     lora, report = out / "forget-dog.safetensors", out / "report"
     quiet = dataclasses.replace(session, say=lambda _: None)
+    if is_file(lora):
+        made_for = load_lora(lora).metadata.get("unlearn_base_model_hash")
+        if made_for != build_encoder(quiet.load()).fingerprint():
+            raise BadFile(f"{lora} is not of the demo and would be replaced: choose another --out.")
     _, evaluation = forget(quiet, concept, preset("balanced"), lora, report)
     assert evaluation is not None
     session.say(f"LoRA: {lora} (the demo model forgets dog and puppy)")

@@ -73,7 +73,7 @@ def read_list(path: Path, settings: UnlearnSettings) -> list[Entry]:
     A folder of pictures is looked for from the list's own folder. Raises BadFile or BadConcept for
     the first line that can't be used, with its number.
     """
-    text = read_text(path).split("\n")
+    text = read_text(path).removesuffix("\n").split("\n")
     if len(text) > MOST_LINES:
         raise BadFile(
             f"{path} has {len(text):,} lines; {MOST_LINES:,} at most. Make several lists."
