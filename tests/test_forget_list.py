@@ -494,6 +494,7 @@ def test_what_was_written_here_is_replaced_even_after_failures_and_stops(
         (["--list", "{here}/list", "--out", "{here}/model"], "the model is only read"),
         (["--list", "{here}/list", "--report", "{here}/model/report"], "the model is only read"),
         (["--list", "{here}/list", "--report", "{here}/loop"], "can't be written"),
+        (["--list", "{here}/list", "--out", "{here}/x\udcff"], "is not UTF-8"),
         (["--list", "{here}/pipe"], "is no regular file"),
         (["--list", "/dev/zero"], "is no regular file"),
         (["--list", "{here}"], "is a folder"),

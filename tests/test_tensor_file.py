@@ -25,8 +25,8 @@ def test_what_is_written_is_read_back_as_float32(tmp_path: Path) -> None:
 
 def test_names_that_are_no_utf_8_are_written_as_numbers(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(2)}
-    write_whole(tmp_path / "x\udcff", file_bytes(tensors, {"d\udcffg": "x\udcff犬"}))
-    _, metadata = read_tensors(tmp_path / "x\udcff")
+    write_whole(tmp_path / "a", file_bytes(tensors, {"d\udcffg": "x\udcff犬"}))
+    _, metadata = read_tensors(tmp_path / "a")
     assert metadata == {r"d\udcffg": r"x\udcff犬"}
 
 

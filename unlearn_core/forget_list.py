@@ -27,7 +27,14 @@ from .forgotten import Forgotten
 from .journal import Record, append_record, read_records, replace_records
 from .lent_model import RunMonitor
 from .lora_file import lora_bytes
-from .output_files import alone_in, check_apart, check_file, check_writable, make_folder
+from .output_files import (
+    alone_in,
+    check_apart,
+    check_file,
+    check_letters,
+    check_writable,
+    make_folder,
+)
 from .report import check_report_folder, report_files, report_paths
 from .settings import UnlearnSettings
 from .tensor_file import write_whole
@@ -90,6 +97,7 @@ def forget_list(
     folders = [out, *([report] if report else ())]
     for folder in folders:
         check_writable(folder)
+    check_letters(out)
     check_file(out / JOURNAL)
     files = [file for entry in entries for file in _files_of(entry, out, report)]
     inputs = [path, *pictures_of(entries)]

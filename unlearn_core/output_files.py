@@ -27,7 +27,19 @@ def check_tensor_file(path: Path) -> None:
     """Raise BadFile unless a .safetensors file can be written there; writes nothing."""
     if path.suffix != ".safetensors":
         raise BadFile(f"{path.name or path}: the file's name must end in .safetensors.")
+    check_letters(path)
     check_file(path)
+
+
+def check_letters(path: Path) -> None:
+    """Raise BadFile for a path that is no UTF-8: safetensors opens no file there."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise BadFile(
+            f"{path} is not UTF-8, and no program could load a LoRA or embedding from there: "
+            "choose another name."
+        ) from error
 
 
 def check_embedding_file(path: Path) -> None:
