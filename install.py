@@ -42,6 +42,8 @@ NOT_OF_THE_ENGINE = (
 )  # fmt: skip
 ENGINE = ("-m", "not host and not slow", *(f"--ignore=tests/{name}" for name in NOT_OF_THE_ENGINE))
 
+IN_PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 6)  # what today's transformers and diffusers ask for
 
@@ -257,7 +259,8 @@ def install_torch() -> None:
 
 def install(*arguments: str) -> None:
     """Install into .venv, or raise with what pip said."""
-    process = pip(VENV_PYTHON, "install", *arguments)
+    # Most of it is never imported; compiling all would take longer than unpacking it.
+    process = pip(VENV_PYTHON, "install", "--no-compile", *arguments)
     if process.returncode != 0:
         raise CannotInstallError(f"pip failed:\n{process.stderr.strip()}")
 
@@ -308,10 +311,16 @@ def ensure_oldest_venv() -> Path:
     return python
 
 
+def keep_to_ourselves() -> None:
+    """Drop what may turn pip and Python away from .venv, such as a PYTHONPATH for other work."""
+    for name in ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX"):
+        os.environ.pop(name, None)
+    os.environ["PIP_USER"] = "0"  # in an environment `user = true` of a pip.conf is an error
+
+
 def run(*arguments: str, cwd: Path | None = None, python: Path = VENV_PYTHON) -> int:
     """Run .venv's Python with this checkout importable; return its exit status."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([str(python), *arguments], env=environment, cwd=cwd).returncode
 
 
@@ -341,6 +350,7 @@ def main() -> int:
         except Exception as error:  # a host that starts must not stumble over an extension
             say(f"nothing installed: {error!r}")
         return 0
+    keep_to_ourselves()
     try:
         if options.oldest:
             return run("-m", "pytest", *ENGINE, *rest, cwd=ROOT, python=ensure_oldest_venv())
@@ -350,8 +360,10 @@ def main() -> int:
         return 1
     if options.demo:
         return run("-m", "unlearn_core", "demo", *rest)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # most tests are too small for two threads
+    say("running the tests; some of them install ComfyUI and gradio first, once")
     every = ["-m", "slow or not slow"] if options.slow else []
-    return run("-m", "pytest", *every, *rest, cwd=ROOT)
+    return run("-m", "pytest", *IN_PARALLEL, *every, *rest, cwd=ROOT)
 
 
 if __name__ == "__main__":

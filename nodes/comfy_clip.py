@@ -30,11 +30,14 @@ def active_layer(clip: Any) -> int:
         raise WrongModel(f"CLIP is {_family(stage)}; this pack needs that of Stable Diffusion 2.")
     index = clip.layer_idx if clip.layer_idx is not None else text.options_default[1]
     count = int(text.num_layers)
-    layer = count + index if index is not None and index < 0 else count - 1
-    if not 0 <= layer <= min(LAST_LAYER, count - 2):
+    # ComfyUI takes the last layer where this many are not there.
+    layer = count + index if index is not None and -count <= index < 0 else count - 1
+    highest = min(LAST_LAYER, count - 2)
+    if layer > highest:
         raise WrongModel(
-            f"CLIP uses its layer {layer} of {count}, which Stable Diffusion 2 never does and no "
-            "LoRA file can name: take CLIP Set Last Layer out, or set it to -2 or below."
+            f"CLIP gives what its last layer of {count} makes, which Stable Diffusion 2 never uses "
+            "and no LoRA file can name: take CLIP Set Last Layer out, or set it between "
+            f"{highest - count} and {-count}."
         )
     return layer
 

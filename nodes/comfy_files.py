@@ -22,6 +22,34 @@ def lora_path(name: str) -> Path:
     return Path(path)
 
 
+class WrittenFiles:
+    """What was written since ComfyUI started, to notice that a file is not there any more."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._times: dict[Path, int | None] = {}
+        self._changes = 0
+
+    def note(self, path: Path) -> None:
+        """Look after this file from now on."""
+        self._times[path] = _time(path)
+
+    def changes(self) -> int:
+        """How often a file was found to be gone, or another one than was written."""
+        changed = [path for path, time in self._times.items() if _time(path) != time]
+        for path in changed:
+            del self._times[path]
+        self._changes += bool(changed)
+        return self._changes
+
+
+def _time(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def output_folder(kind: str) -> Path:
     """The first folder of "loras" or "embeddings", where new files go."""
     return Path(folder_paths.get_folder_paths(kind)[0])

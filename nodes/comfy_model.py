@@ -19,7 +19,9 @@ from ..unlearn_core.errors import TrainingFailed, WrongModel
 from ..unlearn_core.gradient_check import check_gradient
 from ..unlearn_core.half_gradient import HalfGradient
 from ..unlearn_core.lent_model import Prediction
+from ..unlearn_core.memory_estimate import learns
 from ..unlearn_core.recompute import recomputed
+from ..unlearn_core.settings import UnlearnSettings
 from ..unlearn_core.unet_sizes import UnetSizes
 from .comfy_clip import active_layer, text_weights, text_width
 from .comfy_run import TRAINING_MEMORY, room_for, static
@@ -86,6 +88,17 @@ class ComfyModel:
     def draws(self) -> bool:
         """Whether MODEL and VAE are both here."""
         return self._model is not None and self._vae is not None
+
+    def check_wires(self, settings: UnlearnSettings, pictures: int) -> None:
+        """Raise WrongModel for a missing MODEL or VAE that a run would ask for later.
+
+        `pictures` is how many there are to learn from.
+        """
+        reads = settings.needs_unet or learns(settings, pictures)
+        if reads or settings.stand_in_pictures > 0:
+            self._needed(self._model, "MODEL")
+        if reads:
+            self._needed(self._vae, "VAE")
 
     def free_memory(self) -> int | None:
         """See LentModel; ComfyUI makes room by itself for what it runs."""

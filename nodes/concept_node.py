@@ -24,8 +24,8 @@ class ConceptToForget(io.ComfyNode):
                     "name",
                     default="dog",
                     tooltip="What prompts call it, as in 'a photo of a NAME' or 'NAME style'. "
-                    "Empty: the model's own word is found in the pictures that are wired to Forget "
-                    "Concept.",
+                    "Several names with commas: all are forgotten. Empty: the model's own word is "
+                    "found in the pictures that are wired to Forget Concept.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -38,7 +38,7 @@ class ConceptToForget(io.ComfyNode):
                 io.String.Input(
                     "synonyms",
                     default="",
-                    tooltip="Other names of it, with commas: puppy, hound. Forgotten too.",
+                    tooltip="Other names of it, with commas: puppy, hound. All are forgotten too.",
                 ),
                 io.String.Input(
                     "stand_in",

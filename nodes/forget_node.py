@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,7 @@ class ForgetConcept(io.ComfyNode):
         settings: UnlearnSettings | None = None,
     ) -> io.NodeOutput:
         """Train, and put the LoRA on a clone of CLIP."""
+        started = time.monotonic()
         chosen = (settings or PRESETS[preset]).replace(seed=seed)
         with training_allowed(clip, model):
             asked = concept.concept
@@ -133,14 +135,17 @@ class ForgetConcept(io.ComfyNode):
                     "and 4 or 5 images here, in which the model's own word is found."
                 )
             lent = ComfyModel(clip, model, vae, ignore_other_loras)
+            lent.check_wires(chosen, 0 if concept.learned else len(asked.images))
             seen = lent.draws and asked.kind not in HIDDEN_KINDS
             monitor = ComfyMonitor(cls.hidden.unique_id, seen)
             result = unlearn(lent, asked, chosen, monitor, concept.learned)
+            result.check_moved()
             after = _draw_after(lent, result) if lent.draws else None
-        report = "\n".join(_report(clip, result, ignore_other_loras))
-        monitor.say(report)
         forgetful = with_lora(clip, result.lora, 1.0)
-        wire = UnlearnedLora(result, after)
+        lines = [*_report(clip, result, ignore_other_loras)]
+        report = "\n".join([*lines, f"took {time.monotonic() - started:.0f} s"])
+        monitor.say(report)
+        wire = UnlearnedLora(result, after, report)
         return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))
 
 
@@ -164,4 +169,3 @@ def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Itera
             f"note: trained at CLIP Set Last Layer {clip.layer_idx} (layer {active_layer(clip)}); "
             "the file is valid only with it."
         )
-    yield f"took {sum(result.seconds.values()):.0f} s"

@@ -53,8 +53,9 @@ class MeasureForgetting(io.ComfyNode):
                 LoraWire.Input(
                     "unlearn_lora",
                     optional=True,
-                    tooltip="From Forget Concept: measures against the stand-in and the kept words "
-                    "that it chose. Without it the nearest words are taken.",
+                    tooltip="From Save Unlearning LoRA, whose file is then written first, or from "
+                    "Forget Concept: measures against the stand-in and the kept words that were "
+                    "chosen. Without it the nearest words are taken.",
                 ),
             ],
             outputs=[

@@ -8,15 +8,16 @@ from pathlib import Path, PurePosixPath
 from comfy_api.latest import io
 
 from ..unlearn_core.embedding_file import free_embedding_name, load_embedding, save_embedding
-from ..unlearn_core.errors import BadSettings
+from ..unlearn_core.errors import BadConcept, BadSettings
 from ..unlearn_core.file_names import safe_file_name
 from ..unlearn_core.lora_file import LoraWeights, lora_bytes
 from ..unlearn_core.output_files import make_folder, png_bytes
 from ..unlearn_core.tensor_file import write_whole
-from .comfy_files import output_folder
+from .comfy_files import WrittenFiles, output_folder
 from .values import CATEGORY, LoraWire, UnlearnedLora
 
 NAME_MARK = "%concept%"
+_WRITTEN = WrittenFiles()
 
 
 class SaveUnlearningLora(io.ComfyNode):
@@ -51,15 +52,23 @@ class SaveUnlearningLora(io.ComfyNode):
             outputs=[
                 io.String.Output(
                     display_name="lora_name", tooltip="The name that the LoRA loaders show."
-                )
+                ),
+                LoraWire.Output(
+                    display_name="unlearn_lora",
+                    tooltip="The same LoRA, once its file is written: with it Measure Forgetting "
+                    "runs after this node, and the file is there whatever happens later.",
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: object) -> float:
-        """Never the same: a file that was deleted is written again, one that is there is kept."""
-        return float("nan")
+    def fingerprint_inputs(cls, **_: object) -> int:
+        """Another number where a file is gone or was replaced: then it is written again.
+
+        Else the same one, so that what comes after this node is not run again.
+        """
+        return _WRITTEN.changes()
 
     @classmethod
     def execute(
@@ -79,23 +88,35 @@ class SaveUnlearningLora(io.ComfyNode):
         make_folder(path.parent)
         if not path.exists():
             write_whole(path, lora_bytes(result.lora, path.stem))
+        _WRITTEN.note(path)
         if unlearn_lora.preview is not None and not picture.exists():
             write_whole(picture, png_bytes(unlearn_lora.preview))
         name = path.relative_to(root).as_posix()
         text = [f"models/loras/{name}"]
         if save_embedding:
             text.append(_save_vectors(unlearn_lora))
-        return io.NodeOutput(name, ui={"text": ("\n".join(text),)})
+        return io.NodeOutput(name, unlearn_lora, ui={"text": ("\n".join(text),)})
 
 
 def relative_name(filename: str, concept: str) -> PurePosixPath:
     """What the user typed as a path below a folder, each part a safe name; no ending.
 
-    Raises BadConcept for a part without letters or digits, such as "..".
+    Raises BadConcept where the concept's name has no letters or digits, and BadSettings for a part
+    of the file name without them, such as "..".
     """
     filled = filename.replace(NAME_MARK, safe_file_name(concept)).removesuffix(".safetensors")
     parts = [part for part in re.split(r"[/\\]+", filled) if part]
-    return PurePosixPath(*(safe_file_name(part) for part in parts or [f"forget {concept}"]))
+    return PurePosixPath(*(_safe_part(part, filename) for part in parts or [f"forget {concept}"]))
+
+
+def _safe_part(part: str, filename: str) -> str:
+    try:
+        return safe_file_name(part)
+    except BadConcept as error:
+        raise BadSettings(
+            f"The file name {filename[:80]!r} can't be used: its part {part[:40]!r} has no letters "
+            f"or digits. Write a name below models/loras, such as unlearn/forget-{NAME_MARK}."
+        ) from error
 
 
 def _place(wanted: Path, lora: LoraWeights) -> Path:
@@ -122,4 +143,5 @@ def _save_vectors(unlearn_lora: UnlearnedLora) -> str:
     name = same[0] if same else free_embedding_name(concept, folder)
     if not same:
         save_embedding(vectors, folder / f"{name}.safetensors")
+    _WRITTEN.note(folder / f"{name}.safetensors")
     return f"models/embeddings/{name}.safetensors; in prompts: embedding:{name}"

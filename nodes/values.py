@@ -19,13 +19,26 @@ LoraWire = io.Custom("UNLEARN_LORA")
 SettingsWire = io.Custom("UNLEARN_SETTINGS")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AskedConcept:
     """On an UNLEARN_CONCEPT wire."""
 
     concept: Concept | Nameless
     learned: LearnedVectors | None = None
     """From Invert Concept."""
+
+    def __repr__(self) -> str:
+        """What Preview as Text and reports of errors show: the words, no tensors."""
+        asked = self.concept
+        names = asked.names if isinstance(asked, Concept) else asked.synonyms
+        lines = [
+            f"to forget: {', '.join(names) or 'what the pictures show'} ({asked.kind})",
+            f"drawn in its place: {asked.stand_in or 'a near word, chosen later'}",
+            f"kept: {', '.join(asked.keep) or 'near words'}",
+        ]
+        if self.learned:
+            lines.append(f"learned from {len(asked.images)} pictures")
+        return "\n".join(lines)
 
     @property
     def named(self) -> Concept:
@@ -38,13 +51,19 @@ class AskedConcept:
         return self.concept
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnlearnedLora:
     """On an UNLEARN_LORA wire."""
 
     result: UnlearnResult
     preview: Tensor | None
     """(3, h, w) float32 in [-1, 1]: the concept's prompt after forgetting."""
+    report: str
+    """What was done, in words."""
+
+    def __repr__(self) -> str:
+        """What Preview as Text and reports of errors show: the report, no tensors."""
+        return self.report
 
 
 def with_pictures(concept: Concept | Nameless, images: Tensor) -> Concept | Nameless:

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,10 +24,21 @@ def load_helper(path: str) -> None:
 
 
 load_helper("tiny_model")
+load_helper("hosts/host_install")
 load_helper("hosts/host_server")
 load_helper("hosts/comfy_host")
+load_helper("hosts/comfy_launcher")
 load_helper("hosts/webui_demo_model")
 load_helper("hosts/webui_host")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:  # -p no:capture
+        sys.modules["host_install"].outside_capture = capture.global_and_fixture_disabled
+    # The way to the hosts on this machine leads through no proxy that is set for the network.
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, [direct, "127.0.0.1"]))
 
 
 @pytest.fixture(scope="session")

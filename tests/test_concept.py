@@ -45,8 +45,8 @@ def test_names_are_the_name_and_then_its_synonyms() -> None:
         ({"name": "dog", "synonyms": ("x " * 30,)}, "30 tokens long"),
         ({"name": "dog", "keep": ("x " * 30,)}, "30 tokens long"),
         ({"name": "dog", "stand_in": "x " * 30}, "30 tokens long"),
-        ({"name": "word " * 500}, f"500 tokens long; a name has at most {MOST_TOKENS}"),
-        ({"name": "dog" * 5000}, "tokens long"),
+        ({"name": "word " * 50}, f"50 tokens long; a name has at most {MOST_TOKENS}"),
+        ({"name": "dog" * 5000}, "15000 characters long; a name has at most 400"),
     ],
 )
 def test_a_concept_that_can_not_be_used_is_refused(given: dict[str, Any], message: str) -> None:
@@ -126,3 +126,38 @@ def test_a_found_name_comes_before_the_users_synonyms() -> None:
 def test_a_nameless_concept_is_checked_as_well(given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadConcept, match=message):
         Nameless(**given)
+
+
+@pytest.mark.parametrize("typed", ["cat, owl", "cat;owl", '"cat", (owl:1.3)', "cat, owl, Cat"])
+def test_further_names_become_synonyms_in_every_door(typed: str) -> None:
+    expected = Concept("cat", ("owl", "kitten"))
+    assert Concept.from_text(typed, synonyms="kitten") == expected
+    assert as_typed(typed, synonyms="kitten") == expected
+
+
+@pytest.mark.parametrize(
+    "name", ['"dog"', "dog!", "dog.", "\u202edog", "dog\u202c", "a dog", "(dog)", "dog, dog"]
+)
+def test_signs_around_a_name_make_no_other_concept(name: str) -> None:
+    assert Concept(name) == Concept("dog")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "!!!"}, "has no letter or digit"),
+        ({"name": "the"}, "stands in nearly every prompt"),
+        ({"name": "do\0g"}, "no character of a text"),
+        ({"name": "dog", "stand_in": "dogs"}, "is the concept itself"),
+        ({"name": "dog", "stand_in": '"dog"'}, "is the concept itself"),
+        ({"name": "dog", "stand_in": "a dog"}, "is the concept itself"),
+        ({"name": "dog", "stand_in": "fox, wolf"}, "names 2: fox, wolf"),
+        ({"name": "dog", "keep": ("dogs!",)}, "forgotten and kept"),
+        ({"name": "dog", "synonyms": ("pup",) * 9000}, "9000 names; give 64 at most"),
+        ({"name": "dog", "keep": tuple(map(str, range(65)))}, "65 names"),
+        ({"name": "dog", "keep": (",".join(map(str, range(65))),)}, "65 names"),
+    ],
+)
+def test_words_that_are_no_names_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadConcept, match=message):
+        Concept(**given)

@@ -1,6 +1,7 @@
 """install.py as hosts and people run it: in processes, against small made-up Pythons, offline."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,35 @@ def test_demo_makes_an_environment_once_and_passes_arguments_and_status_on(
     (checkout / "requirements.txt").write_text("# changed\n")
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert "making .venv" in process.stdout
+
+
+def test_tests_run_side_by_side_and_nothing_turns_pip_or_python_away_from_the_environment(
+    checkout: Path, tmp_path: Path
+) -> None:
+    host = Host(tmp_path / "host")
+    shows = "import json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ)]))"
+    for name, content in (("torch", "__version__ = '2.99.0'"), ("pytest", "")):
+        (host.packages / name).mkdir()
+        (host.packages / name / "__init__.py").write_text(content)
+    (host.packages / "pytest/__main__.py").write_text(shows)
+    elsewhere = dict.fromkeys(("PYTHONPATH", "PIP_TARGET", "PIP_PREFIX"), str(tmp_path))
+
+    def start(*asked: str, **given: str) -> tuple[list[str], dict[str, str]]:
+        surroundings = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        command = [str(host.python), str(checkout / "install.py"), "--test", *asked]
+        environment = {**surroundings, **elsewhere, "PIP_USER": "1", **given}
+        process = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        arguments, seen = json.loads(process.stdout.splitlines()[-1])
+        return arguments, seen
+
+    arguments, seen = start("--slow", "-k", "lora")
+    assert arguments == [*install.IN_PARALLEL, "-m", "slow or not slow", "-k", "lora"]
+    assert (seen["PYTHONPATH"], seen["PIP_USER"]) == (str(checkout), "0")
+    assert not {"PIP_TARGET", "PIP_PREFIX"} & set(seen)
+    assert seen["OMP_NUM_THREADS"] == "1"
+    arguments, seen = start("-n", "0", OMP_NUM_THREADS="4")
+    assert (arguments, seen["OMP_NUM_THREADS"]) == ([*install.IN_PARALLEL, "-n", "0"], "4")
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -173,6 +173,34 @@ def test_where_no_sibling_is_known_another_word_stands_in(encoder: TextEncoder) 
     assert choice.word == "car"
 
 
+@pytest.mark.parametrize(
+    ("name", "near", "best"),
+    [
+        ("snowman", ("animal", "vehicle", "wolf", "banana"), "wolf"),
+        ("umbrella", ("butterfly", "hammer"), "butterfly"),
+        ("gizmo", ("fruit", "tool", "rose"), "rose"),
+        ("gizmo", ("animal", "vehicle"), "animal"),
+    ],
+)
+def test_a_vague_word_gives_way_to_a_thing(name: str, near: tuple[str, ...], best: str) -> None:
+    assert found(Concept(name), *near)[0] == best
+
+
+def test_a_sibling_that_is_far_gives_way_to_a_near_word() -> None:
+    around = Neighbourhood((("neon sign", -0.13), ("bicycle", 0.05)), ("bicycle",), ())
+    assert candidates(Concept("robot"), around)[0][0] == "bicycle"
+    around = Neighbourhood((("bomb", -0.05), ("rose", 0.05)), ("rose",), ())
+    assert candidates(Concept("dagger"), around)[0][0] == "bomb"
+
+
+@pytest.mark.parametrize("name", ["dog/cat", "dog & cat", "cat_dog", "dog, cat", '"dog" cat'])
+def test_no_piece_of_a_name_stands_in_for_it_or_is_kept(name: str, encoder: TextEncoder) -> None:
+    around = look_around(encoder, Concept(name))
+    words = {word for word, _ in around.ranked} | {*around.known_nouns}
+    assert words.isdisjoint({"dog", "cat"})
+    assert "fox" in words
+
+
 # What is drawn for a candidate
 
 

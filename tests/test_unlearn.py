@@ -208,6 +208,24 @@ def test_the_metadata_says_what_was_done_and_has_no_time() -> None:
     assert metadata["unlearn_base_model_hash"] == build_encoder(TinyModel()).fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("name", "concept", "used"),
+    [
+        ("quick", WITH_PICTURES, "0"),
+        ("quick", DOG, "0"),
+        ("quick", Nameless(images=pictures()), "4"),  # its name was found in them
+        ("balanced", WITH_PICTURES, "4"),
+        ("balanced", DOG, "0"),
+        ("paper", WITH_PICTURES, "4"),
+    ],
+)
+def test_the_metadata_counts_the_pictures_that_were_used(
+    name: str, concept: Concept | Nameless, used: str
+) -> None:
+    metadata = unlearn(TinyModel(), concept, small(name)).lora.metadata
+    assert metadata["unlearn_pictures"] == used
+
+
 def test_the_fingerprint_is_that_of_the_weights() -> None:
     encoder = tiny_encoder()
     before = encoder.fingerprint()

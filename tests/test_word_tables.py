@@ -10,11 +10,16 @@ from unlearn_core import word_tables
 from unlearn_core.errors import BadFile
 from unlearn_core.word_tables import (
     Noun,
+    are_of_one_group,
     find_noun,
     find_style,
+    holds,
+    is_general,
     is_hypernym,
     nouns,
     same_thing,
+    same_words,
+    singular_of,
     styles,
 )
 
@@ -247,6 +252,15 @@ def test_a_word_that_is_no_drawable_noun_is_not_found(asked: str) -> None:
         ("pencil sketch", "sketch", True),
         ("gizmo", "gizmos", True),
         ("hot dog", "dog", True),
+        ('"dog"', "dog", True),
+        ("dog!", "puppy", True),
+        ("dog/cat", "cat", True),
+        ("dog-cat", "dog", True),
+        ("dog_cat", "cat", True),
+        ("cat, owl", "owl", True),
+        ("cat2", "cat", True),
+        ("t-shirt", "tee shirt", True),
+        ("yo-yo", "yoyo", True),
         ("dog", "fox", False),
         ("dog", "animal", False),
         ("apple", "pineapple", False),
@@ -309,3 +323,64 @@ def test_a_damaged_table_is_refused_with_its_path(
     with pytest.raises(BadFile, match=complaint) as caught:
         nouns.__wrapped__()
     assert "nouns.tsv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("dog", "a Dog!", True),
+        ("dog", "dogs", True),
+        ("dog", "puppy", False),
+        ("dog", "hot dog", False),
+        ("glass", "glasses", False),
+        ("gizmo", "gizmos", True),
+    ],
+)
+def test_the_same_words_are_no_synonyms(a: str, b: str, same: bool) -> None:
+    assert same_words(a, b) is same
+    assert same_words(b, a) is same
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name", "inside"),
+    [
+        ("a dog house", "dog", True),
+        ("the dogs, sitting", "dog", True),
+        ("doghouse", "dog", False),
+        ("a hot dog", "dog house", False),
+        ("dog", "", False),
+    ],
+)
+def test_a_phrase_holds_a_name_as_whole_words(phrase: str, name: str, inside: bool) -> None:
+    assert holds(phrase, name) is inside
+
+
+@pytest.mark.parametrize(
+    ("plural", "singular"),
+    [("dogs", "dog"), ("foxes", "fox"), ("cherries", "cherry"), ("dog", None), ("bus", None)],
+)
+def test_the_singular_of_a_plural_is_found(plural: str, singular: str | None) -> None:
+    assert singular_of(plural) == singular
+
+
+def test_words_that_are_broader_than_many_nouns_are_general() -> None:
+    assert all(is_general(word) for word in ("animal", "vehicle", "tool", "food", "fruit"))
+    assert not any(is_general(word) for word in ("dog", "bear", "bus", "hammer", "qwertyuiop"))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alike"),
+    [
+        ("owl", "cat", True),
+        ("hammer", "scissors", True),
+        ("umbrella", "hammer", False),
+        ("snowman", "umbrella", False),
+        ("dog", "bus", False),
+    ],
+)
+def test_things_that_are_only_things_are_of_no_group(a: str, b: str, alike: bool) -> None:
+    noun, other = find_noun(a), find_noun(b)
+    assert noun is not None
+    assert other is not None
+    assert are_of_one_group(noun, other) is alike
+    assert are_of_one_group(other, noun) is alike

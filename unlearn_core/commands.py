@@ -25,6 +25,7 @@ from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
 from .lora_math import check_fit
 from .merging import check_mergeable, fit_loras
+from .names import split_typed
 from .output_files import (
     check_apart,
     check_embedding_file,
@@ -38,7 +39,6 @@ from .report import check_report_folder, report_paths, write_report
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
 from .tensor_file import write_whole
-from .tokenizer import strip_weights
 from .unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn, unlearn_together
 
 DEMO = "demo"
@@ -129,6 +129,7 @@ def forget(
     check_apart(files, inputs, session.place, [report] if report else [])
     model = session.load()
     result = unlearn(model, concept, settings, session.monitor)
+    result.check_moved()
     stop_if_asked(session.monitor)
     make_folder(out.parent)
     save_lora(result.lora, out)
@@ -156,6 +157,7 @@ def forget_together(session: Session, path: Path, settings: UnlearnSettings, out
     check_apart([out], [path, *pictures_of(entries)], session.place)
     concepts = [entry.read() for entry in entries]
     result = unlearn_together(session.load(), concepts, settings, session.monitor)
+    result.check_moved()
     stop_if_asked(session.monitor)
     make_folder(out.parent)
     save_lora(result.lora, out)
@@ -244,8 +246,9 @@ def measure(
     check_apart(report_paths(report), [lora_file], session.place, [report])
     lora = load_lora(lora_file)
     said = {part.concept.name.casefold(): part for part in all_from_metadata(lora.metadata)}
-    asked_name = None if name is None else " ".join(strip_weights(name).split())
-    known = said.get(asked_name.casefold()) if asked_name else next(iter(said.values()), None)
+    asked_names = split_typed(name or "")
+    first = next(iter(said.values()), None)
+    known = said.get(asked_names[0].casefold()) if asked_names else first
     if said and (known is None or (name is None and len(said) > 1)):
         listed = ", ".join(repr(part.concept.name) for part in said.values())
         session.say(f"note: {lora_file.name} says that it forgets {listed}.")

@@ -9,7 +9,9 @@ from typing import Literal
 from torch import Tensor
 
 from .errors import BadConcept
-from .tokenizer import strip_weights, tokenize
+from .names import check_count, each_once, split_names, split_typed
+from .tokenizer import tokenize
+from .word_tables import same_words
 
 Kind = Literal["object", "style", "person", "unsafe"]
 KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")
@@ -22,7 +24,10 @@ SMALLEST_PICTURE = 32
 
 @dataclass(frozen=True)
 class Concept:
-    """The concept to forget. Raises BadConcept when it can't be used."""
+    """The concept to forget. Raises BadConcept when it can't be used.
+
+    All words are cleaned as `names` says; of several names in one the others become synonyms.
+    """
 
     name: str
     """What prompts call it, as in "a photo of a NAME" or "NAME style"."""
@@ -37,11 +42,19 @@ class Concept:
     """Pictures of it, each (3, height, width) float32 in [-1, 1]; any sizes of at least 32."""
 
     def __post_init__(self) -> None:
-        """Normalise the words and check them, and the pictures."""
-        object.__setattr__(self, "name", _clean(self.name))
-        if not self.name:
-            raise BadConcept("The concept has no name; write what prompts call it, such as dog.")
-        _normalise(self)
+        """Clean the words and check them, and the pictures."""
+        names = split_names(self.name)
+        if not names:
+            raise BadConcept(
+                f"The concept has no name: {self.name[:40]!r} has no letter or digit. Write what "
+                "prompts call it, such as dog."
+            )
+        name, *others = names
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "synonyms", (*others, *self.synonyms))
+        _clean(self)
+        synonyms = tuple(w for w in self.synonyms if w.casefold() != name.casefold())
+        object.__setattr__(self, "synonyms", synonyms)
         _check(self, self.names)
 
     @classmethod
@@ -53,8 +66,9 @@ class Concept:
         stand_in: str | None = None,
         keep: str = "",
     ) -> Concept:
-        """From words as they are typed: lists with commas, a prompt's emphasis left out."""
-        return Nameless.from_text(kind, synonyms, stand_in, keep).named(strip_weights(name))
+        """From words as they are typed: several with commas, a prompt's emphasis left out."""
+        names = ", ".join(split_typed(name)) or name
+        return Nameless.from_text(kind, synonyms, stand_in, keep).named(names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,8 +94,8 @@ class Nameless:
     images: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        """Normalise the words and check them, and the pictures."""
-        _normalise(self)
+        """Clean the words and check them, and the pictures."""
+        _clean(self)
         _check(self, self.synonyms)
 
     @classmethod
@@ -93,12 +107,8 @@ class Nameless:
         keep: str = "",
     ) -> Nameless:
         """From words as they are typed, see Concept.from_text."""
-        return cls(
-            tuple(strip_weights(synonyms).split(",")),
-            kind,
-            strip_weights(stand_in) if stand_in else None,
-            tuple(strip_weights(keep).split(",")),
-        )
+        stands_in = ", ".join(split_typed(stand_in)) if stand_in else None
+        return cls(split_typed(synonyms), kind, stands_in, split_typed(keep))
 
     def named(self, name: str, synonyms: tuple[str, ...] = ()) -> Concept:
         """The concept under its name; further synonyms come after the user's own."""
@@ -118,16 +128,26 @@ def as_typed(
     keep: str = "",
 ) -> Concept | Nameless:
     """As Concept.from_text; where the name is left empty, it is to be found."""
-    nameless = Nameless.from_text(kind, synonyms, stand_in, keep)
-    plain = _clean(strip_weights(name))
-    return nameless.named(plain) if plain else nameless
+    if name.strip(" \t\n()[]"):
+        return Concept.from_text(name, kind, synonyms, stand_in, keep)
+    return Nameless.from_text(kind, synonyms, stand_in, keep)
 
 
-def _normalise(asked: Concept | Nameless) -> None:
-    object.__setattr__(asked, "synonyms", _clean_all(asked.synonyms))
-    object.__setattr__(asked, "keep", _clean_all(asked.keep))
+def _clean(asked: Concept | Nameless) -> None:
+    for field in ("synonyms", "keep"):
+        given = getattr(asked, field)
+        check_count(given)
+        words = each_once(name for text in given for name in split_names(text))
+        check_count(words)
+        object.__setattr__(asked, field, words)
     if asked.stand_in is not None:
-        object.__setattr__(asked, "stand_in", _clean(asked.stand_in) or None)
+        words = split_names(asked.stand_in)
+        if len(words) > 1:
+            raise BadConcept(
+                f"One thing is drawn in the concept's place, and the stand-in names "
+                f"{len(words)}: {', '.join(words)[:80]}. Choose one."
+            )
+        object.__setattr__(asked, "stand_in", words[0] if words else None)
 
 
 def _check(asked: Concept | Nameless, names: tuple[str, ...]) -> None:
@@ -135,25 +155,16 @@ def _check(asked: Concept | Nameless, names: tuple[str, ...]) -> None:
         raise BadConcept(f"Unknown kind {asked.kind!r}; choose one of: {', '.join(KINDS)}.")
     for word in (*names, *asked.keep, *((asked.stand_in,) if asked.stand_in else ())):
         _check_length(word)
-    folded = [name.casefold() for name in names]
-    if asked.stand_in and asked.stand_in.casefold() in folded:
+    if asked.stand_in and any(same_words(asked.stand_in, name) for name in names):
         raise BadConcept(
             f"The stand-in {asked.stand_in!r} is the concept itself; choose another word, or "
             "leave it empty to have one chosen."
         )
     for word in asked.keep:
-        if word.casefold() in folded:
+        if any(same_words(word, name) for name in names):
             raise BadConcept(f"{word!r} can't be forgotten and kept at the same time.")
     for number, image in enumerate(asked.images, start=1):
         _check_image(number, image)
-
-
-def _clean(word: str) -> str:
-    return " ".join(word.split())
-
-
-def _clean_all(words: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word for word in map(_clean, words) if word))
 
 
 def _check_length(word: str) -> None:

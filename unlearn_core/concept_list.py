@@ -105,12 +105,12 @@ def pictures_of(entries: Iterable[Entry]) -> list[Path]:
 
 def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
     values = _values(line)
-    concept = Concept(
+    concept = Concept.from_text(
         values.get("concept", ""),
-        tuple(values.get("synonyms", ())),
         values.get("kind", "object"),
+        ", ".join(values.get("synonyms", ())),
         values.get("stand_in"),
-        tuple(values.get("keep", ())),
+        ", ".join(values.get("keep", ())),
     )
     digest, images = hashlib.sha256(), None
     if values.get("images"):

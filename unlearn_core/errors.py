@@ -29,5 +29,9 @@ class NotEnoughMemory(UnlearnError):
     """A run would not fit into the memory that is free; nothing was begun."""
 
 
+class MissingPackage(UnlearnError):
+    """A package that the engine needs is not installed, or can't be imported."""
+
+
 class Cancelled(UnlearnError):
     """The user stopped the run; nothing was changed or written."""

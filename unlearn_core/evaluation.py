@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .errors import WrongModel
-from .forgotten import Forgotten, kept_prompts
+from .forgotten import Forgotten
+from .held_out import kept_prompts
 from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_asked
 from .lora_file import LoraWeights
 from .lora_math import apply_lora
@@ -123,7 +124,7 @@ def evaluate(
         monitor.report(Progress("drawing before and after", done + 1, len(subjects)))
     guard = whole_prompts(GUARD_PROMPTS)
     guard_drift = drift(after.encode(guard.token_ids), before.encode(guard.token_ids)).tolist()
-    kept_ids = kept_prompts(forgotten).token_ids
+    kept_ids = kept_prompts(forgotten.concept.kind, forgotten.kept).token_ids
     kept_drift = drift(after.encode(kept_ids), before.encode(kept_ids)).tolist()
     shown = tuple(
         next((group for group in groups if group.role == role), groups[0]).prompt
@@ -135,7 +136,7 @@ def evaluate(
         tuple(groups),
         guard_drift[0],
         dict(zip(GUARD_PROMPTS[1:], guard_drift[1:], strict=True)),
-        dict(zip(forgotten.kept, kept_drift, strict=False)),
+        dict(zip(forgotten.kept, kept_drift, strict=True)),
         tuple(curve),
         recommend(curve),
         seed,

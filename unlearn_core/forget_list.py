@@ -153,6 +153,7 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
     started = time.monotonic()
     try:
         result = unlearn(model, entry.read(), order.settings, monitor)
+        result.check_moved()
         lora = lora_bytes(result.lora, entry.stem)
         report = _report(model, order, result, monitor) if order.reports else {}
     except Cancelled:

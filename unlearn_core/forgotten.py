@@ -1,4 +1,4 @@
-"""What a LoRA is said to have forgotten, and prompts that probe it."""
+"""What a LoRA is said to have forgotten."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from dataclasses import dataclass
 from .concept import Concept, Kind
 from .errors import BadFile
 from .lent_model import SilentMonitor
-from .prompts import ForgetPrompts, Name, Prompts, fill, make_prompts, pair_prompts
 from .settings import UnlearnSettings
 from .stand_in import choose_stand_in, look_around
 from .text_encoder import TextEncoder
 from .unlearn import UnlearnResult
 from .unlearn_run import PARTS
-
-# Grammars that the eraser's own templates lack.
-OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
-STYLE_TEMPLATES = ("a house in the style of {it}", "{it} art of a rose", "{it} car")
 
 
 @dataclass(frozen=True)
@@ -89,25 +84,3 @@ def merged_metadata(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     made_for = {part["unlearn_base_model_hash"] for part in ours}
     ours = [{k: v for k, v in part.items() if k != "unlearn_base_model_hash"} for part in ours]
     return {PARTS: json.dumps(ours, sort_keys=True), "unlearn_base_model_hash": made_for.pop()}
-
-
-def kept_prompts(forgotten: Forgotten) -> Prompts:
-    """A prompt for each kept word and the stand-in, in grammars that the eraser lacks."""
-    kind = forgotten.concept.kind
-    templates = STYLE_TEMPLATES if kind == "style" else OBJECT_TEMPLATES
-    names = [Name.of(word, kind) for word in (*forgotten.kept, forgotten.stand_in)]
-    return make_prompts([fill(templates[i % 3], name) for i, name in enumerate(names)])
-
-
-def concept_prompts(forgotten: Forgotten) -> ForgetPrompts:
-    """The user's names in grammars that the eraser lacks, aligned with the stand-in's."""
-    kind = forgotten.concept.kind
-    templates = STYLE_TEMPLATES if kind == "style" else OBJECT_TEMPLATES
-    stand_in = Name.of(forgotten.stand_in, kind)
-    return pair_prompts(
-        [
-            (fill(template, Name.of(word, kind)), fill(template, stand_in))
-            for template in templates
-            for word in forgotten.concept.names
-        ]
-    )

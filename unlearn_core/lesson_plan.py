@@ -14,7 +14,7 @@ from .prompts import ForgetPrompts, Name, Prompts
 from .settings import UnlearnSettings
 from .stand_in import Neighbourhood, StandIn
 from .text_encoder import TextEncoder
-from .word_tables import find_noun, same_thing
+from .word_tables import find_noun, holds, same_thing, singular_of
 
 FEWEST_FORGET, FEWEST_KEEP = 128, 64
 """Prompts of each concept when several share a run."""
@@ -98,16 +98,15 @@ def plan_lessons(
 
 def mentions(text: str, concept: Concept) -> bool:
     """Whether a text holds a name of the concept as whole words."""
-    words = " ".join(text.casefold().replace(",", " ").split())
-    return any(f" {name.casefold()} " in f" {words} " for name in concept.names)
+    return any(holds(text, name) for name in concept.names)
 
 
 def _variants(encoder: TextEncoder, concept: Concept) -> list[str]:
-    """Plurals and misspellings that the model knows and that are no other word."""
+    """Other numbers and misspellings that the model knows and that are no other word."""
     taken = {word.casefold() for word in (*concept.names, *concept.keep)}
     found: list[str] = []
     for word in concept.names:
-        for variant in spellings(word):
+        for variant in (*filter(None, [singular_of(word)]), *spellings(word)):
             is_other = find_noun(variant) is not None and not same_thing(variant, word)
             if not is_other and variant.casefold() not in (*taken, *found):
                 found.append(variant)

@@ -125,6 +125,12 @@ class UnlearnSettings:
                 "all, or several of these with commas."
             )
 
+    def __str__(self) -> str:
+        """What differs from the default preset, a line each."""
+        usual = PRESETS[DEFAULT_PRESET]
+        own = [f"{k}: {v}" for k, v in self.as_dict().items() if v != getattr(usual, k)]
+        return "\n".join([f"the preset {DEFAULT_PRESET}{', but' if own else ''}", *own])
+
     @property
     def needs_unet(self) -> bool:
         """Whether these settings can't do without the UNet and pictures."""

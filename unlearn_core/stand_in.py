@@ -25,7 +25,16 @@ from .prompts import Name, fill, make_prompts, whole_prompts
 from .sampling import denoise, paired_noise
 from .shared_beginnings import encode_all
 from .text_encoder import TextEncoder
-from .word_tables import Noun, find_noun, is_hypernym, nouns, same_thing, styles
+from .word_tables import (
+    Noun,
+    are_of_one_group,
+    find_noun,
+    is_general,
+    is_hypernym,
+    nouns,
+    same_thing,
+    styles,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +47,9 @@ SAME = 0.9
 
 On the demo model synonyms have 0.99 and more, other words at most 0.21 (42 objects, none of the
 bench's test concepts)."""
+FAR = -0.1
+"""Cosine below which even a word of the concept's group is no neighbour: to the demo model "neon
+sign" is farther from "robot" than most words are. "dagger" and "bomb" have -0.05."""
 TRIED = 3
 """Candidates that are drawn before the one that draws the concept least is taken."""
 DRAW_STEPS = 10
@@ -119,6 +131,8 @@ def look_around(
 def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
     """The ranked words that may stand in: none that contains, is or generalises the concept.
 
+    General words come last, for "animal" a model draws anything, and sometimes the concept; among
+    the others those that are far.
     Nor the name of a colour: "orange" is read as that, and anything may be drawn in it. Nor, for a
     thing, a word for a picture: what is drawn for "drawing" is anything, the concept too.
     """
@@ -138,10 +152,11 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float
         people = ((word, find_noun(word)) for word, _ in free)
         fitting = {word for word, other in people if other and other.category == "person"}
     else:
-        fitting = {word for word, _ in free if _are_siblings(noun, find_noun(word))}
+        fitting = {w for w, near in free if near > FAR and _are_siblings(noun, find_noun(w))}
         if concept.kind == "unsafe":
             fitting = {word for word, _ in free} - fitting
-    return [pair for pair in free if pair[0] in fitting] or free
+    chosen = [pair for pair in free if pair[0] in fitting] or free
+    return sorted(chosen, key=lambda pair: (is_general(pair[0]), pair[1] <= FAR))
 
 
 def choose_stand_in(
@@ -232,11 +247,7 @@ def plain_template(concept: Concept | Nameless) -> str:
 
 
 def _are_siblings(noun: Noun | None, other: Noun | None) -> bool:
-    """Of one category, or with the same broadest hypernym (owl and cat are both animals)."""
-    if noun is None or other is None:
-        return False
-    broadest = bool(noun.hypernyms) and noun.hypernyms[-1:] == other.hypernyms[-1:]
-    return noun.category == other.category or broadest
+    return noun is not None and other is not None and are_of_one_group(noun, other)
 
 
 def _generalises(word: str, concept: Concept) -> bool:

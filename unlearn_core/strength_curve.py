@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .forgotten import Forgotten, concept_prompts, kept_prompts
+from .forgotten import Forgotten
+from .held_out import concept_prompts, kept_prompts
 from .lent_model import LentModel, Progress, RunMonitor, stop_if_asked
 from .lessons import gather_targets
 from .losses import RoleScales, role_distance
@@ -57,8 +58,9 @@ def strength_curve(
     `shown` are the prompts drawn for the concept and for a neighbour. Raises Cancelled.
     """
     before = encoder_at(0.0)
-    concept = concept_prompts(forgotten)
-    kept = kept_prompts(forgotten)
+    asked = forgotten.concept
+    concept = concept_prompts(asked.names, asked.kind, forgotten.stand_in)
+    kept = kept_prompts(asked.kind, (*forgotten.kept, forgotten.stand_in))
     own, stand_in = before.encode(concept.token_ids), before.encode(concept.stand_in_ids)
     wanted = gather_targets(own, stand_in, concept.source)
     kept_own = before.encode(kept.token_ids)

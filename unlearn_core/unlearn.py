@@ -15,6 +15,7 @@ from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable
 from .lora_file import LoraWeights
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, name_concept
+from .peft_package import require_peft
 from .prompts import Name, fill, make_prompts
 from .settings import UnlearnSettings, bounds_of
 from .stand_in import look_around, plain_template
@@ -56,6 +57,11 @@ class JointResult:
     seconds: dict[str, float]
     memory: MemoryReport
 
+    def check_moved(self) -> None:
+        """As `Part.check_moved`, for each concept."""
+        for part in self.parts:
+            part.check_moved()
+
 
 def unlearn(
     model: LentModel,
@@ -69,8 +75,9 @@ def unlearn(
     A nameless concept is forgotten under the model's own word for its pictures. `learned` are
     vectors that `learn_vectors` gave before; without them they are learned from the concept's
     pictures, if the settings use these. The lent model is only read. Raises BadSettings,
-    BadConcept, WrongModel, NotEnoughMemory, TrainingFailed or Cancelled.
+    BadConcept, WrongModel, NotEnoughMemory, MissingPackage, TrainingFailed or Cancelled.
     """
+    require_peft()
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     found, started = None, time.monotonic()
     if isinstance(concept, Nameless):
@@ -82,7 +89,7 @@ def unlearn(
     part = run.parts[0]
     return UnlearnResult(
         part.concept, part.stand_in, part.kept, part.names, part.learned,
-        lora, settings, losses, run.notes, run.seconds, run.memory_report, found,
+        lora, settings, losses, run.notes, run.seconds, run.memory_report, found, moved=part.moved,
     )  # fmt: skip
 
 
@@ -106,6 +113,7 @@ def unlearn_together(
     is `settings.rank` for each of them, up to the greatest that a LoRA may have. Raises as
     `unlearn` does, and BadConcept for two concepts that are one, or that need each other to stay.
     """
+    require_peft()
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     _check_apart(concepts)
     settings = joint_settings(settings, len(concepts))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from .concept import MEASURED_KINDS, Concept
 from .devices import text_products_dtype
 from .errors import BadConcept, BadSettings
 from .free_memory import give_memory_back
+from .held_out import Moved, measure_moved
 from .inversion import LearnedVectors, encode_pictures, invert
 from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons, prompts_each
@@ -25,6 +28,7 @@ from .lessons import ForgetLesson, Lesson, forget_lessons, keep_lessons, role_sc
 from .live_preview import LivePreview
 from .lora import EncoderLora, chosen_modules
 from .lora_file import LoraWeights, complete, round_to_half
+from .losses import RoleScales
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, doubt_name
 from .picture_loss import PictureLoss
@@ -41,6 +45,7 @@ from .stand_in import (
 )
 from .text_encoder import TextEncoder
 from .training import Training, felt_directions
+from .word_tables import find_noun, holds
 
 PREPARING, LEAST_SQUARES = "preparing the prompts", "least squares"
 PARTS = "unlearn_parts"
@@ -59,6 +64,13 @@ class Part:
     """Everything that was forgotten as a word: name, synonyms, plural, misspellings."""
     learned: LearnedVectors | None
     """Word vectors from the pictures; None when there are none or they are not used."""
+    moved: Moved | None = dataclasses.field(default=None, kw_only=True)
+    """How far the concept moved in held-out prompts; None before the training."""
+
+    def check_moved(self) -> None:
+        """Raise TrainingFailed if the concept is where it was: nothing should be written then."""
+        assert self.moved is not None
+        self.moved.check(self.concept, self.stand_in.word)
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
@@ -182,10 +194,16 @@ class UnlearnRun:
             training = self._training(lora)
             with self.stage("forgetting"):
                 losses = training.run(self.monitor)
+                self.parts = [self._with_moved(part, lora, training.scales) for part in self.parts]
             return round_to_half(complete(lora.export())), losses
         finally:
             lora.detach()
             self.encoder.split_at(0)
+
+    def _with_moved(self, part: Part, lora: EncoderLora, scales: RoleScales) -> Part:
+        kind, word = part.concept.kind, part.stand_in.word
+        moved = measure_moved(self.encoder, lora, part.names, kind, word, scales)
+        return dataclasses.replace(part, moved=moved)
 
     def _training(self, lora: EncoderLora) -> Training:
         settings, encoder, generator = self.settings, self.encoder, self.generator
@@ -295,6 +313,16 @@ class UnlearnRun:
                 "The vectors learned from the pictures do not draw the concept in other styles "
                 f"({learned.explained:.0%} of what its name does), so they are not used."
             )
+        if any(holds(stand_in.word, name) for name in concept.names):
+            yield (
+                f"The stand-in {stand_in.word!r} holds a name of the concept, so the concept may "
+                "still be drawn: name another one."
+            )
+        if _joins_nouns(concept.name):
+            yield (
+                f"{concept.name!r} is forgotten as one name. To forget several things, write "
+                "commas between them."
+            )
         if stand_in.drawn == 0:
             yield f"Whether {stand_in.word!r} draws the concept was not tested (it takes the UNet)."
         elif stand_in.drawn_as_concept:
@@ -309,13 +337,17 @@ class UnlearnRun:
             "unlearn_base_model_hash": self.encoder.fingerprint(),
             "unlearn_torch": torch.__version__,
         }
-        if len(self.parts) == 1:
-            return concept_metadata(self.parts[0]) | shared
-        return {PARTS: json.dumps([concept_metadata(p) for p in self.parts])} | shared
+        said = [concept_metadata(part, self._pictures_used(part)) for part in self.parts]
+        return (said[0] if len(said) == 1 else {PARTS: json.dumps(said)}) | shared
+
+    def _pictures_used(self, part: Part) -> int:
+        """How many pictures had a part in the result: in its name, its vectors or its loss."""
+        used = self._found or part.learned or self.settings.needs_unet
+        return len(part.concept.images) if used else 0
 
 
-def concept_metadata(part: Part) -> dict[str, str]:
-    """What a LoRA file says of a concept that it forgets."""
+def concept_metadata(part: Part, pictures: int) -> dict[str, str]:
+    """What a LoRA file says of a concept that it forgets; `pictures` is how many were used."""
     return {
         "unlearn_concept": part.concept.name,
         "unlearn_synonyms": json.dumps(part.concept.synonyms),
@@ -323,5 +355,12 @@ def concept_metadata(part: Part) -> dict[str, str]:
         "unlearn_kind": part.concept.kind,
         "unlearn_stand_in": part.stand_in.word,
         "unlearn_kept": json.dumps(part.kept),
-        "unlearn_pictures": str(len(part.concept.images)),
+        "unlearn_pictures": str(pictures),
     }
+
+
+def _joins_nouns(name: str) -> bool:
+    """Whether signs join several nouns: "dog/cat", "dog & cat"; not "ice-cream cone"."""
+    words = re.split(r"[\W_]+", name)
+    joined = re.search(r"[^\w\s]|_", name) and not find_noun(name)
+    return bool(joined) and sum(find_noun(word) is not None for word in words) > 1

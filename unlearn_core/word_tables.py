@@ -3,7 +3,10 @@
 CLIP's vocabulary says nothing about parts of speech, so the choice of a stand-in starts here.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +16,10 @@ from .errors import BadFile
 
 # These name every drawable thing, so the tables' hypernym columns need not repeat them.
 _NAMES_OF_EVERYTHING = frozenset({"thing", "object"})
+GENERAL = 25
+"""Nouns, of about 2,100, that a word must be broader than to name no one thing to draw."""
 _ARTICLES = frozenset({"a", "an", "the"})
+_WORD = re.compile(r"[^\W\d_]+|\d+")
 _FOLDER = Path(__file__).parent
 _Entry = TypeVar("_Entry")
 
@@ -92,6 +98,19 @@ def find_style(word: str) -> Style | None:
     return _lookup(word, _styles_by_name())
 
 
+def same_words(a: str, b: str) -> bool:
+    """Say whether two phrases are the same words: capitals, article, signs and plural aside."""
+    if find_noun(a) != find_noun(b):
+        return False  # "glass" and "glasses"
+    return not _forms(_words(a)).isdisjoint(_forms(_words(b)))
+
+
+def holds(phrase: str, name: str) -> bool:
+    """Say whether `name` stands as whole words inside a phrase, in singular or plural."""
+    words = _words(name)
+    return bool(words) and _holds(_words(phrase), words)
+
+
 def same_thing(a: str, b: str) -> bool:
     """Say whether two words name the same thing, so that one can't replace the other.
 
@@ -128,6 +147,27 @@ def is_hypernym(general: str, word: str) -> bool:
     return not broader.isdisjoint(noun.hypernyms)
 
 
+def is_general(word: str) -> bool:
+    """Say whether a word is broader than GENERAL nouns of the table: "animal", "tool", "fruit"."""
+    return " ".join(_words(word)) in _general_words()
+
+
+def are_of_one_group(noun: Noun, other: Noun) -> bool:
+    """Say whether two nouns are of one category, or have the same broadest hypernym.
+
+    Owl and cat are both animals. Both being things says nothing.
+    """
+    broadest = set(noun.hypernyms[-1:]) & set(other.hypernyms[-1:])
+    same_category = noun.category == other.category and noun.category != "thing"
+    return same_category or bool(broadest - _NAMES_OF_EVERYTHING)
+
+
+def singular_of(word: str) -> str | None:
+    """The singular of a noun in its regular plural, "dog" for "dogs"; else None."""
+    plain = " ".join(_words(word))
+    return next((form for form in _singulars(plain) if find_noun(form)), None)
+
+
 def _rows(file_name: str, columns: tuple[str, ...]) -> Iterator[list[str]]:
     path = _FOLDER / file_name
     try:
@@ -151,13 +191,23 @@ def _split(cell: str) -> tuple[str, ...]:
 
 
 @cache
+def _general_words() -> frozenset[str]:
+    below = Counter(general for noun in nouns().values() for general in noun.hypernyms)
+    return frozenset(word for word, count in below.items() if count >= GENERAL)
+
+
+@cache
 def _nouns_by_name() -> dict[str, Noun]:
-    return {name: noun for noun in nouns().values() for name in (noun.word, *noun.synonyms)}
+    return _by_words((noun, (noun.word, *noun.synonyms)) for noun in nouns().values())
 
 
 @cache
 def _styles_by_name() -> dict[str, Style]:
-    return {name: style for style in styles().values() for name in (style.name, *style.synonyms)}
+    return _by_words((style, (style.name, *style.synonyms)) for style in styles().values())
+
+
+def _by_words(entries: Iterable[tuple[_Entry, tuple[str, ...]]]) -> dict[str, _Entry]:
+    return {" ".join(_words(name)): entry for entry, names in entries for name in names}
 
 
 def _lookup(word: str, by_name: Mapping[str, _Entry]) -> _Entry | None:
@@ -175,8 +225,11 @@ def _noun_of_head(word: str) -> Noun | None:
 
 
 def _words(phrase: str) -> tuple[str, ...]:
-    """Return the lower-case words of a phrase without its leading article."""
-    words = tuple(phrase.lower().split())
+    """Return the lower-case words of a phrase without its leading article.
+
+    Signs and digits end a word, as they do for the text encoder: "dog/cat" and "dog2" hold "dog".
+    """
+    words = tuple(_WORD.findall(unicodedata.normalize("NFC", phrase).lower()))
     return words[1:] if words and words[0] in _ARTICLES else words
 
 

@@ -102,8 +102,7 @@ class ForgetRequest:
     @property
     def concept(self) -> Concept | Nameless:
         """What is to be forgotten, as the engine takes it."""
-        name, _, synonyms = self.names.partition(",")
-        words = as_typed(name, self.kind, synonyms, self.stand_in or None, self.keep)
+        words = as_typed(self.names, self.kind, "", self.stand_in or None, self.keep)
         return words.replace(images=self.pictures)
 
     @property

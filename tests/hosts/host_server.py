@@ -5,13 +5,18 @@ tests/ is no package; conftest.py loads this file under the plain name `host_ser
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:  # conftest.py loads this file where there may be no playwright
     from playwright.sync_api import Browser, Playwright
@@ -57,8 +62,30 @@ class HostServer:
                 self.process.kill()
 
 
+BROWSERS = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge",
+    "microsoft-edge-stable", "brave", "brave-browser", "vivaldi", "vivaldi-stable",
+)  # fmt: skip
+NO_BROWSER = (
+    "no browser for the front ends: install Chromium, Chrome or Edge (Debian: apt install "
+    f"chromium), or run {sys.executable} -m playwright install chromium"
+)
+
+
 def open_browser(playwright: Playwright) -> Browser:
-    """The system's Chromium, headless."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "these tests need Chromium (on Debian: apt install chromium)"
-    return playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    """The first browser of this machine that starts, headless: any that is made of Chromium.
+
+    Without one the test is skipped, and fails where CI is set.
+    """
+    from playwright.sync_api import Error
+
+    named = [os.environ.get("CHROMIUM"), *map(shutil.which, BROWSERS)]
+    choices: list[dict[str, Any]] = [{"executable_path": path} for path in named if path]
+    # Where they are installed on any system, and what playwright itself has downloaded.
+    choices += [{"channel": "chrome"}, {"channel": "msedge"}, {"channel": "chromium"}, {}]
+    for choice in choices:
+        with contextlib.suppress(Error):  # a wrapper that installs nothing, a broken installation
+            return playwright.chromium.launch(**choice, args=["--no-sandbox"])
+    if os.environ.get("CI"):
+        pytest.fail(NO_BROWSER, pytrace=False)
+    pytest.skip(NO_BROWSER)

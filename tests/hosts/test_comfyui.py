@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,20 @@ def test_the_pack_is_loaded_without_heavy_packages_and_every_input_is_explained(
         assert info[name]["description"]
 
 
+def test_the_time_said_is_that_of_the_whole_node(server: ComfyServer) -> None:
+    graph = forget_graph(name="fox")
+    server.run(
+        {"demo": graph["demo"], "shown": node("PreviewImage", images=["demo", 3])}
+    )  # so that the demo model is loaded, and Forget Concept the first to import what it needs
+    entry = server.wait(server.queue(graph))
+    times = {kind: said["timestamp"] / 1000 for kind, said in entry["status"]["messages"]}
+    said = re.search(r"took (\d+) s$", entry["outputs"]["forget"]["text"][0])
+    assert said
+    assert int(said[1]) == pytest.approx(
+        times["execution_success"] - times["execution_start"], abs=2.0
+    )
+
+
 def test_the_settings_node_offers_the_engines_settings(server: ComfyServer) -> None:
     inputs = server.get("object_info")["UnlearnSettings"]["input"]["required"]
     defaults = PRESETS["balanced"].as_dict()
@@ -140,6 +156,43 @@ def test_an_unchanged_graph_is_not_trained_again(server: ComfyServer) -> None:
     assert [path.name for path in folder.glob("*dog*.safetensors")] == ["forget-dog.safetensors"]
 
 
+def test_what_follows_saving_runs_again_only_where_the_file_is_gone(server: ComfyServer) -> None:
+    graph = forget_graph()
+    graph["save"]["inputs"]["filename"] = "test/passed-on"
+    graph["next"] = node("PreviewAny", source=["save", 1])
+    file = server.folder / "models" / "loras" / "test" / "passed-on.safetensors"
+    server.run(graph)
+    content = file.read_bytes()
+    assert cached(server, graph) >= {"forget", "save", "next"}
+    file.unlink()
+    assert cached(server, graph) & {"forget", "save", "next"} == {"forget"}
+    assert file.read_bytes() == content
+    assert cached(server, graph) >= {"forget", "save", "next"}
+
+
+def cached(server: ComfyServer, graph: Graph) -> set[str]:
+    """Run a graph; which nodes' results were still there."""
+    entry = server.wait(server.queue(graph))
+    return set(dict(entry["status"]["messages"])["execution_cached"]["nodes"])
+
+
+def test_what_the_packs_wires_carry_is_short_as_text(server: ComfyServer) -> None:
+    graph = forget_graph("balanced", synonyms="puppy")
+    graph["invert"] = invert_node()
+    graph["forget"]["inputs"] |= {"concept": ["invert", 0], "images": ["demo", 3]}
+    wires = ("concept", "invert", "settings", "forget")
+    for wire in wires:
+        graph[f"{wire} as text"] = node("PreviewAny", source=[wire, int(wire == "forget")])
+    shown = server.run(graph)
+    texts = {wire: shown[f"{wire} as text"]["text"][0] for wire in wires}
+    assert texts["concept"].startswith("to forget: dog, puppy (object)\n")
+    assert texts["invert"] == f"{texts['concept']}\nlearned from 5 pictures"
+    assert texts["settings"].startswith("the preset balanced, but\nsteps: 4\n")
+    assert texts["forget"].startswith("forgotten: dog, puppy")
+    assert max(map(len, texts.values())) < 2000
+    assert all("tensor" not in text for text in texts.values())
+
+
 def test_pictures_are_inverted_and_the_vectors_never_enter_the_lora(server: ComfyServer) -> None:
     graph = forget_graph("balanced")
     graph["forget"]["inputs"]["images"] = ["demo", 3]
@@ -160,15 +213,21 @@ def tensor_names(file: Path) -> list[str]:
 
 def test_invert_concept_hands_its_vectors_on(server: ComfyServer) -> None:
     graph = forget_graph("balanced", name="cat")
-    graph["invert"] = node(
-        "UnlearnInvert", model=["demo", 0], clip=["demo", 1], vae=["demo", 2], images=["demo", 3],
-        concept=["concept", 0], steps=2, seed=0, settings=["settings", 0],
-    )  # fmt: skip
+    graph["invert"] = invert_node()
     graph["forget"]["inputs"]["concept"] = ["invert", 0]
+    del graph["forget"]["inputs"]["vae"]  # the pictures are not read a second time
     graph["curve"] = node("PreviewImage", images=["invert", 1])
     shown = server.run(graph)
     assert "the vectors draw" in shown["invert"]["text"][0]
     assert shown["curve"]["images"]
+
+
+def invert_node() -> dict[str, Any]:
+    """Two steps on the demo model's five pictures."""
+    return node(
+        "UnlearnInvert", model=["demo", 0], clip=["demo", 1], vae=["demo", 2], images=["demo", 3],
+        concept=["concept", 0], steps=2, seed=0, settings=["settings", 0],
+    )  # fmt: skip
 
 
 def test_cancel_stops_at_once_and_the_next_prompt_runs(server: ComfyServer) -> None:
@@ -212,7 +271,18 @@ def test_odd_names_become_safe_file_names(server: ComfyServer, name: str, stem: 
 def test_a_file_name_cannot_leave_the_folder(server: ComfyServer) -> None:
     graph = forget_graph()
     graph["save"]["inputs"]["filename"] = "../../outside"
-    with pytest.raises(Failed, match="No file can be named"):
+    with pytest.raises(Failed, match=r"The file name '../../outside' can't be used: its part '..'"):
+        server.run(graph)
+
+
+@pytest.mark.parametrize("last", [-1, -24])
+def test_a_last_layer_that_sd2_never_uses_is_refused_with_those_that_can_be_set(
+    server: ComfyServer, last: int
+) -> None:
+    graph = forget_graph()
+    graph["layer"] = node("CLIPSetLastLayer", clip=["demo", 1], stop_at_clip_layer=last)
+    graph["forget"]["inputs"]["clip"] = ["layer", 0]
+    with pytest.raises(Failed, match=r"its last layer of 7 makes.* between -2 and -7\."):
         server.run(graph)
 
 
@@ -240,6 +310,21 @@ def test_without_model_the_quick_preset_runs_and_the_others_say_what_is_missing(
         server.run(graph)
 
 
+@pytest.mark.parametrize(
+    ("wires", "missing"), [({"model": 0}, "VAE"), ({"vae": 2}, "MODEL"), ({}, "MODEL")]
+)
+def test_a_missing_wire_is_told_before_anything_is_computed(
+    server: ComfyServer, wires: dict[str, int], missing: str
+) -> None:
+    graph = forget_graph("balanced", stand_in="zzyzx")  # which the first look at words refuses
+    inputs = graph["forget"]["inputs"]
+    for wire in ("model", "vae"):
+        del inputs[wire]
+    inputs |= {name: ["demo", slot] for name, slot in wires.items()} | {"images": ["demo", 3]}
+    with pytest.raises(Failed, match=f"^{missing} is not connected"):
+        server.run(graph)
+
+
 def test_measuring_shows_a_sheet_and_numbers(server: ComfyServer) -> None:
     graph = forget_graph(name="dog", synonyms="puppy")
     graph["measure"] = node(
@@ -250,6 +335,32 @@ def test_measuring_shows_a_sheet_and_numbers(server: ComfyServer) -> None:
     shown = server.run(graph)
     assert shown["measure"]["images"]
     assert "forgotten: dog, puppy seen in" in shown["measure"]["text"][0]
+
+
+def test_without_peft_the_log_and_forget_concept_say_how_to_install_it(
+    tmp_path: Path,
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    lent = [Path(path) for path in sys.path if path.endswith("site-packages")]
+    for entry in (entry for folder in lent for entry in folder.iterdir()):
+        if not entry.name.startswith("peft") and not (packages / entry.name).exists():
+            (packages / entry.name).symlink_to(entry)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        f"sys.path[:] = [p for p in sys.path if p not in {[*map(str, lent)]}] + [{str(packages)!r}]"
+    )
+    command = f"{install()} -m pip install -r {ROOT / 'requirements.txt'}"
+    server = ComfyServer(tmp_path / "comfyui", str(tmp_path))
+    try:
+        lines = [line for line in server.log.splitlines() if "peft is not installed" in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("SD Unlearn: The package peft")
+        assert lines[0].endswith(command)
+        with pytest.raises(Failed, match=rf"peft is not installed.*{re.escape(command)}"):
+            server.run(forget_graph())
+    finally:
+        server.stop()
 
 
 def test_comfy_model_keeps_the_lent_models_contract() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_host import ROOT, ComfyServer, Graph
+from comfy_host import ROOT, ComfyServer, Graph, error_of
 from host_server import open_browser
 from playwright.sync_api import Page, sync_playwright
 
@@ -103,7 +103,7 @@ def test_a_template_runs_by_its_button_with_progress_preview_and_result(
             app.api.addEventListener("progress_text", () => window.seen.texts++);
         }"""
     )
-    page.get_by_test_id("queue-button").locator("button").first.click()
+    press_run(page)
     page.wait_for_function("() => window.seen.previews > 0", timeout=300_000)
     prompt_id = server.newest_prompt()
     entry = server.wait(prompt_id)
@@ -117,6 +117,35 @@ def test_a_template_runs_by_its_button_with_progress_preview_and_result(
     )
     page.screenshot(path=tmp_path / "forget-an-object.png")
     assert (server.folder / "models" / "loras" / LORA).exists()
+
+
+def press_run(page: Page) -> None:
+    """Press Run: the first button of a group that has the test id, or in newer pages the one."""
+    name = "[data-testid=queue-button]"
+    page.locator(f"button{name}, {name} button").first.click()
+
+
+def test_an_interrupt_while_measuring_leaves_the_lora(server: ComfyServer, page: Page) -> None:
+    template = workflow("forget-an-object")
+    nodes = {node["type"]: node for node in template["nodes"]}
+    nodes["UnlearnForget"]["widgets_values"][0] = "quick"
+    nodes["UnlearnSaveLora"]["widgets_values"][0] = "interrupted/forget-%concept%"
+    page.evaluate(OPEN, template)
+    page.evaluate(
+        """() => {
+            window.running = [];
+            app.api.addEventListener("executing", ({detail}) => window.running.push(detail));
+        }"""
+    )
+    press_run(page)
+    measure = str(nodes["UnlearnMeasure"]["id"])
+    page.wait_for_function(f"() => window.running.at(-1) === {measure!r}", timeout=300_000)
+    prompt_id = server.newest_prompt()
+    server.post("interrupt", {})
+    entry = server.wait(prompt_id)
+    assert error_of(entry) == "interrupted"
+    assert dict(entry["status"]["messages"])["execution_interrupted"]["node_id"] == measure
+    assert (server.folder / "models" / "loras" / "interrupted" / "forget-dog.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["load-the-lora-back", "compare-strengths"])

@@ -8,15 +8,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-import venv
 from pathlib import Path
 from typing import Any
 
+from host_install import install_once, lend_packages, make_environment, pip_install
 from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,22 +39,19 @@ PACKAGES = {
 def install(shape: str) -> Path:
     """Install one gradio once; returns the Python that runs it."""
     home = ROOT / ".hosts" / f"webui-{shape}"
-    python = home / "bin" / "python"
-    stamp = home / "installed"
-    wanted = " ".join((*PACKAGES[shape], sys.prefix))
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    venv.EnvBuilder(with_pip=True, clear=True).create(home)
-    pip = [str(python), "-m", "pip", "install", "-qq", "--no-input"]
-    # peft and accelerate ask for torch, which is these tests' own: another copy takes gigabytes.
-    alone = [name for name in PACKAGES[shape] if name.startswith(("peft", "accelerate"))]
-    rest = [name for name in PACKAGES[shape] if name not in alone]
-    subprocess.run([*pip, *rest, "psutil", "safetensors", "tqdm"], check=True)
-    subprocess.run([*pip, "--no-deps", *alone], check=True)
-    packages = next((home / "lib").glob("python3.*/site-packages"))
-    mine = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "lent.pth").write_text("\n".join(mine))
-    stamp.write_text(wanted)
+    python = home / "venv" / "bin" / "python"
+    packages = PACKAGES[shape]
+
+    def fill() -> None:
+        # peft and accelerate ask for torch, which is lent.
+        alone = [name for name in packages if name.startswith(("peft", "accelerate"))]
+        rest = [name for name in packages if name not in alone]
+        make_environment(home / "venv")
+        pip_install(python, *rest, "psutil", "safetensors", "tqdm")
+        pip_install(python, "--no-deps", *alone)
+        lend_packages(home / "venv")
+
+    install_once(home, " ".join(packages), packages[0].replace("==", " "), fill, 100)
     return python
 
 
