@@ -84,12 +84,13 @@ class SaveUnlearningLora(io.ComfyNode):
         root = output_folder("loras")
         wanted = root / relative_name(filename, result.concept.name)
         path = _place(wanted, result.lora)
+        picture = path.with_suffix(".png")
         make_folder(path.parent)
         if not path.exists():
             write_whole(path, lora_bytes(result.lora, path.stem))
         _WRITTEN.note(path)
-        if unlearn_lora.preview is not None:
-            write_whole(path.with_suffix(".png"), png_bytes(unlearn_lora.preview))
+        if unlearn_lora.preview is not None and not picture.exists():
+            write_whole(picture, png_bytes(unlearn_lora.preview))
         name = path.relative_to(root).as_posix()
         text = [f"models/loras/{name}"]
         if save_embedding:
@@ -119,12 +120,14 @@ def _safe_part(part: str, filename: str) -> str:
 
 
 def _place(wanted: Path, lora: LoraWeights) -> Path:
-    """The first free path, or the one that holds this very LoRA."""
+    """The first path that is free, its picture's too, or the one that holds this very LoRA."""
     number = 1
     while True:
         stem = wanted.name if number == 1 else f"{wanted.name}-{number}"
         path = wanted.with_name(f"{stem}.safetensors")
-        if not path.exists() or path.read_bytes() == lora_bytes(lora, stem):
+        if path.is_file() and path.read_bytes() == lora_bytes(lora, stem):
+            return path
+        if not path.exists() and not path.with_suffix(".png").exists():
             return path
         number += 1
 

@@ -265,8 +265,12 @@ def png_header(path: Path, width: int, height: int) -> None:
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """A folder of bad pictures and bad models, and a file where a folder should be."""
-    for name in ("corrupt", "tiny", "huge", "none"):
+    for name in ("corrupt", "tiny", "huge", "none", "plots", "good"):
         (tmp_path / name).mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "good" / "a.png")
+    (tmp_path / "plots" / "loss.png").write_bytes(b"of another program")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "corrupt" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9)
     Image.new("RGB", (1, 1)).save(tmp_path / "tiny" / "a.png")
     png_header(tmp_path / "huge" / "a.png", 20000, 20000)
@@ -326,6 +330,21 @@ PRESETS_AND_WORDS = ["forget", "--model", "demo", "--preset", "quick", "--steps"
         ([*DOG, "--out", "{here}/none"], "must end in .safetensors"),
         ([*DOG, "--out", "{here}/" + "x" * 300 + ".safetensors"], "can't be written"),
         ([*DOG, *OUT, "--report", "{here}/file"], "is a file, so it can't hold"),
+        ([*DOG, *OUT, "--report", "{here}/a\0b"], "can't be written"),
+        ([*DOG, *OUT, "--report", "{here}/loop"], "can't be written"),
+        ([*DOG, *OUT, "--report", "{here}/good", "--images", "{here}/good"], "holds what this"),
+        ([*DOG, *OUT, "--report", "{here}/plots"], "holds a loss.png that is not of a report"),
+        ([*DOG, *OUT, "--images", "{here}/" + "x" * 300], "can't be read"),
+        ([*DOG, *OUT, "--images", "{here}/a\0b"], "can't be read"),
+        ([*DOG, "--out", "{here}/a\0b.safetensors"], "can't be written"),
+        ([*DOG, "--out", "{here}/pipe.safetensors"], "is no regular file"),
+        ([*DOG, "--out", "{here}/x\udcff.safetensors"], "is not UTF-8"),
+        ([*DOG, "--out", "{demo}/text_encoder/model.safetensors"], "the model is only read"),
+        ([*DOG, *OUT, "--report", "{demo}"], "the model is only read"),
+        (
+            ["--model", "{here}/sd1.safetensors", *DOG, "--out", "{here}/sd1.safetensors"],
+            "the model is only read",
+        ),
         ([*DOG, *OUT, "--embedding", "{here}/my-dog-1.safetensors"], "give --images"),
         ([*DOG, *OUT, "--embedding", "{here}/dog.safetensors"], "as a plain word"),
         ([*DOG, *OUT, "--embedding", "{here}/a b-1.safetensors"], "ComfyUI can't find"),
@@ -335,13 +354,84 @@ def test_hostile_input_is_refused_in_one_line_and_nothing_is_written(
     hostile: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
 ) -> None:
     before = entries(hostile)
-    filled = [flag.replace("{here}", str(hostile)) for flag in flags]
+    model = str(demo_folder() / "model")
+    filled = [flag.replace("{here}", str(hostile)).replace("{demo}", model) for flag in flags]
     assert main([*PRESETS_AND_WORDS, *filled]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert said in errors[0]
     assert entries(hostile) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["invert", *DOG, "--images", PICTURES, "--out", "{demo}/my-dog-1.safetensors"],
+            "only read",
+        ),
+        (["merge", "{here}/a", "{here}/b", "--out", "{here}/a"], "must end in .safetensors"),
+        (
+            [
+                "merge",
+                "{here}/a.safetensors",
+                "{here}/b.safetensors",
+                "--out",
+                "{here}/a.safetensors",
+            ],
+            "this command reads it",
+        ),
+        (["generate", "--prompt", "a", "--out", "{demo}/pictures"], "the model is only read"),
+        (["generate", "--prompts", "/dev/zero", "--out", "{here}/p"], "is no regular file"),
+        (["generate", "--prompts", "{here}/" + "x" * 300, "--out", "{here}/p"], "can't be read"),
+        (
+            ["generate", "--prompt", "a", "--lora", "x" * 300 + ":1", "--out", "{here}/p"],
+            "can't be read",
+        ),
+        (["measure", "--lora", "{here}/a.safetensors", "--report", "{demo}/../"], "choose another"),
+        (["measure", "--lora", "{here}/r/report.json", "--report", "{here}/r"], "not of a report"),
+        (["demo", "--out", "{here}"], "not a LoRA"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    said: str,
+) -> None:
+    monkeypatch.delattr(commands, "load_model")
+    for name in ("a.safetensors", "b.safetensors", "r/report.json", "forget-dog.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_file({"a": torch.ones(1)}, tmp_path / name)
+    before = entries(tmp_path)
+    model = str(demo_folder() / "model")
+    filled = [flag.replace("{here}", str(tmp_path)).replace("{demo}", model) for flag in flags]
+    chosen = [] if flags[0] == "demo" else ["--model", "demo"]
+    assert main([*filled, *chosen]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert said in error
+    assert entries(tmp_path) == before
+
+
+def test_a_tilde_is_expanded_and_the_whole_path_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([*FORGET, "--steps", "0", *DOG, "--out=~/a.safetensors"]) == 0
+    assert main([*FORGET, "--steps", "0", *DOG, "--out", "b.safetensors"]) == 0
+    said = capsys.readouterr().out
+    assert f"written: {tmp_path / 'home' / 'a.safetensors'}\n" in said
+    assert f"written: {tmp_path / 'here' / 'b.safetensors'}\n" in said
+    assert set(entries(tmp_path)) == {"home", "home/a.safetensors", "here", "here/b.safetensors"}
+    parsed = build_parser().parse_args(["merge", "~/a", "~/b", "--model", "~/m", "--out", "~/c"])
+    home = tmp_path / "home"
+    assert parsed.loras == [home / "a", home / "b"]
+    assert (parsed.model, parsed.out) == (str(home / "m"), home / "c")
 
 
 @pytest.mark.skipif(
@@ -454,6 +544,10 @@ def test_measure_reads_from_the_lora_what_it_forgets(
     assert main(forget) == 0
     capsys.readouterr()
     command = ["measure", "--model", "demo", "--lora", str(lora), "--report", str(report)]
+    report.mkdir()
+    older = {"concept": "cat", "strengths": [], "recommended_strength": 1.0}
+    (report / "report.json").write_text(json.dumps(older))
+    (report / "loss.png").write_bytes(b"of an older report")
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "stand-in: cat; kept first: fox, " in said

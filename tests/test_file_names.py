@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unlearn_core.errors import BadConcept
-from unlearn_core.file_names import safe_file_name, unused_path
+from unlearn_core.file_names import safe_file_name, typed_path, unused_path
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,22 @@ def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
     (tmp_path / "dog.safetensors").touch()
     (tmp_path / "dog-2.safetensors").touch()
     assert unused_path(tmp_path, "dog").name == "dog-3.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("~/a/b", "{home}/a/b"),
+        ("~", "{home}"),
+        ("a/~/b", "a/~/b"),
+        ("a~", "a~"),
+        ("~nobody-has-this-name/a", "~nobody-has-this-name/a"),
+        ("", "."),
+    ],
+)
+def test_a_tilde_at_the_start_is_the_users_own_folder(
+    typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert typed_path(typed) == Path(meant.replace("{home}", str(tmp_path)))

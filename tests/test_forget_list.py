@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -228,10 +229,11 @@ written, honest = [], forget_list.append_record
 main(sys.argv[2:])
 """
 BETWEEN = """
-def append(path, record):
-    honest(path, record)
+keep = forget_list._keep
+def kept(*arguments):
+    keep(*arguments)
     die()
-forget_list.append_record = append
+forget_list._keep = kept
 """
 INSIDE = """
 forget = forget_list.unlearn
@@ -248,6 +250,13 @@ def append(path, record):
     if record["concept"] == "cat":
         die()
     honest(path, record)
+forget_list.append_record = append
+"""
+AFTER_THE_LINE = """
+def append(path, record):
+    honest(path, record)
+    if record["concept"] == "cat":
+        die()
 forget_list.append_record = append
 """
 WITHIN_THE_LINE = """
@@ -271,8 +280,8 @@ forget_list.Path.replace = dying
 
 @pytest.mark.parametrize(
     "how",
-    [BETWEEN, INSIDE, BEFORE_THE_LINE, WITHIN_THE_LINE, WITHIN_THE_FILE],
-    ids=["between two", "inside one", "before its line", "within its line", "within its file"],
+    [BETWEEN, INSIDE, BEFORE_THE_LINE, WITHIN_THE_LINE, AFTER_THE_LINE, WITHIN_THE_FILE],
+    ids=["between two", "inside", "before its line", "within it", "after it", "within its file"],
 )
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, how: str
@@ -289,12 +298,12 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
         [sys.executable, "-c", code, repr(TINY), *command], cwd=root, capture_output=True
     )
     assert killed.returncode == -9, killed.stderr
+    torn = [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"]
+    assert len(torn) == (how is WITHIN_THE_FILE)
     begun = forgotten_now(monkeypatch)
     assert run(tmp_path) == 0
     assert begun == ["cat", "car"]
-    torn = [name for name in loras(tmp_path) if name.endswith(".part")]
-    assert {n: b for n, b in loras(tmp_path).items() if n not in torn} == loras(whole)
-    assert len(torn) == (how is WITHIN_THE_FILE)
+    assert loras(tmp_path) == loras(whole)
     timeless = [
         [{**record, "seconds": 0} for record in journal(folder)] for folder in (whole, tmp_path)
     ]
@@ -313,7 +322,6 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
         ),
         (lambda folder: (folder / "out" / NAMES[0]).unlink(), ["car"]),
         (lambda folder: (folder / "out" / NAMES[1]).write_bytes(b"other"), ["cat"]),
-        (lambda folder: (folder / "out" / "forgotten.jsonl").unlink(), ["dog", "cat", "car"]),
     ],
 )
 def test_only_what_is_missing_or_changed_is_done_again(
@@ -446,10 +454,91 @@ def test_a_worker_may_finish_in_any_order(
     out = tmp_path / "out"
     forget_list.forget_list(session, path, "quick", chosen, out, worker=backwards)
     assert [record["concept"] for record in journal(tmp_path)] == ["car", "cat", "dog"]
-    before = loras(tmp_path)
-    (out / "forgotten.jsonl").unlink()
+    backwards_written = loras(tmp_path)
+    assert run(tmp_path, "--out", str(tmp_path / "forwards")) == 0
+    for name, content in backwards_written.items():
+        assert (tmp_path / "forwards" / name).read_bytes() == content
+
+
+# --- files of others ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["out/forget-cat.safetensors", "reports/forget-cat/loss.png", "link/forget-cat.safetensors"],
+)
+def test_a_file_that_the_journal_does_not_know_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.delattr(commands, "load_model")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"of the WebUI")
+    write_list(tmp_path, *LINES)
+    assert run(tmp_path, "--report", str(tmp_path / "reports")) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"{Path(name).name} is there already" in error
+    assert (tmp_path / name).read_bytes() == b"of the WebUI"
+    assert not (tmp_path / "out" / "forgotten.jsonl").exists()
+
+
+def test_what_was_written_here_is_replaced_even_after_failures_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_list(tmp_path, LINES[1])
     assert run(tmp_path) == 0
-    assert loras(tmp_path) == before
+    before = loras(tmp_path)
+
+    for error, code in ((ZeroDivisionError("a bug"), 1), (Cancelled("stopped"), 130)):
+
+        def stumble(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        with monkeypatch.context() as stumbling:
+            stumbling.setattr(forget_list, "unlearn", stumble)
+            assert run(tmp_path, "--seed", "1") == code
+        assert loras(tmp_path) == before
+    assert run(tmp_path, "--seed", "1") == 0
+    assert loras(tmp_path).keys() == before.keys()
+    assert loras(tmp_path) != before
+    assert len(journal(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--list", "{here}/out/forgotten.jsonl"], "this command reads it"),
+        (["--list", "{here}/list", "--out", "{here}/model"], "the model is only read"),
+        (["--list", "{here}/list", "--report", "{here}/model/report"], "the model is only read"),
+        (["--list", "{here}/list", "--report", "{here}/loop"], "can't be written"),
+        (["--list", "{here}/list", "--out", "{here}/x\udcff"], "is not UTF-8"),
+        (["--list", "{here}/pipe"], "is no regular file"),
+        (["--list", "/dev/zero"], "is no regular file"),
+        (["--list", "{here}"], "is a folder"),
+        (["--list", "{here}/" + "x" * 300], "can't be read"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused_before_anything_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    said: str,
+) -> None:
+    monkeypatch.delattr(commands, "load_model")
+    for name in ("model", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("list", "out/forgotten.jsonl"):
+        (tmp_path / name).write_text(f"{LINES[1]}\n")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    filled = [flag.replace("{here}", str(tmp_path)) for flag in flags]
+    assert run(tmp_path, "--model", str(tmp_path / "model"), *filled) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert said in error
+    assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
 
 
 # --- hostile lists --------------------------------------------------------------------------------
@@ -472,6 +561,11 @@ def test_a_worker_may_finish_in_any_order(
         (['{"concept": null}'], "concept is null; it must be a text in quotes"),
         (['{"concept": "dog", "synonyms": "puppy"}'], "it must be a list of texts in quotes"),
         (['{"concept": "dog", "keep": ["fox", 7]}'], "it must be a list of texts in quotes"),
+        (['{"concept": ' + "[" * 900 + "]" * 900 + "}"], "it must be a text in quotes"),
+        (['{"concept": "dog"}'] * 10_001, "has 10,001 lines; 10,000 at most"),
+        (['{"concept": "cat", "images": "' + "x" * 300 + '"}'], "can't be read"),
+        (['{"concept": "cat", "images": "a\\u0000b"}'], "can't be read"),
+        (['{"concept": "cat", "images": "\\ud800"}'], "can't be read"),
         (['{"concept": "dog", "kind": "smell"}'], "Line 1 of {path}: Unknown kind 'smell'"),
         (['{"concept": "dog", "keep": ["dog"]}'], "can't be forgotten and kept"),
         ([LINES[0], LINES[1], '{"concept": "DOG"}'], "Line 3 of {path}: 'DOG' stands in line 1"),
@@ -503,10 +597,10 @@ def test_a_hostile_list_is_refused_with_its_line_and_nothing_is_written(
 
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "concepts.jsonl"
-    with pytest.raises(BadFile, match="can't be read"):
+    with pytest.raises(BadFile, match="There is no file"):
         read_list(path, UnlearnSettings())
     path.write_bytes(b'{"concept": "\xff"}')
-    with pytest.raises(BadFile, match="can't be read"):
+    with pytest.raises(BadFile, match="is not UTF-8"):
         read_list(path, UnlearnSettings())
     path.write_bytes(b'\xef\xbb\xbf{"concept": "dog"}\r\n{"concept": "cat"}')
     assert [entry.concept.name for entry in read_list(path, UnlearnSettings())] == ["dog", "cat"]

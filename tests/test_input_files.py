@@ -16,6 +16,11 @@ def test_text_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
         assert read_text(tmp_path / "a.txt") == "café"
 
 
+def test_every_kind_of_line_end_is_read_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\r\nb\rc\n")
+    assert read_text(tmp_path / "a.txt") == "a\nb\nc\n"
+
+
 def test_what_is_no_utf_8_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(BadFile, match=r"latin\.txt is not UTF-8"):

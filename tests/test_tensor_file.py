@@ -23,6 +23,24 @@ def test_what_is_written_is_read_back_as_float32(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
 
 
+def test_names_that_are_no_utf_8_are_written_as_numbers(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2)}
+    write_whole(tmp_path / "a", file_bytes(tensors, {"d\udcffg": "x\udcff犬"}))
+    _, metadata = read_tensors(tmp_path / "a")
+    assert metadata == {r"d\udcffg": r"x\udcff犬"}
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "a", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_whole(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "elsewhere", "link"]
+
+
 def test_what_was_read_outlives_the_file(tmp_path: Path) -> None:
     write_whole(tmp_path / "a", CONTENT)
     tensors, _ = read_tensors(tmp_path / "a")

@@ -123,7 +123,7 @@ def test_the_file_names_every_concept() -> None:
     ("concepts", "words"),
     [
         ((), "at least one"),
-        ((DOG, Concept("puppy")), "the same thing"),
+        ((DOG, Concept("puppy")), "'puppy' is to be forgotten by itself and as a name of 'dog'"),
         ((DOG, Concept("wolf", stand_in="dog")), "is forgotten in the same run"),
         ((Concept("wolf", keep=("dogs",)), DOG), "is forgotten in the same run"),
     ],

@@ -1,176 +1,60 @@
-"""The headless door: `python -m unlearn_core forget|merge|invert|generate|measure|demo`."""
+"""The headless door: `python -m unlearn_core forget|merge|invert|generate|measure|demo`.
+
+Only the standard library is imported before `main`: Ctrl-C must not need torch to be there.
+"""
 
 from __future__ import annotations
 
-import argparse
-import logging
+import contextlib
 import os
+import runpy
+import signal
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 
-import torch
-from PIL import Image
-
-from . import commands
-from .command_line import build_parser
-from .errors import BadSettings, Cancelled, UnlearnError
-from .forget_list import forget_list
-from .generate import ChosenLora, read_prompts
-from .lent_model import RunMonitor
-from .progress_bar import ProgressBar
-from .settings import UnlearnSettings, preset
-
-FAILED, CANCELLED = 1, 130
-QUIET = {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
+STOPPED = 130
+_LINE = "error: Stopped at once, as you asked."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 after an error, or 130 after Ctrl-C (argparse exits with 2)."""
-    chosen = build_parser().parse_args(arguments)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own error says it
+    from .console import shown
+
     try:
-        with ProgressBar() as monitor:
-            COMMANDS[chosen.command](chosen, monitor)
-    except Cancelled as error:
-        return _fail(str(error), CANCELLED)
+        from .run_command import run_command  # imports torch, which takes seconds
+
+        return run_command(arguments)
     except KeyboardInterrupt:
-        return _fail("Stopped at once, as you asked.", CANCELLED)
-    except UnlearnError as error:
-        return _fail(str(error), FAILED)
-    except torch.cuda.OutOfMemoryError:
-        return _fail("The GPU's memory is full: close what else uses it, or ask for less.", FAILED)
-    return 0
+        shown(sys.stderr).say(_LINE)
+        return STOPPED
 
 
-def _fail(message: str, code: int) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    return code
+def _start() -> int:
+    """The whole process."""
+    takes_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if takes_ctrl_c:
+        signal.signal(signal.SIGINT, _leave)
+    from .console import take_over_streams
+
+    take_over_streams()
+    try:
+        return main()
+    finally:
+        if takes_ctrl_c:  # all is done, and what is left is Python's own
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once, while torch is imported: it swallows a KeyboardInterrupt, and is broken then."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_LINE}\n".encode())
+    os._exit(STOPPED)
 
 
-def _session(chosen: argparse.Namespace, monitor: RunMonitor) -> commands.Session:
-    return commands.Session(_say, monitor, chosen.model, chosen.prediction)
-
-
-def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank", "layers")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    settings = preset(chosen.preset, **changes)
-    session = _session(chosen, monitor)
-    if chosen.list is not None:
-        _forget_list(chosen, session, settings)
-        return
-    for flag in ("ray", "together"):
-        if getattr(chosen, flag) not in (None, False):
-            raise BadSettings(f"--{flag} is about the concepts of a list: give --list.")
-    asked = commands.make_asked(
-        chosen.concept,
-        chosen.kind or "object",
-        chosen.images,
-        chosen.synonyms,
-        chosen.stand_in,
-        chosen.keep,
-    )
-    concept = commands.with_pictures(session, asked, chosen.images, settings)
-    commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding)
-
-
-def _forget_list(
-    chosen: argparse.Namespace, session: commands.Session, settings: UnlearnSettings
-) -> None:
-    for name in ("images", "synonyms", "stand_in", "keep", "kind"):
-        if getattr(chosen, name):
-            raise BadSettings(
-                f"--{name.replace('_', '-')} is of one concept: with --list it stands in each "
-                "concept's line."
-            )
-    if chosen.embedding is not None:
-        raise BadSettings("--embedding is of one concept and does not go with --list.")
-    if chosen.together:
-        if chosen.ray is not None or chosen.report is not None:
-            raise BadSettings(
-                "--together is one run: it is not shared on --ray, and --report is made of its "
-                "LoRA by `measure --concept NAME`."
-            )
-        commands.forget_together(session, chosen.list, settings, chosen.out)
-        return
-    worker = None
-    if chosen.ray is not None:
-        from .ray_tasks import RayWorker
-
-        worker = RayWorker(chosen.ray or None)
-    forget_list(session, chosen.list, chosen.preset, settings, chosen.out, chosen.report, worker)
-
-
-def _merge(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    commands.merge(_session(chosen, monitor), chosen.loras, chosen.out, chosen.rank)
-
-
-def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    settings = UnlearnSettings(
-        seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
-    )
-    session = _session(chosen, monitor)
-    named = commands.make_concept(chosen.concept, chosen.kind)
-    concept = commands.with_pictures(session, named, chosen.images, settings)
-    commands.learn(session, concept, settings, chosen.out)
-
-
-def _generate(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    prompts = read_prompts(chosen.prompts) if chosen.prompts else [chosen.prompt]
-    commands.generate(
-        _session(chosen, monitor),
-        prompts,
-        chosen.out,
-        [ChosenLora.parse(text) for text in chosen.lora],
-        chosen.embedding,
-        chosen.seed,
-        chosen.count,
-        chosen.size,
-        chosen.steps,
-        chosen.guidance,
-        chosen.negative,
-    )
-
-
-def _measure(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    commands.measure(
-        _session(chosen, monitor),
-        chosen.lora,
-        chosen.report,
-        chosen.seed,
-        chosen.concept,
-        chosen.kind,
-        chosen.synonyms,
-        chosen.stand_in,
-    )
-
-
-def _demo(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    commands.demo(commands.Session(_say, monitor), chosen.out)
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace, RunMonitor], None]] = {
-    "forget": _forget,
-    "merge": _merge,
-    "invert": _invert,
-    "generate": _generate,
-    "measure": _measure,
-    "demo": _demo,
-}
-
-if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(main())
+if __name__ == "__main__" and __package__:
+    sys.exit(_start())
+elif __name__ == "__main__":  # `python /any/where/unlearn_core`: start again as `-m` does
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    runpy.run_module(Path(__file__).resolve().parent.name, run_name="__main__", alter_sys=True)

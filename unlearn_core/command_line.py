@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from .concept import KINDS
+from .file_names import typed_path
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import (
     DEFAULT_PRESET,
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument(
         "--list",
-        type=Path,
+        type=typed_path,
         metavar="FILE",
         help="many concepts, one a line, each into its own LoRA (see below)",
     )
@@ -84,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     one.add_argument(
         "--images",
-        type=Path,
+        type=typed_path,
         metavar="DIR",
         help="a folder with 4 or 5 pictures of it; needed without --concept",
     )
@@ -100,14 +101,14 @@ def build_parser() -> argparse.ArgumentParser:
         _add_number(one, f"--{name}", name, None)
     one.add_argument("--layers", help=f"{help_of('layers')} (default: the preset's)")
     one.add_argument(
-        "--out", required=True, type=Path, metavar="FILE.safetensors",
+        "--out", required=True, type=typed_path, metavar="FILE.safetensors",
         help="the LoRA to write; an existing file is replaced (with --list: a folder)",
     )  # fmt: skip
     one.add_argument(
-        "--report", type=Path, metavar="DIR", help="also measure it: numbers and sheets"
+        "--report", type=typed_path, metavar="DIR", help="also measure it: numbers and sheets"
     )
     one.add_argument(
-        "--embedding", type=Path, metavar="FILE.safetensors",
+        "--embedding", type=typed_path, metavar="FILE.safetensors",
         help="also save the vectors learned from the pictures; they are a recipe for the concept",
     )  # fmt: skip
 
@@ -118,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_model(two)
     two.add_argument(
-        "--images", required=True, type=Path, metavar="DIR", help="a folder of pictures"
+        "--images", required=True, type=typed_path, metavar="DIR", help="a folder of pictures"
     )
     two.add_argument("--concept", required=True, metavar="NAME", help="the word to begin with: cat")
     two.add_argument("--kind", choices=KINDS, default="object", help="what sort of thing it is")
@@ -127,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_number(two, "--vectors", "inversion_vectors", defaults.inversion_vectors)
     _add_number(two, "--seed", "seed", defaults.seed)
     two.add_argument(
-        "--out", required=True, type=Path, metavar="FILE.safetensors",
+        "--out", required=True, type=typed_path, metavar="FILE.safetensors",
         help="the embedding to write; prompts use its name without .safetensors",
     )  # fmt: skip
 
@@ -137,13 +138,15 @@ def build_parser() -> argparse.ArgumentParser:
         "forget-dog.safetensors forget-car.safetensors --model demo \\\n"
         "      --out forget-both.safetensors",
     )
-    merging.add_argument("loras", nargs="+", type=Path, metavar="FILE", help="a LoRA of `forget`")
+    merging.add_argument(
+        "loras", nargs="+", type=typed_path, metavar="FILE", help="a LoRA of `forget`"
+    )
     _add_model(merging)
     merging.add_argument(
         "--rank", type=int, metavar="N", help="rank of the LoRA (default: all ranks together)"
     )
     merging.add_argument(
-        "--out", required=True, type=Path, metavar="FILE.safetensors",
+        "--out", required=True, type=typed_path, metavar="FILE.safetensors",
         help="the LoRA to write; an existing file is replaced",
     )  # fmt: skip
 
@@ -156,13 +159,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(three)
     what = three.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", metavar="TEXT", help="one prompt")
-    what.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
+    what.add_argument(
+        "--prompts", type=typed_path, metavar="FILE", help="a text file, one prompt a line"
+    )
     three.add_argument(
         "--lora", action="append", default=[], metavar="FILE[:STRENGTH]",
         help="a LoRA to add, strength 1 if not given; may be repeated",
     )  # fmt: skip
     three.add_argument(
-        "--embedding", action="append", default=[], type=Path, metavar="FILE",
+        "--embedding", action="append", default=[], type=typed_path, metavar="FILE",
         help="an embedding; its name without ending is its word in a prompt; may be repeated",
     )  # fmt: skip
     _add_number(three, "--seed", "seed", 0)
@@ -176,7 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     three.add_argument("--negative", default="", metavar="TEXT", help="what should not be drawn")
     three.add_argument(
-        "--out", required=True, type=Path, metavar="DIR",
+        "--out", required=True, type=typed_path, metavar="DIR",
         help="a folder without PNG files: gets 0000-0.png, ... (line of the file from 0, picture)",
     )  # fmt: skip
 
@@ -187,14 +192,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_model(four)
     four.add_argument(
-        "--lora", required=True, type=Path, metavar="FILE", help="the LoRA to measure"
+        "--lora", required=True, type=typed_path, metavar="FILE", help="the LoRA to measure"
     )
     four.add_argument("--concept", metavar="NAME", help="what it forgets (default: what it says)")
     four.add_argument("--kind", choices=KINDS, help="(default: what the LoRA says, or object)")
     _add_words(four)
     _add_number(four, "--seed", "seed", 0)
     four.add_argument(
-        "--report", required=True, type=Path, metavar="DIR", help="folder to write to"
+        "--report", required=True, type=typed_path, metavar="DIR", help="folder to write to"
     )
 
     five = command(
@@ -204,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     five.add_argument(
         "--out",
-        type=Path,
+        type=typed_path,
         default=Path("out", "demo"),
         metavar="DIR",
         help="(default: %(default)s)",
@@ -213,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="MODEL", help=_MODEL_HELP)
+    parser.add_argument("--model", required=True, type=_model, metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument(
         "--prediction",
         choices=("auto", "epsilon", "v"),
@@ -236,6 +241,10 @@ def _add_number(
     shown = "the preset's" if default is None else default
     text = f"{help_of(setting)} ({low} to {high}; default: {shown})".replace("%", "%%")
     parser.add_argument(flag, type=int, default=default, metavar="N", help=text)
+
+
+def _model(text: str) -> str:
+    return str(typed_path(text)) if text.startswith("~") else text
 
 
 def _size(text: str) -> tuple[int, int]:

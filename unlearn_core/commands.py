@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from . import generate as drawing
 from .concept import Concept, Kind, Nameless, as_typed
-from .concept_list import read_list
+from .concept_list import pictures_of, read_list
 from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
@@ -20,12 +20,14 @@ from .evaluation import Evaluation, Judge, evaluate, with_lora
 from .forgotten import Forgotten, all_from_metadata, merged_metadata
 from .generate import ChosenLora
 from .headline import main_numbers, run_lines
+from .input_files import is_file
 from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
 from .lora_math import check_fit
 from .merging import check_mergeable, fit_loras
 from .names import split_typed
 from .output_files import (
+    check_apart,
     check_embedding_file,
     check_tensor_file,
     check_writable,
@@ -33,7 +35,7 @@ from .output_files import (
     png_bytes,
 )
 from .pictures import left_out, read_pictures
-from .report import write_report
+from .report import check_report_folder, report_paths, write_report
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
 from .tensor_file import write_whole
@@ -53,6 +55,11 @@ class Session:
     monitor: RunMonitor
     model: str = DEMO
     prediction: Literal["auto", "epsilon", "v"] = "auto"
+
+    @property
+    def place(self) -> Path:
+        """The folder or the file of the model."""
+        return demo_folder() / "model" if self.model == DEMO else Path(self.model)
 
     def load(self) -> DiffusersModel:
         """Load the model and say what it predicts."""
@@ -117,20 +124,24 @@ def forget(
     out: Path,
     report: Path | None = None,
     embedding: Path | None = None,
+    inputs: Sequence[Path] = (),
 ) -> tuple[UnlearnResult, Evaluation | None]:
-    """Make a model forget a concept; write the LoRA, and if asked a report and the vectors."""
+    """Make a model forget a concept; write the LoRA, and if asked a report and the vectors.
+
+    `inputs` are the files and folders that `concept` was read from.
+    """
     check_tensor_file(out)
     if report is not None:
-        check_writable(report)
+        check_report_folder(report)
     if embedding is not None:
         check_embedding_file(embedding)
-        if embedding.absolute() == out.absolute():
-            raise BadSettings("--out and --embedding name the same file.")
         if not (concept.images and settings.use_pictures and settings.inversion_steps):
             raise BadSettings(
                 "--embedding saves what is learned from pictures: give --images, and a preset "
                 "that learns from them (balanced or robust)."
             )
+    files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
+    check_apart(files, inputs, session.place, [report] if report else [])
     model = session.load()
     result = unlearn(model, concept, settings, session.monitor)
     result.check_moved()
@@ -139,11 +150,11 @@ def forget(
     save_lora(result.lora, out)
     for line in run_lines(result):
         session.say(line)
-    session.say(f"written: {out}")
+    session.say(f"written: {out.absolute()}")
     if embedding is not None and result.learned is not None:
         make_folder(embedding.parent)
         save_embedding(result.learned.vectors, embedding)
-        session.say(f"written: {embedding}. {RECIPE}")
+        session.say(f"written: {embedding.absolute()}. {RECIPE}")
     if report is None:
         return result, None
     forgotten = Forgotten.from_result(result)
@@ -157,7 +168,9 @@ def forget(
 def forget_together(session: Session, path: Path, settings: UnlearnSettings, out: Path) -> None:
     """Make a model forget every concept of a list in one run; write the one LoRA."""
     check_tensor_file(out)
-    concepts = [entry.read(settings) for entry in read_list(path, settings, session.say)]
+    entries = read_list(path, settings, session.say)
+    check_apart([out], [path, *pictures_of(entries)], session.place)
+    concepts = [entry.read(settings) for entry in entries]
     result = unlearn_together(session.load(), concepts, settings, session.monitor)
     result.check_moved()
     stop_if_asked(session.monitor)
@@ -168,12 +181,13 @@ def forget_together(session: Session, path: Path, settings: UnlearnSettings, out
         session.say(f"forgotten: {names}; {part.stand_in.word} is drawn in its place")
     for note in result.notes:
         session.say(f"note: {note}")
-    session.say(f"written: {out}")
+    session.say(f"written: {out.absolute()}")
 
 
 def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None = None) -> None:
     """Make one LoRA of several that were made for this model; their strengths are 1."""
     check_tensor_file(out)
+    check_apart([out], files, session.place)
     if len(files) < 2:
         raise BadSettings("One LoRA can't be merged: give two or more.")
     if rank is not None:
@@ -202,12 +216,22 @@ def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None =
                 f"note: {part.stand_in!r} is forgotten here too, yet drawn for "
                 f"{part.concept.name!r}: forget that again with another --stand-in."
             )
-    session.say(f"written: {out}")
+    session.say(f"written: {out.absolute()}")
 
 
-def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Path) -> None:
-    """Write the word vectors that mean what the pictures show (textual inversion)."""
+def learn(
+    session: Session,
+    concept: Concept,
+    settings: UnlearnSettings,
+    out: Path,
+    inputs: Sequence[Path] = (),
+) -> None:
+    """Write the word vectors that mean what the pictures show (textual inversion).
+
+    `inputs` are the files and folders that `concept` was read from.
+    """
     check_embedding_file(out)
+    check_apart([out], inputs, session.place)
     model = session.load()
     learned = learn_vectors(model, concept, settings, session.monitor)
     stop_if_asked(session.monitor)
@@ -218,7 +242,7 @@ def learn(session: Session, concept: Concept, settings: UnlearnSettings, out: Pa
     )
     if not learned.accepted:
         session.say("note: that is little; give more pictures, in different styles, or more steps.")
-    session.say(f"written: {out}. {RECIPE}")
+    session.say(f"written: {out.absolute()}. {RECIPE}")
     session.say(f"in prompts write: {out.stem}")
 
 
@@ -233,8 +257,9 @@ def measure(
     stand_in: str | None = None,
 ) -> Evaluation:
     """Compare the model with and without a LoRA; what is not given is read from the LoRA's file."""
+    check_report_folder(report)
+    check_apart(report_paths(report), [lora_file], session.place, [report])
     lora = load_lora(lora_file)
-    check_writable(report)
     said = {part.concept.name.casefold(): part for part in all_from_metadata(lora.metadata)}
     asked_names = split_typed(name or "")
     first = next(iter(said.values()), None)
@@ -283,6 +308,7 @@ def generate(
 ) -> None:
     """Draw the prompts into a folder that holds no PNG yet."""
     check_writable(out)
+    check_apart([], (), session.place, [out])
     found = sorted(out.glob("*.[pP][nN][gG]"))
     if found:
         raise BadFile(
@@ -310,7 +336,7 @@ def generate(
         raise Cancelled(
             f"Stopped as you asked: {done} of {total} pictures are in {out}."
         ) from error
-    session.say(f"written: {total} pictures in {out}")
+    session.say(f"written: {total} pictures in {out.absolute()}")
 
 
 def demo(session: Session, out: Path) -> None:
@@ -320,6 +346,10 @@ def demo(session: Session, out: Path) -> None:
     concept = with_pictures(session, make_concept("dog", "object", "puppy"), images, settings)
     lora, report = out / "forget-dog.safetensors", out / "report"
     quiet = dataclasses.replace(session, say=lambda _: None)
+    if is_file(lora):
+        made_for = load_lora(lora).metadata.get("unlearn_base_model_hash")
+        if made_for != build_encoder(quiet.load()).fingerprint():
+            raise BadFile(f"{lora} is not of the demo and would be replaced: choose another --out.")
     _, evaluation = forget(quiet, concept, settings, lora, report)
     assert evaluation is not None
     session.say(f"LoRA: {lora} (the demo model forgets dog and puppy)")
@@ -345,5 +375,5 @@ def _report(
     for line in main_numbers(evaluation):
         session.say(line)
     for path in paths:
-        session.say(f"written: {path}")
+        session.say(f"written: {path.absolute()}")
     return evaluation

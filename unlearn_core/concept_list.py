@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .concept import Concept
 from .errors import BadConcept, BadFile, UnlearnError
-from .file_names import safe_file_name
+from .file_names import safe_file_name, typed_path
+from .input_files import read_text
 from .pictures import left_out, picture_files, read_pictures
 from .settings import UnlearnSettings
 
@@ -25,6 +26,7 @@ KEYS = {
     "images": _WORD,
 }
 """What a line may hold, and of which type."""
+MOST_LINES = 10_000
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,14 @@ def read_list(
     picture. Raises BadFile or BadConcept for
     the first line that can't be used, with its number.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise BadFile(f"The list {path} can't be read: {error}.") from error
+    text = read_text(path).removesuffix("\n").split("\n")
+    if len(text) > MOST_LINES:
+        raise BadFile(
+            f"{path} has {len(text):,} lines; {MOST_LINES:,} at most. Make several lists."
+        )
     entries: list[Entry] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
         try:
@@ -103,6 +106,11 @@ def read_list(
     return entries
 
 
+def pictures_of(entries: Iterable[Entry]) -> list[Path]:
+    """The folders of pictures that a list names."""
+    return [entry.images for entry in entries if entry.images is not None]
+
+
 def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
     values = _values(line)
     concept = Concept.from_text(
@@ -114,7 +122,7 @@ def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
     )
     digest, images, note = hashlib.sha256(), None, None
     if values.get("images"):
-        images = folder / values["images"]
+        images = folder / typed_path(values["images"])
         concept.replace(images=read_pictures(images, used=False))  # looked at, and not kept
         note = left_out(images)
         for file in picture_files(images):
@@ -137,8 +145,15 @@ def _values(line: str) -> dict[str, Any]:
         raise BadFile(f"unknown key {', '.join(unknown)}. Known: {', '.join(KEYS)}.")
     for key, wanted in KEYS.items():
         if key in values and not _fits(values[key], wanted):
-            raise BadFile(f"{key} is {json.dumps(values[key])[:60]}; it must be {wanted}.")
+            raise BadFile(f"{key} is {_shown(values[key])}; it must be {wanted}.")
     return values
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value)[:60]
+    except RecursionError:  # nested as deeply as could just be read
+        return "nested deeply"
 
 
 def _fits(value: Any, wanted: str) -> bool:

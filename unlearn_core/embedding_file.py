@@ -27,7 +27,7 @@ def save_embedding(vectors: Tensor, path: Path) -> None:
     vectors of another shape or that are not finite, and as `write_whole` does.
     """
     path = Path(path)
-    _check_name(path)
+    check_embedding_name(path)
     _check_vectors(vectors, "These vectors")
     write_whole(path, file_bytes({_TENSOR: vectors.detach().to(torch.float32)}, {}))
 
@@ -66,7 +66,8 @@ def free_embedding_name(concept: str, folder: Path) -> str:
     return unused_path(folder, f"forget-{safe_file_name(concept)}-concept").stem
 
 
-def _check_name(path: Path) -> None:
+def check_embedding_name(path: Path) -> None:
+    """Raise BadFile for a name that `save_embedding` refuses."""
     stem = path.stem
     if path.suffix != ".safetensors":
         raise BadFile(f"{path.name}: an embedding's file name must end in .safetensors.")

@@ -14,6 +14,17 @@ _LONGEST = 80
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin|conout|com\d|lpt\d)", re.IGNORECASE)
 
 
+def typed_path(text: str) -> Path:
+    """A path as a user typed it; "~" at its start is the user's own folder.
+
+    Shells leave it as it is in quotes, behind "=" and in a list of concepts.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # "~name" of nobody
+        return Path(text)
+
+
 def safe_file_name(name: str) -> str:
     """A name for a file, without ending, from a concept's name: "Van Gogh" is "van-gogh".
 

@@ -1,14 +1,15 @@
 """Forgetting a list of concepts one by one, each into its own LoRA; stopped, it goes on.
 
-A concept is finished when its line stands in the journal. Its files are renamed into place before
-that, so whenever the process ends, a concept without a line is done again, with the same bytes.
+The journal gets a concept's line first, its folder the LoRA last, and a concept is finished when
+both are there and agree. So whenever the process ends, what is not finished is done again, with the
+same bytes, and a file without a line is somebody else's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -17,17 +18,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .commands import DEMO, Session
-from .concept_list import Entry, read_list
+from .concept_list import Entry, pictures_of, read_list
 from .demo_judge import evaluation_judge
 from .diffusers_model import DiffusersModel
-from .errors import Cancelled, TrainingFailed, UnlearnError
+from .errors import BadFile, Cancelled, TrainingFailed, UnlearnError
 from .evaluation import evaluate, with_lora
 from .forgotten import Forgotten
 from .journal import Record, append_record, read_records, replace_records
 from .lent_model import RunMonitor
 from .lora_file import lora_bytes
-from .output_files import alone_in, check_writable, make_folder
-from .report import write_report
+from .output_files import (
+    alone_in,
+    check_apart,
+    check_file,
+    check_letters,
+    check_writable,
+    make_folder,
+)
+from .report import check_report_folder, report_files, report_paths
 from .settings import UnlearnSettings
 from .tensor_file import write_whole
 from .unlearn import UnlearnResult, unlearn
@@ -86,8 +94,14 @@ def forget_list(
     concepts have failed, and Cancelled.
     """
     entries = read_list(path, settings, session.say)
-    for folder in (out, *((report,) if report else ())):
+    folders = [out, *([report] if report else ())]
+    for folder in folders:
         check_writable(folder)
+    check_letters(out)
+    check_file(out / JOURNAL)
+    files = [file for entry in entries for file in _files_of(entry, out, report)]
+    inputs = [path, *pictures_of(entries)]
+    check_apart([out / JOURNAL, *files], inputs, session.place, folders)
     model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
     order = Order(model, session.prediction, preset, settings, report is not None)
     make_folder(out)
@@ -103,7 +117,13 @@ def _forget_pending(
     report: Path | None,
     work: Worker,
 ) -> None:
-    pending = _pending(order, entries, out, report)
+    records = {record["concept"]: record for record in read_records(out / JOURNAL)}
+    pending = [
+        entry
+        for entry in entries
+        if not _is_finished(order, entry, records.get(entry.concept.name, {}), out, report)
+    ]
+    _refuse_others_files(pending, list(records.values()), out, report)
     done, failures = len(entries) - len(pending), 0
     if done:
         session.say(f"{done} of {len(entries)} are done already")
@@ -111,7 +131,7 @@ def _forget_pending(
         try:
             with closing(work(order, pending, session.monitor)) as outcomes:
                 for outcome in outcomes:
-                    _keep(outcome, out, report)
+                    _keep(outcome, records, out, report)
                     done += "error" not in outcome.record
                     failures += "error" in outcome.record
                     session.say(f"{_in_words(outcome)} ({done + failures} of {len(entries)})")
@@ -125,7 +145,7 @@ def _forget_pending(
             f"{failures} of {len(entries)} concepts failed; {out / JOURNAL} says why. The same "
             "command tries them again."
         )
-    session.say(f"written: {len(entries)} LoRAs in {out}, and {JOURNAL}")
+    session.say(f"written: {len(entries)} LoRAs in {out.absolute()}, and {JOURNAL}")
 
 
 def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: RunMonitor) -> Outcome:
@@ -186,25 +206,7 @@ def _report(
     judge = evaluation_judge(forgotten.concept.kind) if order.model == DEMO else None
     weights_at = with_lora(model.text_encoder_weights(), result.lora)
     evaluation = evaluate(model, forgotten, weights_at, order.settings.seed, monitor, judge)
-    with tempfile.TemporaryDirectory() as folder:
-        written = write_report(Path(folder), evaluation, result)
-        return {file.name: file.read_bytes() for file in written}
-
-
-def _pending(order: Order, entries: Sequence[Entry], out: Path, report: Path | None) -> list[Entry]:
-    """The entries that have to be done; lines of theirs are taken out of the journal."""
-    records = read_records(out / JOURNAL)
-    finished = {record["concept"]: record for record in records}
-    pending = [
-        entry
-        for entry in entries
-        if not _is_finished(order, entry, finished.get(entry.concept.name, {}), out, report)
-    ]
-    again = {entry.concept.name for entry in pending}
-    kept = [record for record in records if record["concept"] not in again]
-    if kept != records:
-        replace_records(out / JOURNAL, kept)
-    return pending
+    return report_files(evaluation, result)
 
 
 def _is_finished(
@@ -213,22 +215,54 @@ def _is_finished(
     """Whether the same work was done, and its files are there and as they were written."""
     if "error" in record or record.get("task") != order.fingerprint(entry):
         return False
-    if report is not None and not (report / entry.stem / "report.json").is_file():
+    lora, *reported = _files_of(entry, out, report)
+    if not all(path.is_file() for path in reported):
         return False
-    lora = out / f"{entry.stem}.safetensors"
     return lora.is_file() and hashlib.sha256(lora.read_bytes()).hexdigest() == record.get("sha256")
 
 
-def _keep(outcome: Outcome, out: Path, report: Path | None) -> None:
-    """Write the files of a concept, the line in the journal last."""
+def _files_of(entry: Entry, out: Path, report: Path | None) -> list[Path]:
+    """A concept's LoRA, and what its report may have."""
+    sheets = report_paths(report / entry.stem) if report is not None else []
+    return [out / f"{entry.stem}.safetensors", *sheets]
+
+
+def _refuse_others_files(
+    pending: Sequence[Entry], records: Sequence[Record], out: Path, report: Path | None
+) -> None:
+    """Raise BadFile if a file is in the way that no line of the journal is about."""
+    ours = [record.get("file") for record in records]
+    for entry in pending:
+        there = [path for path in _files_of(entry, out, report) if os.path.lexists(path)]
+        if there and f"{entry.stem}.safetensors" not in ours:
+            raise BadFile(
+                f"{there[0]} is there already, and no line of {out / JOURNAL} says that it was "
+                "written here: move it away, or choose another folder."
+            )
+        for path in there:
+            check_file(path)
+        if report is not None:
+            check_report_folder(report / entry.stem)
+
+
+def _keep(outcome: Outcome, records: dict[str, Record], out: Path, report: Path | None) -> None:
+    """Write the line in the journal, then the files of a concept, the LoRA last."""
+    record = outcome.record
+    before = records.pop(record["concept"], None)
+    if before is None:
+        append_record(out / JOURNAL, record)
+    else:
+        if "file" in before:  # a LoRA of before that stays is still ours
+            record = {**record, "file": before["file"]} if "error" in record else record
+        replace_records(out / JOURNAL, [*records.values(), record])
+    records[record["concept"]] = record
     if report is not None and outcome.report:
         folder = report / outcome.entry.stem
         make_folder(folder)
-        for name in sorted(outcome.report, key="report.json".__eq__):  # it says that all are there
-            write_whole(folder / name, outcome.report[name])
+        for name, content in outcome.report.items():
+            write_whole(folder / name, content)
     if outcome.lora:
-        write_whole(out / outcome.record["file"], outcome.lora)
-    append_record(out / JOURNAL, outcome.record)
+        write_whole(out / record["file"], outcome.lora)
 
 
 def _in_words(outcome: Outcome) -> str:

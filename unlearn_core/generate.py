@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .embedding_file import load_embedding
 from .errors import BadFile, BadSettings
+from .file_names import typed_path
+from .input_files import is_file, read_text
 from .lent_model import LentModel, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from .lora_file import load_lora
 from .lora_math import apply_lora
@@ -53,18 +55,18 @@ class ChosenLora:
     def parse(cls, text: str) -> ChosenLora:
         """Read FILE or FILE:STRENGTH; a file of exactly that name wins, and C:\\x has no strength.
 
-        Raises BadSettings for a strength that is not finite.
+        Raises BadSettings for a strength that is not finite, BadFile for a name like no file's.
         """
         head, colon, tail = text.rpartition(":")
         try:
             strength = float(tail)
         except ValueError:
-            return cls(Path(text))
-        if not colon or not head or Path(text).is_file():
-            return cls(Path(text))
+            return cls(typed_path(text))
+        if not colon or not head or is_file(typed_path(text)):
+            return cls(typed_path(text))
         if not math.isfinite(strength):
             raise BadSettings(f"The strength of a LoRA is {tail}: it must be a finite number.")
-        return cls(Path(head), strength)
+        return cls(typed_path(head), strength)
 
 
 def noise_index(line: int, copy: int) -> int:
@@ -169,14 +171,7 @@ def read_prompts(file: Path) -> list[str]:
 
     Only the line end at the very end is left out, so prompt n is line n + 1 of the file.
     """
-    try:
-        text = file.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise BadFile(f"There is no file {file}.") from error
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{file} is not a text file in UTF-8: {error}.") from error
-    except OSError as error:
-        raise BadFile(f"{file} can't be read: {error.strerror}.") from error
+    text = read_text(file, pipe=True)
     if not text:
         raise BadFile(f"{file} is empty: write one prompt a line.")
     return text.removesuffix("\n").split("\n")

@@ -41,6 +41,7 @@ def require_file(path: Path, pipe: bool = False) -> None:
 def read_text(path: Path, pipe: bool = False) -> str:
     """A text file in UTF-8, with or without a byte order mark, of at most MOST_TEXT bytes.
 
+    Every line end comes as "\\n".
     Raises BadFile as `require_file` does, and for other encodings and larger files.
     """
     require_file(path, pipe)
@@ -52,7 +53,7 @@ def read_text(path: Path, pipe: bool = False) -> str:
     if len(content) > MOST_TEXT:
         raise BadFile(f"{path} is longer than {MOST_TEXT // 2**20} MB: it is no text of this kind.")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise BadFile(f"{path} is not UTF-8 text: {error}.") from error
 

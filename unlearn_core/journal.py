@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadFile
+from .input_files import is_file
 from .tensor_file import write_whole
 
 Record = dict[str, Any]
@@ -22,7 +23,7 @@ def read_records(path: Path) -> list[Record]:
     text `concept`.
     """
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if is_file(path) else b""
     except OSError as error:
         raise BadFile(f"{path} can't be read: {error.strerror}.") from error
     whole = content[: content.rfind(b"\n") + 1]

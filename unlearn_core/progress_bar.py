@@ -10,6 +10,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
+from .console import shown
 from .lent_model import Progress
 
 _HINT = b"\nstopping after this step; Ctrl-C again stops at once\n"
@@ -29,7 +30,7 @@ class ProgressBar:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Show bars on `stream`; None means stderr."""
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = shown(stream if stream is not None else sys.stderr)
         self._bar: Any = None
         self._stage: str | None = None
         self._asked = False
@@ -93,5 +94,5 @@ class ProgressBar:
             raise KeyboardInterrupt
         self._asked = True
         # Not through the stream's buffer: the signal may have come in the middle of a write to it.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may have no number
             os.write(self._stream.fileno(), _HINT)

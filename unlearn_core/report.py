@@ -12,33 +12,72 @@ from PIL import Image
 
 from .errors import BadFile
 from .evaluation import Evaluation
+from .input_files import is_file, read_text
+from .output_files import check_file, check_writable, make_folder, remove_file
 from .sheets import contact_sheet, loss_curve, strength_sheet
 from .tensor_file import write_whole
 from .unlearn import UnlearnResult
 
+NUMBERS = "report.json"
+FILES = (NUMBERS, "contact-sheet.png", "strength.png", "loss.png")
+_KEYS = {"concept", "strengths", "recommended_strength"}
 
-def write_report(folder: Path, evaluation: Evaluation, result: UnlearnResult | None) -> list[Path]:
-    """Write report.json, contact-sheet.png, strength.png and, after a run, loss.png.
 
-    Returns the paths. Raises BadFile when the folder can't be written.
+def report_paths(folder: Path) -> list[Path]:
+    """All files that a report may have."""
+    return [folder / name for name in FILES]
+
+
+def check_report_folder(folder: Path) -> None:
+    """Raise BadFile unless a report can be written there, which replaces no file but an older one.
+
+    Files are taken for an older report's if a report.json stands among them.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadFile(f"The report folder {folder} can't be made: {error.strerror}.") from error
-    pictures = {
-        "contact-sheet.png": contact_sheet(evaluation),
-        "strength.png": strength_sheet(evaluation),
+    check_writable(folder)
+    for path in report_paths(folder):
+        check_file(path)
+    found = [path for path in report_paths(folder) if is_file(path)]
+    if found and not _is_report(folder / NUMBERS):
+        raise BadFile(
+            f"{folder} holds a {found[0].name} that is not of a report, and a report would replace "
+            "it: choose another folder."
+        )
+
+
+def report_files(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str, bytes]:
+    """The names and bytes of report.json, contact-sheet.png, strength.png, after a run loss.png."""
+    numbers = json.dumps(numbers_of(evaluation, result), indent=1, ensure_ascii=False) + "\n"
+    files = {
+        NUMBERS: numbers.encode("utf-8", "backslashreplace"),
+        "contact-sheet.png": _png(contact_sheet(evaluation)),
+        "strength.png": _png(strength_sheet(evaluation)),
     }
     if result is not None:
-        pictures["loss.png"] = loss_curve(result.losses)
-    written = []
-    for name, picture in pictures.items():
-        write_whole(folder / name, _png(picture))
-        written.append(folder / name)
-    numbers = json.dumps(numbers_of(evaluation, result), indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / "report.json", numbers.encode())
-    return [folder / "report.json", *written]
+        files["loss.png"] = _png(loss_curve(result.losses))
+    return files
+
+
+def write_report(folder: Path, evaluation: Evaluation, result: UnlearnResult | None) -> list[Path]:
+    """Write `report_files`, and remove those of an older report; returns the paths.
+
+    Raises BadFile as `check_report_folder` does, and when a file can't be written.
+    """
+    files = report_files(evaluation, result)
+    check_report_folder(folder)
+    make_folder(folder)
+    for name, content in files.items():  # report.json first: what follows is then known as ours
+        write_whole(folder / name, content)
+    for name in set(FILES) - set(files):
+        remove_file(folder / name)
+    return [folder / name for name in files]
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        numbers = json.loads(read_text(path))
+    except (BadFile, ValueError, RecursionError):  # missing, or of something else
+        return False
+    return isinstance(numbers, dict) and set(numbers) >= _KEYS
 
 
 def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str, Any]:

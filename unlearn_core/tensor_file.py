@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import BadFile
+from .temporary_files import temporary_beside
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _READ_ERRORS = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, AttributeError)
@@ -61,16 +61,18 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
     """A safetensors file as bytes, the same for the same input in every process.
 
     safetensors itself writes the metadata in random order, so the header is written again, sorted.
+    Bytes of a name that are no UTF-8 stand in the metadata as "\\udcff".
     """
     copies = {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in sorted(tensors.items())
     }
-    written: bytes = save(copies, dict(metadata))
+    notes = {_in_utf8(name): _in_utf8(value) for name, value in metadata.items()}
+    written: bytes = save(copies, notes)
     end = 8 + int.from_bytes(written[:8], "little")
     header = json.dumps(
         json.loads(written[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode("utf-8", "backslashreplace")
+    ).encode()
     header += b" " * (-len(header) % 8)  # the data starts at a multiple of 8, as readers expect
     return len(header).to_bytes(8, "little") + header + written[end:]
 
@@ -79,25 +81,32 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name in its folder, then rename it over `path`.
 
     Whoever reads `path` sees the old file or the new one, never a part, and no temporary file
-    stays behind. Raises BadFile if the folder is missing or refuses, or the disk is full.
+    stays behind, unless the process is killed: `remove_stale` removes it then. A link stays, and
+    what it leads to is replaced. Raises BadFile if the folder is missing or refuses, or the disk is
+    full.
     """
-    temporary = path.parent / f".{uuid.uuid4().hex}.part"
     try:
-        if not path.parent.is_dir():
-            raise BadFile(f"There is no folder {path.parent}: make it, or choose another one.")
-        if path.is_dir():
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        temporary = temporary_beside(target)
+        if not target.parent.is_dir():
+            raise BadFile(f"There is no folder {target.parent}: make it, or choose another one.")
+        if target.is_dir():
             raise BadFile(f"{path} is a folder: give the name of a file.")
         try:
             with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except (OSError, ValueError) as error:
         raise BadFile(f"{path} can't be written: {_reason(error)}") from error
+
+
+def _in_utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _reason(error: OSError | ValueError) -> str:

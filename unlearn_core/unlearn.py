@@ -138,8 +138,8 @@ def _check_apart(concepts: Sequence[Concept]) -> None:
             for name in other.names:
                 if same_thing(name, concept.name):
                     raise BadConcept(
-                        f"{concept.name!r} and {name!r} are the same thing: give one of them, the "
-                        "other as a synonym."
+                        f"{concept.name!r} is to be forgotten by itself and as a name of "
+                        f"{other.name!r}, which is the same thing twice: leave one out."
                     )
                 for word in (*concept.keep, *filter(None, [concept.stand_in])):
                     if same_thing(name, word):
