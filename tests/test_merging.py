@@ -19,9 +19,9 @@ from unlearn_core.lora_file import LoraPair, LoraWeights, load_lora, save_lora
 from unlearn_core.lora_keys import LAST_LAYER, ModuleKey
 from unlearn_core.lora_math import apply_lora, merge_loras
 from unlearn_core.merging import check_mergeable, fit_loras, write_prompts
+from unlearn_core.part import PARTS
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.unlearn import unlearn
-from unlearn_core.unlearn_run import PARTS
 
 
 def forget(name: str, stand_in: str, **changes: object) -> LoraWeights:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from .concept import Concept, Kind
 from .errors import BadFile
 from .lent_model import SilentMonitor
+from .part import PARTS
 from .settings import UnlearnSettings
 from .stand_in import choose_stand_in, look_around
 from .text_encoder import TextEncoder
 from .unlearn import UnlearnResult
-from .unlearn_run import PARTS
 
 
 @dataclass(frozen=True)

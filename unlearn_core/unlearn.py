@@ -15,12 +15,13 @@ from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable
 from .lora_file import LoraWeights
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, name_concept
+from .part import Part
 from .peft_package import require_peft
 from .prompts import Name, fill, make_prompts
 from .settings import UnlearnSettings, bounds_of
 from .stand_in import look_around, plain_template
 from .text_encoder import TextEncoder
-from .unlearn_run import Part, UnlearnRun
+from .unlearn_run import UnlearnRun
 from .unlearn_run import build_encoder as build_encoder
 from .word_tables import same_thing
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -16,11 +14,11 @@ from torch import Tensor
 
 from .adversary import Adversary
 from .closed_form import LeastSquares, solved_for
-from .concept import MEASURED_KINDS, Concept
+from .concept import Concept
 from .devices import text_products_dtype
 from .errors import BadConcept, BadSettings
 from .free_memory import give_memory_back
-from .held_out import Moved, measure_moved
+from .held_out import measure_moved
 from .inversion import LearnedVectors, encode_pictures, invert
 from .lent_model import LentModel, Progress, RunMonitor, Stoppable, stop_if_asked
 from .lesson_plan import LessonPlan, mentions, plan_lessons, prompts_each
@@ -31,6 +29,7 @@ from .lora_file import LoraWeights, complete, round_to_half
 from .losses import RoleScales
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .naming import FoundWords, doubt_name
+from .part import PARTS, Part, concept_metadata, part_notes
 from .picture_loss import PictureLoss
 from .prompt_templates import GUARD_PROMPTS
 from .prompts import ForgetPrompts, Prompts, whole_prompts
@@ -38,39 +37,14 @@ from .settings import UnlearnSettings
 from .stand_in import (
     KnownWords,
     Neighbourhood,
-    StandIn,
     choose_stand_in,
     known_words,
     look_around,
 )
 from .text_encoder import TextEncoder
 from .training import Training, felt_directions
-from .word_tables import find_noun, holds
 
 PREPARING, LEAST_SQUARES = "preparing the prompts", "least squares"
-PARTS = "unlearn_parts"
-"""The note of a file that forgets several concepts: a list of what is noted of each."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What was decided for a concept."""
-
-    concept: Concept
-    stand_in: StandIn
-    kept: tuple[str, ...]
-    """Words that were kept first: the user's, then the nearest."""
-    names: tuple[str, ...]
-    """Everything that was forgotten as a word: name, synonyms, plural, misspellings."""
-    learned: LearnedVectors | None
-    """Word vectors from the pictures; None when there are none or they are not used."""
-    moved: Moved | None = dataclasses.field(default=None, kw_only=True)
-    """How far the concept moved in held-out prompts; None before the training."""
-
-    def check_moved(self) -> None:
-        """Raise TrainingFailed if the concept is where it was: nothing should be written then."""
-        assert self.moved is not None
-        self.moved.check(self.concept, self.stand_in.word)
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
@@ -290,46 +264,13 @@ class UnlearnRun:
         """Sentences that the user should read, about every concept."""
         notes = list(self._found.notes()) if self._found else []
         for part, doubt in zip(self.parts, self._doubts, strict=True):
-            notes += [*filter(None, [doubt]), *self._notes(part)]
+            notes += [
+                *filter(None, [doubt]),
+                *part_notes(part, self.encoder, self._learned is not None),
+            ]
         if self.settings.closed_form and not any(key.module == "fc2" for key in self.modules):
             notes.append("The closed form changes fc2, which these settings leave alone.")
         return tuple(notes)
-
-    def _notes(self, part: Part) -> Iterator[str]:
-        concept, learned, stand_in = part.concept, part.learned, part.stand_in
-        if not self.encoder.knows(concept.name):
-            yield (
-                f"The model has no word vector for {concept.name!r}: by this name it draws "
-                "nothing in particular."
-            )
-        if concept.kind not in MEASURED_KINDS:
-            yield f"Results for the kind {concept.kind!r} are not measured."
-        if learned is None:
-            left_out = concept.images or self._learned
-            why = "these settings leave them out" if left_out else "no pictures"
-            yield f"Learned vectors not used: {why}."
-        elif not learned.accepted:
-            yield (
-                "The vectors learned from the pictures do not draw the concept in other styles "
-                f"({learned.explained:.0%} of what its name does), so they are not used."
-            )
-        if any(holds(stand_in.word, name) for name in concept.names):
-            yield (
-                f"The stand-in {stand_in.word!r} holds a name of the concept, so the concept may "
-                "still be drawn: name another one."
-            )
-        if _joins_nouns(concept.name):
-            yield (
-                f"{concept.name!r} is forgotten as one name. To forget several things, write "
-                "commas between them."
-            )
-        if stand_in.drawn == 0:
-            yield f"Whether {stand_in.word!r} draws the concept was not tested (it takes the UNet)."
-        elif stand_in.drawn_as_concept:
-            yield (
-                f"{stand_in.word!r} itself looks like the concept in {stand_in.drawn_as_concept} "
-                f"of {stand_in.drawn} pictures; name another stand-in if you can."
-            )
 
     def _metadata(self) -> dict[str, str]:
         shared = {
@@ -344,23 +285,3 @@ class UnlearnRun:
         """How many pictures had a part in the result: in its name, its vectors or its loss."""
         used = self._found or part.learned or self.settings.needs_unet
         return len(part.concept.images) if used else 0
-
-
-def concept_metadata(part: Part, pictures: int) -> dict[str, str]:
-    """What a LoRA file says of a concept that it forgets; `pictures` is how many were used."""
-    return {
-        "unlearn_concept": part.concept.name,
-        "unlearn_synonyms": json.dumps(part.concept.synonyms),
-        "unlearn_names": json.dumps(part.names),
-        "unlearn_kind": part.concept.kind,
-        "unlearn_stand_in": part.stand_in.word,
-        "unlearn_kept": json.dumps(part.kept),
-        "unlearn_pictures": str(pictures),
-    }
-
-
-def _joins_nouns(name: str) -> bool:
-    """Whether signs join several nouns: "dog/cat", "dog & cat"; not "ice-cream cone"."""
-    words = re.split(r"[\W_]+", name)
-    joined = re.search(r"[^\w\s]|_", name) and not find_noun(name)
-    return bool(joined) and sum(find_noun(word) is not None for word in words) > 1
