@@ -123,7 +123,11 @@ def test_the_file_names_every_concept() -> None:
     ("concepts", "words"),
     [
         ((), "at least one"),
-        ((DOG, Concept("puppy")), "'puppy' is to be forgotten by itself and as a name of 'dog'"),
+        ((DOG, Concept("puppy")), "'dog' and 'puppy' are the same thing"),
+        (
+            (BUS, Concept("coach", ("bus",))),
+            r"'bus' and 'coach' \(also called 'bus'\) are the same thing",
+        ),
         ((DOG, Concept("wolf", stand_in="dog")), "is forgotten in the same run"),
         ((Concept("wolf", keep=("dogs",)), DOG), "is forgotten in the same run"),
     ],

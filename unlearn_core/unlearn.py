@@ -138,9 +138,10 @@ def _check_apart(concepts: Sequence[Concept]) -> None:
         for other in (*concepts[:number], *concepts[number + 1 :]):
             for name in other.names:
                 if same_thing(name, concept.name):
+                    also = "" if name == other.name else f" (also called {name!r})"
                     raise BadConcept(
-                        f"{concept.name!r} is to be forgotten by itself and as a name of "
-                        f"{other.name!r}, which is the same thing twice: leave one out."
+                        f"{concept.name!r} and {other.name!r}{also} are the same thing: give one "
+                        "of them, the other as a synonym."
                     )
                 for word in (*concept.keep, *filter(None, [concept.stand_in])):
                     if same_thing(name, word):

@@ -113,6 +113,20 @@ def test_a_saved_lora_loads_with_the_stock_loader_and_all_its_keys(server: Comfy
     assert first != second
 
 
+def test_a_picture_that_is_there_already_is_left_alone(server: ComfyServer) -> None:
+    folder = server.folder / "models" / "loras" / "other"
+    folder.mkdir(parents=True)
+    (folder / "forget-dog.png").write_bytes(b"somebody's picture")
+    graph = forget_graph()
+    graph["save"]["inputs"]["filename"] = "other/forget-dog"
+    shown = server.run(graph)
+    assert shown["save"]["text"] == ["models/loras/other/forget-dog-2.safetensors"]
+    assert (folder / "forget-dog.png").read_bytes() == b"somebody's picture"
+    assert {path.name for path in folder.iterdir()} == {
+        "forget-dog.png", "forget-dog-2.png", "forget-dog-2.safetensors",
+    }  # fmt: skip
+
+
 def drawing_graph(strength: float) -> Graph:
     """A picture of the concept with the saved LoRA on both loaders, one after the other."""
     return {
