@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,17 +354,18 @@ def test_measuring_shows_a_sheet_and_numbers(server: ComfyServer) -> None:
 def test_without_peft_the_log_and_forget_concept_say_how_to_install_it(
     tmp_path: Path,
 ) -> None:
-    packages = tmp_path / "packages"
+    python, packages = install(), tmp_path / "packages"
     packages.mkdir()
-    lent = [Path(path) for path in sys.path if path.endswith("site-packages")]
-    for entry in (entry for folder in lent for entry in folder.iterdir()):
+    file = next(python.parents[1].glob("lib/python3.*/site-packages/lent.pth"))
+    lent = file.read_text().splitlines()
+    for entry in (entry for folder in lent for entry in Path(folder).iterdir()):
         if not entry.name.startswith("peft") and not (packages / entry.name).exists():
             (packages / entry.name).symlink_to(entry)
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        f"sys.path[:] = [p for p in sys.path if p not in {[*map(str, lent)]}] + [{str(packages)!r}]"
+        f"import sys\nsys.path[:] = [p for p in sys.path if p not in {lent}] + [{str(packages)!r}]"
     )
-    command = f"{install()} -m pip install -r {ROOT / 'requirements.txt'}"
+    requirements = str(ROOT / "requirements.txt")
+    command = shlex.join([str(python), "-m", "pip", "install", "-r", requirements])
     server = ComfyServer(tmp_path / "comfyui", str(tmp_path))
     try:
         lines = [line for line in server.log.splitlines() if "peft is not installed" in line]
