@@ -157,7 +157,8 @@ def picture_files(draw: random.Random, count: int, folder: Path) -> Iterator[Cas
 
 PIECES = (
     "dog", "cat ", "owl", "x", "the ", " a ", ",", ";", ".", '"', "!", "/", "-", "_", "(", ")",
-    "[", "]", ":1.4", "\\", "\u202e", "\u200d", "\ufeff", "\n", "🐶", "犬", "é", "e\u0301", "0", "'",
+    "[", "]", ":1.4", "\\", "\u202e", "\u200d", "\ufeff", "\n", "🐶", "犬", "é", "e\u0301", "0",
+    "'",
 )  # fmt: skip
 RARE = ("\0", "\x1f", "\udcff", "<lora:x:1>", " " * 50, "x" * 500, "dog," * 70, "x " * 30)
 
@@ -198,13 +199,14 @@ def requests(draw: random.Random, count: int, folder: Path) -> Iterator[Case]:
     """What the WebUI's API may be sent."""
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
     body: dict[str, Any] = {
         "names": "dog, puppy", "kind": "object", "stand_in": "cat", "keep": "wolf, fox",
-        "preset": "quick", "seed": 1, "steps": 3, "rank": 4, "layers": "last:1", "measure": False,
-        "forget_weight": 1.0, "private": True, "pictures": [base64.b64encode(buffer.getvalue()).decode()],
+        "preset": "quick", "seed": 1, "steps": 3, "rank": 4, "layers": "last:1",
+        "forget_weight": 1.0, "private": True, "measure": False, "pictures": [picture],
     }  # fmt: skip
     for _ in range(count):
-        said = changed(changed(body, draw), draw)
+        said = changed(body, draw)
         yield repr(said)[:300], lambda said=said: ForgetRequest.from_json(said)  # type: ignore[misc]
 
 
