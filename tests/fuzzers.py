@@ -123,6 +123,7 @@ def model_configs(draw: random.Random, count: int, folder: Path) -> Iterator[Cas
             copy = model / path.relative_to(demo_folder() / "model")
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.symlink_to(path)
+    load_model(str(model))  # what is imported for it takes its own seconds
     for _ in range(count):
         config = draw.choice(configs)
         copy = model / config.relative_to(demo_folder() / "model")
