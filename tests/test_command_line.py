@@ -58,7 +58,13 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
         return demo if (name, prediction) == ("demo", "auto") else load_model(name, prediction)
 
     monkeypatch.setattr(commands, "load_model", load)
-    balanced = {"steps": 1, "inversion_steps": 1, "inversion_batch": 1, "caption_styles": 1}
+    balanced = {
+        "steps": 1,
+        "closed_form": True,
+        "inversion_steps": 1,
+        "inversion_batch": 1,
+        "caption_styles": 1,
+    }
     for name, changes in (("quick", SMALL), ("balanced", {**SMALL, **balanced})):
         monkeypatch.setitem(settings.PRESETS, name, settings.PRESETS[name].replace(**changes))
     for module, name, value in (
@@ -156,7 +162,7 @@ def test_flags_that_are_not_given_come_from_the_preset(
 
 
 @pytest.mark.parametrize(
-    "name", ["ac/dc", r"c:\dog: a", "CON", "dog...", "../../etc", "-dog", "犬"]
+    "name", ["ac/dc", r"c:\dog: a", "CON", "dog...cat", "x/../../etc", "x -dog", "犬"]
 )
 def test_names_that_file_systems_dislike_can_be_forgotten(tmp_path: Path, name: str) -> None:
     out = tmp_path / "a.safetensors"
@@ -311,7 +317,7 @@ PRESETS_AND_WORDS = ["forget", "--model", "demo", "--preset", "quick", "--steps"
         ([*DOG, *OUT, "--images", "{here}/missing"], "There is no folder"),
         (["--concept", "", *OUT], "Nothing says what is to be forgotten"),
         (["--concept", "( )", *OUT], "Nothing says what is to be forgotten"),
-        (["--concept", "dog " * 500, *OUT], "500 tokens long"),
+        (["--concept", "dog " * 50, *OUT], "50 tokens long"),
         ([*DOG, *OUT, "--stand-in", "DOG"], "is the concept itself"),
         ([*DOG, *OUT, "--stand-in", "zeppelin"], "no word vector for the stand-in 'zeppelin'"),
         ([*DOG, *OUT, "--keep", "dog"], "can't be forgotten and kept"),

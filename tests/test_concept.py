@@ -152,7 +152,7 @@ def test_signs_around_a_name_make_no_other_concept(name: str) -> None:
         ({"name": "dog", "stand_in": '"dog"'}, "is the concept itself"),
         ({"name": "dog", "stand_in": "a dog"}, "is the concept itself"),
         ({"name": "dog", "stand_in": "fox, wolf"}, "names 2: fox, wolf"),
-        ({"name": "dog", "keep": ("dogs!",)}, "forgotten and kept"),
+        ({"name": "dog", "keep": ("dog!",)}, "forgotten and kept"),
         ({"name": "dog", "synonyms": ("pup",) * 9000}, "9000 names; give 64 at most"),
         ({"name": "dog", "keep": tuple(map(str, range(65)))}, "65 names"),
         ({"name": "dog", "keep": (",".join(map(str, range(65))),)}, "65 names"),

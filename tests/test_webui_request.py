@@ -68,7 +68,7 @@ def test_a_preset_in_the_json_goes_before_the_settings_page() -> None:
     [
         ([], BadSettings, "JSON object"),
         ({}, BadConcept, "no name and no picture"),
-        ({"names": " , puppy"}, BadConcept, "no name and no picture"),
+        ({"names": " , "}, BadConcept, "has no letter or digit"),
         ({"kind": "style"}, BadConcept, "4 or 5 pictures"),
         ({"names": ["dog"]}, BadSettings, "names is"),
         ({"names": "dog", "path": "/etc"}, BadSettings, "Unknown: path"),

@@ -161,7 +161,7 @@ def _check(asked: Concept | Nameless, names: tuple[str, ...]) -> None:
             "leave it empty to have one chosen."
         )
     for word in asked.keep:
-        if any(same_words(word, name) for name in names):
+        if word.casefold() in [name.casefold() for name in names]:
             raise BadConcept(f"{word!r} can't be forgotten and kept at the same time.")
     for number, image in enumerate(asked.images, start=1):
         _check_image(number, image)
