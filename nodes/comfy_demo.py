@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..unlearn_core.demo_model import demo_folder
 from ..unlearn_core.errors import BadFile
 from ..unlearn_core.ldm_keys import UNET_PREFIX, unet_key
-from ..unlearn_core.model_files import TEXT_PREFIX, read_json, read_tensors
+from ..unlearn_core.model_files import TEXT_PREFIX, read_json, read_weights
 from ..unlearn_core.pipeline_folder import restore_token_table
 
 
@@ -78,7 +78,7 @@ def load_unet(folder: Path, stored: torch.dtype = torch.float32) -> Any:
     up_blocks = ["Attn" in kind for kind in config["up_block_types"]]
     weights = {
         unet_key(name, blocks, up_blocks).removeprefix(UNET_PREFIX): value.float()
-        for name, value in read_tensors(file).items()
+        for name, value in read_weights(file).items()
     }
     _fill(unet.diffusion_model, weights, file)
     return comfy.model_patcher.ModelPatcher(unet, load_device=device, offload_device=offload)
@@ -113,7 +113,7 @@ def _load_clip(folder: Path) -> Any:
     file = folder / "model.safetensors"
     weights = {
         name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value.float()
-        for name, value in restore_token_table(read_tensors(file), config["vocab_size"]).items()
+        for name, value in restore_token_table(read_weights(file), config["vocab_size"]).items()
     }
     text = clip.cond_stage_model.clip_h.transformer
     unused = f"{TEXT_PREFIX}encoder.layers.{layers}."
@@ -143,7 +143,7 @@ def _load_vae(folder: Path) -> Any:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    weights = {name: value.float() for name, value in read_tensors(file).items()}
+    weights = {name: value.float() for name, value in read_weights(file).items()}
     with _norm_groups(config["norm_num_groups"]):
         return comfy.sd.VAE(
             sd=weights, config={"params": {"ddconfig": sizes, "embed_dim": 4}}, dtype=torch.float32

@@ -57,4 +57,5 @@ class LoadTextEncoderLora(io.ComfyNode):
                 f"\nnote: CLIP is used up to layer {active_layer(clip)} (Clip Skip), so what lies "
                 "above has no effect"
             )
+        text += "".join(f"\nnote: {note}" for note in lora.notes)
         return io.NodeOutput(changed, ui=ui.PreviewText(text))

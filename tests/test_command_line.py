@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import struct
 import zlib
@@ -520,6 +521,112 @@ def test_a_lora_at_strength_0_gives_the_same_files(tmp_path: Path) -> None:
     base, off, on = ((tmp_path / n / "0000-0.png").read_bytes() for n in ("base", "off", "on"))
     assert base == off
     assert base != on
+
+
+FC1 = "encoder.layers.5.mlp.fc1"
+
+
+def small_lora(path: Path, up: float, **metadata: str) -> Path:
+    tensors = {
+        f"text_encoder.text_model.{FC1}.lora_A.weight": torch.ones(1, 192),
+        f"text_encoder.text_model.{FC1}.lora_B.weight": torch.full((768, 1), up),
+    }
+    save_file(tensors, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("up", "strength", "said"),
+    [
+        (1e3, "1e38", "At strength 1e+38 this LoRA makes fc1 of text layer 5 not finite"),
+        (3e38, "1", "The model's text encoder gives numbers that are not finite"),
+    ],
+)
+def test_a_lora_that_is_too_strong_draws_no_black_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], up: float, strength: str, said: str
+) -> None:
+    lora, out = small_lora(tmp_path / "a.safetensors", up), tmp_path / "out"
+    command = ["generate", "--model", "demo", "--prompt", "a dog", "--steps", "1"]
+    assert main([*command, "--lora", f"{lora}:{strength}", "--out", str(out)]) == 1
+    assert said in capsys.readouterr().err
+    assert not list(out.glob("*.png")) if out.exists() else True
+
+
+def test_measure_never_says_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora, report = small_lora(tmp_path / "a.safetensors", 3e38), tmp_path / "report"
+    command = ["measure", "--model", "demo", "--lora", str(lora), "--concept", "dog"]
+    assert main([*command, "--report", str(report)]) == 1
+    said = capsys.readouterr()
+    assert "gives numbers that are not finite" in said.err
+    assert "nan" not in said.out
+    assert not report.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--prompt", "a dog", "--steps", "1", "--out", "OUT", "--lora"],
+        ["measure", "--concept", "dog", "--report", "OUT", "--lora"],
+    ],
+)
+def test_a_lora_without_alpha_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    command = [str(tmp_path / "out") if part == "OUT" else part for part in command]
+    said = json.dumps({"text_encoder.r": 1, "text_encoder.lora_alpha": 2})
+    for name, metadata, is_noted in (
+        ("a", {}, True),
+        ("b", {"lora_adapter_metadata": said}, False),
+    ):
+        lora = small_lora(tmp_path / f"{name}.safetensors", 1e-3, **metadata)
+        assert main([*command, str(lora), "--model", "demo"]) == 0
+        shown = capsys.readouterr().out
+        assert (f"note: {name}.safetensors does not say its alpha" in shown) == is_noted
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_lora_that_says_damaged_words_can_be_measured_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = small_lora(tmp_path / "a.safetensors", 1e-3, unlearn_names="[1, 2]")
+    command = ["measure", "--model", "demo", "--lora", str(lora), "--report", str(tmp_path / "r")]
+    assert main(command) == 1
+    assert "does not say what it forgets; name the concept" in capsys.readouterr().err
+    assert main([*command, "--concept", "dog"]) == 0
+    assert "note: what a.safetensors says that it forgets can't be read" in capsys.readouterr().out
+
+
+def test_a_tag_of_the_webui_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(commands, "load_model")
+    (tmp_path / "p.txt").write_text("a dog\na dog <lora:forget-dog:1>\n")
+    command = ["generate", "--model", "demo", "--prompts", str(tmp_path / "p.txt")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "<lora:forget-dog:1>, which only the WebUI reads" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--prompt", "a", "--out", "OUT", "--model", "demo", "--lora", "BAD"],
+        ["generate", "--prompt", "a", "--out", "OUT", "--model", "demo", "--embedding", "BAD"],
+        ["generate", "--prompt", "a", "--out", "OUT", "--model", "BAD"],
+        ["measure", "--report", "OUT", "--model", "demo", "--lora", "BAD"],
+        ["merge", "BAD", "BAD", "--model", "demo", "--out", "OUT.safetensors"],
+    ],
+)
+def test_what_is_no_regular_file_is_one_line_and_never_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for bad, said in ((tmp_path / "pipe", "no regular file"), ("/dev/zero", "no regular file"),
+                      ("x" * 300, "can't be read")):  # fmt: skip
+        named = {"BAD": str(bad), "OUT": str(tmp_path / "out")}
+        assert main([named.get(part, part) for part in command]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_stopping_generate_says_how_many_pictures_there_are(

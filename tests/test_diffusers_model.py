@@ -123,6 +123,18 @@ def test_a_half_pipeline_on_the_cpu_is_refused() -> None:
         DiffusersModel(load_demo_pipeline().to(torch.float16))
 
 
+@pytest.mark.parametrize(("part", "name"), [("unet", "UNet"), ("vae", "VAE")])
+def test_parts_of_other_types_are_refused_before_the_first_step(part: str, name: str) -> None:
+    pipeline: Any = load_demo_pipeline()
+    getattr(pipeline, part).to(torch.float16)
+    with pytest.raises(WrongModel, match=rf"The {name}'s weights are torch\.float16"):
+        DiffusersModel(pipeline)
+    mixed: Any = load_demo_pipeline()
+    next(getattr(mixed, part).parameters()).data = torch.zeros(1, dtype=torch.float16)
+    with pytest.raises(WrongModel, match=rf"The {name}'s weights are of several types"):
+        DiffusersModel(mixed)
+
+
 def test_bfloat16_is_only_for_processors_that_have_it() -> None:
     expected = torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
     assert default_compute_dtype(torch.device("cpu")) == expected

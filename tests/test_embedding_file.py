@@ -107,6 +107,10 @@ def test_vectors_that_no_host_could_use_are_not_saved(vectors: Tensor, tmp_path:
         ({"emb_params": torch.ones(100, 4)}, "1 to 75 vectors"),
         ({"emb_params": torch.full((1, 4), torch.nan)}, "not finite"),
         ({"emb_params": torch.ones(1, 4, dtype=torch.int32)}, "int32"),
+        ({"emb_params": torch.ones(1, 1, dtype=torch.int64)}, "int64"),
+        ({"emb_params": torch.ones(1, 4, dtype=torch.complex64)}, "complex64"),
+        ({"emb_params": torch.tensor(1.0)}, r"shape \(\)"),
+        ({"emb_params": torch.full((1, 4), 1e300, dtype=torch.float64)}, "not finite"),
         ({"emb_params": torch.ones(1, 4)}, "text width 4, this model has 16"),
     ],
 )

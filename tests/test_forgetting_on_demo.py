@@ -149,6 +149,7 @@ def test_diffusers_reads_the_file_as_the_engine_does(forgetful: Forgetful) -> No
     assert float((theirs - forgetful.after.encode(ids)).abs().max()) <= 1e-4
 
 
+@pytest.mark.slow  # beside other processes its two threads wait for each other, for minutes
 def test_vectors_are_learned_the_same_twice_with_two_threads(forgetful: Forgetful) -> None:
     concept = Concept("dog", images=read_pictures(demo_folder() / "pictures" / "dog"))
     settings = preset("balanced", inversion_steps=12)

@@ -19,6 +19,7 @@ from unlearn_core.generate import (
     draw_prompts,
     encoder_with_loras,
     load_embeddings,
+    load_loras,
     picture_name,
     read_prompts,
 )
@@ -211,7 +212,11 @@ def test_strength_0_draws_the_same_bits_and_strength_1_does_not(
     file = tmp_path / "a.safetensors"
     save_lora(one_layer_lora(), file)
     pictures = [
-        next(draw_prompts(demo, ["a photo of a dog"], encoder_with_loras(demo, loras), steps=2))
+        next(
+            draw_prompts(
+                demo, ["a photo of a dog"], encoder_with_loras(demo, load_loras(loras)), steps=2
+            )
+        )
         for loras in ([], [ChosenLora(file, 0.0)], [ChosenLora(file)])
     ]
     assert torch.equal(pictures[0].pixels, pictures[1].pixels)
@@ -224,11 +229,11 @@ def test_loras_add_up_and_a_foreign_one_is_refused(demo: DiffusersModel, tmp_pat
     save_lora(one_layer_lora(), file)
     save_lora(one_layer_lora(1024), foreign)
     ids = token_ids("a dog")
-    twice = encoder_with_loras(demo, [ChosenLora(file, 0.5), ChosenLora(file, 0.25)])
-    once = encoder_with_loras(demo, [ChosenLora(file, 0.75)])
+    twice = encoder_with_loras(demo, load_loras([ChosenLora(file, 0.5), ChosenLora(file, 0.25)]))
+    once = encoder_with_loras(demo, load_loras([ChosenLora(file, 0.75)]))
     assert torch.allclose(twice.encode(ids), once.encode(ids), atol=1e-4)
     with pytest.raises(WrongModel, match="text width 1024"):
-        encoder_with_loras(demo, [ChosenLora(foreign)])
+        encoder_with_loras(demo, load_loras([ChosenLora(foreign)]))
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,9 @@ FILES: list[tuple[dict[str, Tensor], str]] = [
     ({KOHYA[0]: torch.ones(2, 4, 1, 1), KOHYA[1]: torch.ones(4, 2, 1, 1)}, "don't fit"),
     ({**_tensors(*KOHYA[:2]), KOHYA[2]: torch.ones(3)}, "alpha of q_proj of layer 0"),
     ({**_tensors(*KOHYA[:2]), KOHYA[2]: torch.tensor(float("inf"))}, "not finite"),
-    ({**_tensors(*KOHYA[:2]), KOHYA[2]: torch.tensor(1)}, "int64"),
+    ({**_tensors(*KOHYA[:2]), KOHYA[2]: torch.tensor(True)}, "bool"),
+    ({KOHYA[0]: torch.ones(2, 4, dtype=torch.int64), KOHYA[1]: torch.ones(4, 2)}, "int64"),
+    ({**_tensors(*KOHYA[:2]), KOHYA[2]: torch.tensor(1e300, dtype=torch.float64)}, "not finite"),
     ({KOHYA[0]: torch.full((2, 4), torch.nan), KOHYA[1]: torch.ones(4, 2)}, "not finite"),
     ({**_tensors(*KOHYA[:2]), **_tensors(*DIFFUSERS)}, "twice"),
 ]
@@ -227,6 +229,13 @@ def test_a_file_that_is_no_text_encoder_lora_is_refused(
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(BadFile, match=message):
         load_lora(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_an_alpha_may_be_a_whole_number(dtype: torch.dtype, tmp_path: Path) -> None:
+    tensors = {**_tensors(*KOHYA[:2]), KOHYA[2]: torch.tensor(2, dtype=dtype)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert load_lora(tmp_path / "a.safetensors").pairs[Q0].alpha == 2.0
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ def test_the_delta_of_each_module_is_added_and_nothing_else_changes() -> None:
             assert changed[name] is tensor
 
 
+@pytest.mark.parametrize("strength", [1e38, -3e38])
+def test_a_strength_that_makes_weights_infinite_is_refused(strength: float) -> None:
+    with pytest.raises(
+        BadSettings, match=r"At strength -?.*e\+38 .* not finite.* smaller strength"
+    ):
+        apply_lora(make_weights(), make_lora(1, size=10.0), strength)
+
+
 def test_strength_zero_gives_the_same_tensors() -> None:
     weights = make_weights()
     changed = apply_lora(weights, make_lora(1), 0.0)

@@ -6,6 +6,7 @@ from tiny_model import WIDTH, TinyModel, draw
 from torch import Tensor
 
 from unlearn_core import sampling
+from unlearn_core.errors import WrongModel
 from unlearn_core.lent_model import Prediction
 from unlearn_core.sampling import denoise, draw_pictures, paired_noise
 
@@ -52,6 +53,18 @@ def test_without_guidance_the_empty_prompt_is_not_computed() -> None:
     denoise(model, TEXT, EMPTY, NOISE, 3, 1)
     denoise(model, TEXT, EMPTY, NOISE, 3, 2.0)
     assert seen == [2, 2, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("part", ["text encoder", "UNet", "VAE"])
+def test_what_is_not_finite_is_an_error_in_place_of_a_black_picture(part: str) -> None:
+    model = TinyModel(broken=part == "UNet")
+    text = TEXT.clone()
+    if part == "text encoder":
+        text[1, 5, 3] = torch.inf
+    if part == "VAE":
+        model.decode_latents = lambda latents: latents * torch.nan  # type: ignore[method-assign]
+    with pytest.raises(WrongModel, match=f"The model's {part} gives numbers that are not finite"):
+        draw_pictures(model, text, EMPTY, NOISE, 2, 3.0)
 
 
 def test_the_noise_depends_on_seed_and_index_only() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bench.full_size_checkpoint import write_checkpoint
 from unlearn_core import single_file
@@ -26,6 +28,7 @@ TINY: dict[str, dict[str, Any]] = {
     "scheduler": {},
 }  # fmt: skip
 UNET = "model.diffusion_model."
+TABLE = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +117,103 @@ def test_a_single_file_reads_as_diffusers_reads_it(tiny_configs: Path, tmp_path:
             assert torch.equal(value.cpu(), expected[name].to(value.dtype)), name
 
 
+def test_scaled_float8_weights_load_as_the_weights_they_stand_for(
+    tiny_configs: Path, tmp_path: Path
+) -> None:
+    scaled, plain = tmp_path / "scaled.safetensors", tmp_path / "plain.safetensors"
+    write_checkpoint(plain)
+    weights = load_file(plain)
+    reduced = dict(weights)
+    for name, value in weights.items():
+        if name.startswith(UNET) and name.endswith(".weight") and value.dim() == 2:
+            scale = value.float().abs().max() / 448
+            reduced[name] = (value.float() / scale).to(torch.float8_e4m3fn)
+            reduced[name.replace("weight", "scale_weight")] = scale
+            weights[name] = reduced[name].float() * scale
+    save_file({**reduced, f"{UNET}scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, scaled)
+    save_file(weights, plain)
+    found, expected = (load_model(file)[0].pipeline.unet.state_dict() for file in (scaled, plain))
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    name = f"{UNET}input_blocks.1.1.proj_in"
+    save_file({**reduced, f"{name}.weight_scale_2": torch.ones(())}, scaled)
+    with pytest.raises(BadFile, match=rf"can't restore: {name}\.weight_scale_2"):
+        load_model(scaled)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{UNET}input_blocks.0.0.weight", "first_stage_model.decoder.conv_in.bias",
+     "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_is_refused_with_its_place_in_the_file(
+    tiny_configs: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(file)
+    weights = load_file(file)
+    weights[name].view(-1)[-1] = value
+    save_file(weights, file)
+    with pytest.raises(BadFile, match=rf"tiny\.safetensors: {name} holds numbers .* not finite"):
+        load_model(file)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_float_numbers_are_named(
+    tiny_configs: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(file)
+    weights = load_file(file)
+    name = f"{UNET}input_blocks.0.0.weight"
+    save_file({**weights, name: weights[name].to(dtype)}, file)
+    with pytest.raises(BadFile, match=f"{name} holds {dtype}, not float numbers"):
+        load_model(file)
+
+
+def test_a_text_encoder_under_transformers_names_is_read(
+    tiny_configs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(file)
+    expected = load_model(file)[0].text_encoder_weights()
+    others = {k: v for k, v in load_file(file).items() if not k.startswith("cond_stage_model.")}
+    own = {f"cond_stage_model.transformer.{k}": v.clone() for k, v in expected.items()}
+    save_file({**others, **own}, file)
+    found = load_model(file)[0].text_encoder_weights()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_stacked_projections_of_another_height_are_misshapen(
+    tiny_configs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.safetensors"
+    write_checkpoint(file)
+    weights = load_file(file)
+    name = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"
+    for value in (torch.zeros(()), torch.zeros(1), torch.zeros(5, 64), torch.zeros(0, 64)):
+        save_file({**weights, name: value}, file)
+        with pytest.raises(BadFile, match="has misshapen weights"):
+            load_model(file)
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".pt", ".bin", ""])
+def test_a_safetensors_file_under_another_ending_is_read(
+    tiny_configs: Path, tmp_path: Path, ending: str
+) -> None:
+    write_checkpoint(tmp_path / f"model{ending}")
+    assert load_model(tmp_path / f"model{ending}")[0].prediction == "epsilon"
+
+
+def test_a_sidecar_of_blank_lines_is_read_at_once(tiny_configs: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "tiny.safetensors")
+    (tmp_path / "tiny.yaml").write_text("\n" * 1_000_000 + "parameterization: v\n")
+    start = time.perf_counter()
+    found, _ = single_file.SingleFile(tmp_path / "tiny.safetensors").guess_prediction()
+    assert found == "v"
+    assert time.perf_counter() - start < 20
+
+
 def fake(path: Path, **shapes: tuple[int, ...]) -> Path:
     save_file({name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}, path)
     return path
@@ -138,6 +238,11 @@ def complete(in_channels: int = 4, width: int = 1024, **more: tuple[int, ...]) -
         (complete(5), WrongModel, "a depth model"),
         (complete(**{"conditioner.embedders.0.x": (1,)}), WrongModel, "this is SDXL"),
         (complete(**{"cond_stage_model.transformer.x": (1,)}), WrongModel, r"SD 1\.x"),
+        (
+            complete(**{TABLE: (49408, 768)}),
+            WrongModel,
+            r"SD 1\.x: its text encoder is of width 768",
+        ),
         (complete(**{f"{UNET}label_emb.0.0.weight": (1,)}), WrongModel, "extra conditions"),
         ({"lora_te_x.lora_up.weight": (1,)}, BadFile, "no complete checkpoint.*UNet"),
         ({f"{UNET}out.0.weight": (1,)}, BadFile, "no complete checkpoint.*VAE"),
@@ -176,6 +281,21 @@ def test_missing_truncated_and_foreign_files_are_explained(tmp_path: Path) -> No
     file.write_bytes(b"hello, I am a text" * 10)
     with pytest.raises(BadFile, match="not a whole safetensors file"):
         load_model(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_and_a_device_are_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for path in (tmp_path / "pipe.safetensors", Path("/dev/zero")):
+        with pytest.raises(BadFile, match="no regular file"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b"])
+def test_a_name_that_the_system_refuses_is_one_short_line(name: str) -> None:
+    with pytest.raises(BadFile, match="can't be read") as caught:
+        load_model(name)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from tiny_model import NOUNS, PEOPLE, STYLES, UNKNOWN, Recorder, TinyModel, tiny
 
 from unlearn_core import stand_in
 from unlearn_core.concept import Concept
-from unlearn_core.errors import BadConcept, Cancelled
+from unlearn_core.errors import BadConcept, Cancelled, WrongModel
 from unlearn_core.stand_in import (
     SAME,
     Neighbourhood,
@@ -276,3 +276,8 @@ def test_it_stops_when_asked(encoder: TextEncoder, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Cancelled):
         choose_stand_in(encoder, Concept("dog"), around, TinyModel(), 4, 0, Recorder(stop_at=1))
     assert asked == ["cat"]
+
+
+def test_a_unet_that_gives_no_numbers_chooses_nothing(encoder: TextEncoder) -> None:
+    with pytest.raises(WrongModel, match="UNet gives numbers that are not finite"):
+        choose(encoder, Concept("dog"), TinyModel(broken=True), 2)

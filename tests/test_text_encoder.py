@@ -34,6 +34,15 @@ def encoder() -> TextEncoder:
     return tiny_encoder()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_named(dtype: torch.dtype, value: float) -> None:
+    weights = {name: weight.to(dtype) for name, weight in text_encoder_weights().items()}
+    weights["text_model.encoder.layers.1.mlp.fc1.weight"][3, 2] = value
+    with pytest.raises(WrongModel, match=r"layers\.1\.mlp\.fc1\.weight holds .* not finite"):
+        TextEncoder(weights, LAST_USED, CPU)
+
+
 @pytest.fixture(scope="module")
 def expected() -> Tensor:
     """What transformers makes of the prompts: the penultimate layer, then the last norm."""
@@ -173,6 +182,7 @@ def shapes_of(width: int, layers: int, vocabulary: int, positions: int) -> dict[
     [
         ((768, 12, VOCABULARY, CHUNK), 11, r"Stable Diffusion 1\.x: its text width is 768"),
         ((1024, 24, 1000, CHUNK), 22, "has 1000 tokens, 77 positions and width 1024"),
+        ((1024, 24, VOCABULARY + 2, CHUNK), 22, "has 49410 tokens.*textual inversion"),
         ((1024, 24, VOCABULARY, 248), 22, "248 positions"),
         ((100, 3, VOCABULARY, CHUNK), 2, "width 100"),
         ((1024, 22, VOCABULARY, CHUNK), 22, "Layer 22 .* but there are 22 layers"),

@@ -21,7 +21,7 @@ from torch import nn
 from unlearn_core import unlearn as public
 from unlearn_core import unlearn_run as engine
 from unlearn_core.concept import Concept, Nameless
-from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed
+from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
 from unlearn_core.frozen_layers import FrozenLinear
 from unlearn_core.headline import run_lines
 from unlearn_core.inversion import PREVIEW_STEPS
@@ -432,10 +432,12 @@ def test_a_stopped_run_takes_its_lora_off_again(stage: str, built: list[TextEnco
 def test_a_broken_unet_fails_in_words_and_changes_nothing(built: list[TextEncoder]) -> None:
     model = TinyModel(broken=True)
     checksum = model.checksum()
-    with pytest.raises(TrainingFailed, match="inversion loss is nan at step 1"):
-        unlearn(model, WITH_PICTURES, small())
+    with pytest.raises(TrainingFailed, match="predicts for the pictures is not a number"):
+        unlearn(model, WITH_PICTURES, small(stand_in_pictures=0))
     with pytest.raises(TrainingFailed, match="loss is nan at step 1"):
-        unlearn(model, WITH_PICTURES, small("paper", use_pictures=False))
+        unlearn(model, WITH_PICTURES, small("paper", use_pictures=False, stand_in_pictures=0))
+    with pytest.raises(WrongModel, match="UNet gives numbers that are not finite"):
+        unlearn(model, DOG, small("balanced", use_pictures=False))
     check_unchanged(built[1])
     assert model.checksum() == checksum
 

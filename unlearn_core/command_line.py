@@ -158,7 +158,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_model(three)
     what = three.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", metavar="TEXT", help="one prompt")
+    what.add_argument(
+        "--prompt", metavar="TEXT", help="one prompt; a weight such as (word:1.4) is drawn as word"
+    )
     what.add_argument(
         "--prompts", type=typed_path, metavar="FILE", help="a text file, one prompt a line"
     )

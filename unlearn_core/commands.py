@@ -35,6 +35,7 @@ from .output_files import (
     png_bytes,
 )
 from .pictures import left_out, read_pictures
+from .prompt_words import notes_on_embeddings, refuse_lora_tags
 from .report import check_report_folder, report_paths, write_report
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
@@ -260,7 +261,15 @@ def measure(
     check_report_folder(report)
     check_apart(report_paths(report), [lora_file], session.place, [report])
     lora = load_lora(lora_file)
-    said = {part.concept.name.casefold(): part for part in all_from_metadata(lora.metadata)}
+    _say_notes(session, lora)
+    try:
+        parts = all_from_metadata(lora.metadata)
+    except BadFile:
+        if name is None:
+            raise
+        session.say(f"note: what {lora_file.name} says that it forgets can't be read.")
+        parts = ()
+    said = {part.concept.name.casefold(): part for part in parts}
     asked_names = split_typed(name or "")
     first = next(iter(said.values()), None)
     known = said.get(asked_names[0].casefold()) if asked_names else first
@@ -293,6 +302,11 @@ def measure(
     return _report(session, model, forgotten, lora, report, seed, None)
 
 
+def _say_notes(session: Session, lora: LoraWeights) -> None:
+    for note in lora.notes:
+        session.say(f"note: {note}")
+
+
 def generate(
     session: Session,
     prompts: Sequence[str],
@@ -315,15 +329,20 @@ def generate(
             f"{out} already holds {len(found)} PNG files, the first is {found[0].name}: choose a "
             "folder without, so that the pictures can't be mixed up."
         )
+    loaded = drawing.load_loras(loras)
+    for text in (*prompts, negative):
+        refuse_lora_tags(text)
     model = session.load()
-    encoder = drawing.encoder_with_loras(model, loras)
+    for lora, _ in loaded:
+        _say_notes(session, lora)
+    encoder = drawing.encoder_with_loras(model, loaded)
     vectors = drawing.load_embeddings(embeddings, encoder.width)
-    for word in vectors:
-        if not any(word in text for text in (*prompts, negative)):
-            session.say(f"note: no prompt says {word!r}, so this embedding has no effect.")
+    read = prompts if guidance == 1 else (*prompts, negative)
+    for note in notes_on_embeddings(read, list(vectors)):
+        session.say(f"note: {note}")
     drawings = drawing.draw_prompts(
-        model, prompts, encoder, seed, count, size, steps, guidance, negative, vectors,
-        session.monitor,
+        model, prompts, encoder, seed, count, size or model.picture_size, steps, guidance,
+        negative, vectors, session.monitor,
     )  # fmt: skip
     total, done = len(prompts) * count, 0
     make_folder(out)

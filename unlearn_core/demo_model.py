@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .model_files import fill_module, read_json, read_tensors
-from .pipeline_folder import load_pipeline_folder
+from .model_files import fill_module, read_json, read_weights
+from .pipeline_folder import FolderPipeline, load_pipeline_folder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -28,6 +28,11 @@ def load_demo_pipeline() -> StableDiffusionPipeline:
     Reads only files of this repository, never the network. Raises BadFile if one is missing or
     damaged.
     """
+    return load_demo_folder().pipeline
+
+
+def load_demo_folder() -> FolderPipeline:
+    """As `load_demo_pipeline`, with how it was read."""
     return load_pipeline_folder(demo_folder() / "model", torch.float32)
 
 
@@ -113,7 +118,7 @@ def load_demo_judge() -> Judge:
             list(config["block_widths"]),
         )
     file = folder / "judge.safetensors"
-    weights = read_tensors(file)
+    weights = read_weights(file)
     counters = (name for name in judge.state_dict() if name.endswith("num_batches_tracked"))
     weights.update({name: torch.zeros((), dtype=torch.int64) for name in counters})
     fill_module(judge, weights, file)

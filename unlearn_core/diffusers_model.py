@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .demo_model import load_demo_pipeline
+from .demo_model import load_demo_folder
 from .devices import best_device, default_compute_dtype, free_memory
 from .errors import BadFile, BadSettings, WrongModel
 from .half_gradient import HalfGradient
+from .input_files import is_file, is_folder
 from .lent_model import Prediction
+from .model_configs import TEXT_NUMBERS, check_configs, latent_size, scaling_factor
 from .model_files import TEXT_PREFIX
-from .pipeline_folder import check_configs, load_pipeline_folder
+from .model_trial import try_once
+from .pipeline_folder import load_pipeline_folder
 from .recompute import recomputed
 from .single_file import SingleFile
 from .unet_sizes import UnetSizes
@@ -25,9 +28,8 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _KINDS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _PARTS = ("unet", "vae", "text_encoder")
-_FOLDER_GROUND = "its scheduler_config.json says so"
+_VAE_FACTOR = 8
 _PIXELS_AT_ONCE = 512 * 512
 """That go through the VAE together; a larger picture goes alone."""
 
@@ -46,25 +48,46 @@ class DiffusersModel:
         self._pipeline: Any = pipeline  # diffusers sets its parts by name; mypy can't see them
         self.prediction, self.alphas_cumprod = _schedule_of(pipeline)
         unet, vae, text_encoder = (getattr(self._pipeline, part) for part in _PARTS)
-        text_config = text_encoder.config.to_dict()
+        text_config = {name: getattr(text_encoder.config, name) for name in TEXT_NUMBERS}
         check_configs(unet.config, text_config, "the lent pipeline")
         _refuse_adapters(text_encoder)
         self.device: torch.device = next(unet.parameters()).device
         self.compute_dtype = compute_dtype or default_compute_dtype(self.device)
-        stored = next(unet.parameters()).dtype
-        if stored != torch.float32 and (
-            self.compute_dtype == torch.float32 or self.device.type == "cpu"
-        ):
-            raise WrongModel(
-                f"The pipeline's weights are {stored} on {self.device}, which can't be computed "
-                f"in {self.compute_dtype}: load it with torch_dtype=torch.float32."
-            )
+        stored = self._stored_dtype(unet, "UNet")
+        self._stored_dtype(vae, "VAE")
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.native_size = int(unet.config.sample_size) * factor
+        if factor != _VAE_FACTOR:
+            raise WrongModel(
+                f"The VAE makes latents {factor} times smaller than pictures; Stable Diffusion 2's "
+                f"are {_VAE_FACTOR} times smaller."
+            )
+        self._vae_scale = scaling_factor(vae.config.scaling_factor)
+        height, width = latent_size(unet.config.sample_size, self.prediction)
+        self.picture_size = (width * factor, height * factor)
+        self.native_size = min(self.picture_size)
         self.last_used_layer = int(text_config["num_hidden_layers"]) - 1
         converts = stored != self.compute_dtype
         self.unet_sizes: UnetSizes | None = UnetSizes.from_config(unet.config, converts)
         self.recomputes = False
+
+    def _stored_dtype(self, part: nn.Module, name: str) -> torch.dtype:
+        """The one dtype of a part's weights; raises WrongModel if it can't be computed with."""
+        kinds = {weight.dtype for weight in part.parameters()}
+        stored = next(iter(kinds))
+        if len(kinds) > 1:
+            found = ", ".join(sorted(str(kind) for kind in kinds))
+            raise WrongModel(
+                f"The {name}'s weights are of several types ({found}): load the pipeline with one "
+                "torch_dtype."
+            )
+        if stored != torch.float32 and (
+            self.compute_dtype == torch.float32 or self.device.type == "cpu"
+        ):
+            raise WrongModel(
+                f"The {name}'s weights are {stored} on {self.device}, which can't be computed "
+                f"in {self.compute_dtype}: load the pipeline with torch_dtype=torch.float32."
+            )
+        return stored
 
     @property
     def pipeline(self) -> StableDiffusionPipeline:
@@ -110,7 +133,7 @@ class DiffusersModel:
         with self._computing(vae):
             for part in _few(pixels, pixels[0, 0].numel()):
                 means.append(vae.encode(self._entering(vae, part)).latent_dist.mean.float())
-        return torch.cat(means) * float(vae.config.scaling_factor)
+        return torch.cat(means) * self._vae_scale
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -119,7 +142,7 @@ class DiffusersModel:
         pixels = []
         with self._computing(vae):
             for part in _few(latents, 64 * latents[0, 0].numel()):
-                scaled = self._entering(vae, part / float(vae.config.scaling_factor))
+                scaled = self._entering(vae, part / self._vae_scale)
                 pixels.append(vae.decode(scaled, return_dict=False)[0].float())
         return torch.cat(pixels).clamp(-1, 1)
 
@@ -145,9 +168,10 @@ def load_model(
 ) -> tuple[DiffusersModel, str]:
     """Load "demo", a diffusers folder or a single .safetensors file, without the network.
 
-    Returns the model, frozen, on the best device, and one line that says what its UNet predicts
-    and on what ground. Raises BadFile if the file or folder can't be used, WrongModel if it holds
-    another family than Stable Diffusion 2, BadSettings for an unknown `prediction`.
+    Returns the model, frozen, on the best device, and a line that says what its UNet predicts and
+    on what ground; further lines say which files were read in place of others. Raises BadFile if
+    the file or folder can't be used, WrongModel if it holds another family than Stable Diffusion 2,
+    BadSettings for an unknown `prediction`.
     """
     if prediction not in ("auto", "epsilon", "v"):
         raise BadSettings(f'prediction is "{prediction}"; it must be auto, epsilon or v.')
@@ -156,44 +180,50 @@ def load_model(
     dtype = default_compute_dtype(device) if device.type == "cuda" else torch.float32
     path = Path(name)
     found: Prediction | None = None
-    ground = _FOLDER_GROUND
+    notes: tuple[str, ...] = ()
     pipeline: Any
     if str(name) == "demo":
-        pipeline = load_demo_pipeline()
-    elif path.is_dir():
-        pipeline = load_pipeline_folder(path, dtype)
-    elif path.suffix.lower() in _PICKLES and path.is_file():
+        pipeline, ground, notes = load_demo_folder()
+    elif is_folder(path):
+        pipeline, ground, notes = load_pipeline_folder(path, dtype)
+    elif not is_file(path) and not path.exists():
         raise BadFile(
-            f"{path} is a pickle, which can run programs when it is opened, so it is refused: "
-            "convert it to .safetensors first."
-        )
-    elif not path.exists():
-        raise BadFile(
-            f'There is no "{name}": give "demo", a diffusers folder or a .safetensors file.'
+            f'There is no "{str(name)[:200]}": give "demo", a diffusers folder or a .safetensors '
+            "file."
         )
     else:
         file = SingleFile(path)
         found, ground = file.guess_prediction()
         pipeline = file.load_pipeline(found if prediction == "auto" else prediction, dtype)
-    found = found or _schedule_of(pipeline)[0]
-    line = f"prediction: {found} ({ground})"
+    kind = found or _schedule_of(pipeline)[0]
+    line = f"prediction: {kind} ({ground})"
     if prediction != "auto":
-        line = f"prediction: {prediction} (as you asked; otherwise {found}: {ground})"
+        line = f"prediction: {prediction} (as you asked; otherwise {kind}: {ground})"
         _set_prediction(pipeline, prediction)
-    return DiffusersModel(pipeline.to(device)), line
+    lines = [line, *(f"note: {note}" for note in notes)]
+    model = DiffusersModel(pipeline.to(device))
+    if str(name) != "demo" and found is None:  # a folder, with configs of its own
+        try_once(model, int(pipeline.text_encoder.config.hidden_size), path)
+    return model, "\n".join(lines)
 
 
 def _schedule_of(pipeline: Any) -> tuple[Prediction, Tensor]:
     config = pipeline.scheduler.config
-    kind = _KINDS.get(str(config.get("prediction_type", "epsilon")))
+    said = str(config.get("prediction_type", "epsilon"))[:60]
+    kind = _KINDS.get(said)
     if kind is None:
         raise WrongModel(
-            f"The scheduler says that the UNet predicts {config.get('prediction_type')}; this pack "
-            "needs epsilon or v_prediction."
+            f"The scheduler says that the UNet predicts {said}; this pack needs epsilon or "
+            "v_prediction."
         )
     alphas = getattr(pipeline.scheduler, "alphas_cumprod", None)
     if not isinstance(alphas, Tensor) or alphas.shape != (1000,):
         raise WrongModel("The scheduler has no table of 1000 timesteps, as Stable Diffusion 2 has.")
+    if not bool(((alphas >= 0) & (alphas <= 1)).all()):  # also refuses NaN
+        raise WrongModel(
+            "The scheduler's noise is not that of a diffusion model: set beta_start to 0.00085 and "
+            "beta_end to 0.012 in scheduler/scheduler_config.json."
+        )
     return kind, alphas.detach().to("cpu", torch.float32, copy=True)
 
 

@@ -58,7 +58,8 @@ class NoisedPictures:
     def losses(self, model: LentModel, texts: Tensor) -> Tensor:
         """Mean squared error of the prediction for each prompt and copy, (W, P) on the CPU.
 
-        texts (W, 77, width) float32. W * P samples go through the UNet, in batches.
+        texts (W, 77, width) float32. W * P samples go through the UNet, in batches. Raises
+        TrainingFailed when a loss is not a number.
         """
         copies = len(self.timesteps)
         area = self.noisy.shape[2] * self.noisy.shape[3]
@@ -68,7 +69,13 @@ class NoisedPictures:
             word, copy = part // copies, part % copies
             output = model.predict(self.noisy[copy], self.timesteps[copy], texts[word])
             found.append((output - self.targets[copy]).pow(2).mean((1, 2, 3)).float().cpu())
-        return torch.cat(found).view(len(texts), copies)
+        losses = torch.cat(found)
+        if not bool(losses.isfinite().all()):
+            raise TrainingFailed(
+                "What the model's UNet predicts for the pictures is not a number: its weights are "
+                "broken, or half precision is too small for them. Load the model's file again."
+            )
+        return losses.view(len(texts), copies)
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,6 @@ def compare(
         stop_if_asked(monitor)
         drawn = NoisedPictures.draw(model, latents, copies, generator)
         found = drawn.losses(model, torch.cat([empty, texts[left]]))
-        if not bool(found.isfinite().all()):
-            raise TrainingFailed("What the model predicts for the pictures is not a number.")
         samples += found.numel()
         noised.append(drawn)
         of_empty = torch.cat([of_empty, found[0]])

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .concept import Concept, Kind
-from .errors import BadFile
+from .errors import BadConcept, BadFile
 from .lent_model import SilentMonitor
 from .part import PARTS
 from .settings import UnlearnSettings
 from .stand_in import choose_stand_in, look_around
 from .text_encoder import TextEncoder
 from .unlearn import UnlearnResult
+
+_MOST_WORDS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,17 @@ class Forgotten:
     def from_metadata(cls, metadata: Mapping[str, str]) -> Forgotten:
         """As a LoRA file of this engine has it; raises BadFile if the file is another's."""
         try:
-            names = tuple(json.loads(metadata["unlearn_names"]))
-            kept = tuple(json.loads(metadata["unlearn_kept"]))
+            if not all(isinstance(value, str) for value in metadata.values()):
+                raise TypeError("not all of it is text")
+            names, kept, synonyms = (
+                _words(metadata[f"unlearn_{name}"]) for name in ("names", "kept", "synonyms")
+            )
             kind: Kind = metadata["unlearn_kind"]  # type: ignore[assignment]
-            synonyms = tuple(json.loads(metadata["unlearn_synonyms"]))
-            concept = Concept(metadata["unlearn_concept"], synonyms, kind)
-            return cls(concept, names, metadata["unlearn_stand_in"], kept)
-        except (KeyError, ValueError, TypeError) as error:
+            stand_in = metadata["unlearn_stand_in"]
+            for word in (*names, *kept, stand_in):
+                Concept(word)  # raises BadConcept for what no prompt can say
+            return cls(Concept(metadata["unlearn_concept"], synonyms, kind), names, stand_in, kept)
+        except (KeyError, ValueError, TypeError, RecursionError, BadConcept) as error:
             raise BadFile(
                 "The LoRA file does not say what it forgets; name the concept and its stand-in."
             ) from error
@@ -65,7 +71,7 @@ def all_from_metadata(metadata: Mapping[str, str]) -> tuple[Forgotten, ...]:
         return (Forgotten.from_metadata(metadata),) if "unlearn_names" in metadata else ()
     try:
         parts = [Forgotten.from_metadata({**part}) for part in json.loads(metadata[PARTS])]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadFile(
             "The LoRA file does not say in a way that can be read what it forgets."
         ) from error
@@ -76,6 +82,16 @@ def all_from_metadata(metadata: Mapping[str, str]) -> tuple[Forgotten, ...]:
         )
         for part in parts
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """A JSON list of strings; raises ValueError, TypeError or RecursionError for anything else."""
+    words = json.loads(text)
+    if not isinstance(words, list) or len(words) > _MOST_WORDS:
+        raise ValueError("no list of words")
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("not all of them are words")
+    return tuple(words)
 
 
 def merged_metadata(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -15,12 +15,13 @@ from .errors import BadFile, BadSettings
 from .file_names import typed_path
 from .input_files import is_file, read_text
 from .lent_model import LentModel, Progress, RunMonitor, SilentMonitor, stop_if_asked
-from .lora_file import load_lora
+from .lora_file import LoraWeights, load_lora
 from .lora_math import apply_lora
+from .prompt_words import prompt_ids
 from .sampling import BATCH, DEFAULT_GUIDANCE, DEFAULT_STEPS, draw_pictures, paired_noise
 from .settings import bounds_of
 from .text_encoder import TextEncoder
-from .tokenizer import VOCABULARY, strip_weights, token_ids
+from .tokenizer import VOCABULARY, token_ids
 
 MOST_COPIES = 1024
 MOST_LINES = 2**24 // MOST_COPIES
@@ -78,11 +79,15 @@ def noise_index(line: int, copy: int) -> int:
     return line * MOST_COPIES + copy
 
 
-def encoder_with_loras(model: LentModel, loras: Sequence[ChosenLora]) -> TextEncoder:
-    """A private text encoder with the LoRAs added; raises BadFile, WrongModel, BadSettings."""
-    loaded = [(load_lora(lora.path), lora.strength) for lora in loras]
+def load_loras(chosen: Sequence[ChosenLora]) -> list[tuple[LoraWeights, float]]:
+    """The LoRAs with their strengths; raises BadFile."""
+    return [(load_lora(one.path), one.strength) for one in chosen]
+
+
+def encoder_with_loras(model: LentModel, loras: Sequence[tuple[LoraWeights, float]]) -> TextEncoder:
+    """A private text encoder with the LoRAs added; raises WrongModel, BadSettings."""
     weights = model.text_encoder_weights()
-    for lora, strength in loaded:
+    for lora, strength in loras:
         weights = apply_lora(weights, lora, strength)
     return TextEncoder(weights, model.last_used_layer, model.device)
 
@@ -129,8 +134,8 @@ def draw_prompts(
     width, height = size or (model.native_size, model.native_size)
     _check(seed, count, width, height, steps, guidance, len(prompts))
     placeholders, learned = _placeholders(embeddings or {}, encoder)
-    ids = [token_ids(strip_weights(prompt), placeholders) for prompt in prompts]
-    unwanted = token_ids(strip_weights(negative), placeholders)
+    ids = [prompt_ids(prompt, placeholders) for prompt in prompts]
+    unwanted = prompt_ids(negative, placeholders)
     fewest = 1 if guidance == 1 else len(unwanted)
     at_once = max(1, min(BATCH, BATCH_PIXELS // (width * height)))
     batches = _batches([max(fewest, len(rows)) for rows in ids], count, at_once)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .errors import BadFile
 from .lora_keys import ATTENTION, LAST_LAYER, ModuleKey, entry_of_tensor, kohya_name
+from .lora_kinds import is_of_text_encoder, kind_of
+from .lora_strength import AdapterConfig, find_config
 from .tensor_file import file_bytes, read_names, read_tensors, write_whole
 
 
@@ -46,6 +48,8 @@ class LoraWeights:
     pairs: dict[ModuleKey, LoraPair]
     metadata: dict[str, str] = field(default_factory=dict)
     """The file's notes; ours are named `unlearn_*`, kohya's `ss_*`."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about how the file was read."""
 
 
 def complete(lora: LoraWeights) -> LoraWeights:
@@ -112,8 +116,9 @@ def save_lora(lora: LoraWeights, path: Path) -> None:
 def load_lora(path: Path) -> LoraWeights:
     """Read a text encoder LoRA, float32 on the CPU.
 
-    Takes kohya's names and PEFT's, any float type; without alpha it is the rank. Raises BadFile for
-    a file that is missing, damaged, a pickle, no LoRA, or one that changes more than the text
+    Takes kohya's names and PEFT's, any float type. Where the file holds no alpha, it is that of
+    peft's config in the file or beside it, else the rank, and a note says so. Raises BadFile for a
+    file that is missing, damaged, a pickle, no LoRA, or one that changes more than the text
     encoder.
     """
     path = Path(path)
@@ -125,10 +130,21 @@ def load_lora(path: Path) -> LoraWeights:
         assert entry is not None  # _refuse_other_tensors looked at every name
         if parts.setdefault(entry.key, {}).setdefault(entry.part, tensor) is not tensor:
             raise BadFile(f"{path} holds {entry.part} of {_describe(entry.key)} twice.")
-    return LoraWeights({key: _pair(path, key, parts[key]) for key in sorted(parts)}, metadata)
+    without = [key for key in sorted(parts) if "alpha" not in parts[key]]
+    config = find_config(path, tensors, metadata) if without else None
+    pairs = {key: _pair(path, key, parts[key], config) for key in sorted(parts)}
+    notes: tuple[str, ...] = ()
+    if without and config is None:
+        notes = (
+            f"{path.name} does not say its alpha, so its rank is taken for it; if it was trained "
+            "with another one, it acts here at another strength than there.",
+        )
+    return LoraWeights(pairs, metadata, notes)
 
 
-def _pair(path: Path, key: ModuleKey, parts: Mapping[str, Tensor]) -> LoraPair:
+def _pair(
+    path: Path, key: ModuleKey, parts: Mapping[str, Tensor], config: AdapterConfig | None
+) -> LoraPair:
     down, up, alpha = parts.get("down"), parts.get("up"), parts.get("alpha")
     if down is None or up is None:
         missing = "down" if down is None else "up"
@@ -140,14 +156,28 @@ def _pair(path: Path, key: ModuleKey, parts: Mapping[str, Tensor]) -> LoraPair:
         )
     if alpha is not None and alpha.numel() != 1:
         raise BadFile(f"{path}: alpha of {_describe(key)} is not one number.")
-    return LoraPair(down, up, float(down.shape[0]) if alpha is None else float(alpha))
+    rank = down.shape[0]
+    if alpha is not None:
+        return LoraPair(down, up, float(alpha))
+    return LoraPair(down, up, float(rank) if config is None else config.alpha_of(key, rank))
 
 
 def _refuse_other_tensors(path: Path, names: list[str]) -> None:
     others = [name for name in names if entry_of_tensor(name) is None]
+    kind = kind_of(others)
+    if kind is not None and all(is_of_text_encoder(name) for name in others):
+        raise BadFile(
+            f"{path} is {kind[0]}: it holds {kind[1]}. This pack reads plain LoRA of the attention "
+            "and the MLP only: choose one that was saved so, or one that this pack has made."
+        )
     if len(others) == len(names):
         seen = f"; the first of its {len(names)} tensors is {names[0]}" if names else ""
         raise BadFile(f"{path} is not a LoRA of an SD2 text encoder{seen}.")
+    if others and all(is_of_text_encoder(name) for name in others):
+        raise BadFile(
+            f"{path} also changes other parts of the text encoder, for example {others[0]}. This "
+            "pack reads LoRA of the attention and the MLP only: choose one without."
+        )
     if others:
         raise BadFile(
             f"{path} changes more than the text encoder: {len(others)} of its {len(names)} tensors "

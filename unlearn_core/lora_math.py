@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import BadSettings, WrongModel
 from .lora_file import LoraPair, LoraWeights
 from .lora_keys import ModuleKey, weight_name
+from .tensor_file import is_finite
 
 
 def merge_loras(loras: Sequence[tuple[LoraWeights, float]]) -> LoraWeights:
@@ -44,7 +45,7 @@ def apply_lora(
     `weights` under "text_model." names, left as they are. In the new dict the changed ones are
     float32 on their old device; all others, and at strength 0 every one, are the same tensors.
     Raises WrongModel if the LoRA names a layer that the model lacks or has another width, and
-    BadSettings for a strength that is not finite.
+    BadSettings for a strength that is not finite, or that makes a weight so.
     """
     _check_strength(strength)
     check_fit(weights, lora)
@@ -53,7 +54,13 @@ def apply_lora(
         for key, pair in lora.pairs.items():
             weight = weights[weight_name(key)]
             delta = pair.delta().to(weight.device)
-            changed[weight_name(key)] = weight.float() + strength * delta
+            moved = weight.float() + strength * delta
+            if not is_finite(moved):
+                raise BadSettings(
+                    f"At strength {strength:g} this LoRA makes {key.module} of text layer "
+                    f"{key.layer} not finite: take a smaller strength, such as 1."
+                )
+            changed[weight_name(key)] = moved
     return changed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,41 @@ import torch
 from torch import Tensor, nn
 
 from .errors import BadFile
-from .tensor_file import read_names
+from .float8_scales import beside, unscaled
+from .input_files import is_file, is_folder, read_text
+from .tensor_file import check_numbers, read_names, read_stored
 
 TEXT_PREFIX = "text_model."
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises BadFile."""
+    if not is_file(path) and not is_folder(path):
+        raise BadFile(f"{path} is missing.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadFile(f"{path} is missing.") from None
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         raise BadFile(f"{path} can't be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise BadFile(f"{path} should hold a JSON object and holds a {type(content).__name__}.")
     return content
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, on the CPU, of the dtype as stored. Raises BadFile."""
-    from safetensors.torch import load_file
+def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Weights of a safetensors file (None: all), on the CPU, of the dtype as stored.
 
-    read_names(path)  # Raises BadFile for what is no whole safetensors file.
-    tensors: dict[str, Tensor] = load_file(str(path))
-    return tensors
+    What is stored in float8 with scales comes as float32. Raises BadFile for what is no whole
+    safetensors file, lacks a name, or holds what are no finite float numbers.
+    """
+    there = read_names(path)
+    wanted = there if names is None else list(names)
+    absent = sorted(set(wanted).difference(there))
+    if absent:
+        raise BadFile(f"{path} lacks {len(absent)} weights, the first is {absent[0][:200]}.")
+    stored = read_stored(path, [*wanted, *beside(wanted, there)])
+    weights = unscaled(path, stored)
+    check_numbers(path, weights)
+    return weights
 
 
 def fill_module(

@@ -12,12 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .errors import WrongModel
 from .lent_model import LentModel
 from .noise import split_prediction
 
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 5.0
 BATCH = 64
+_LOAD_AGAIN = (
+    "its weights are broken, or half precision is too small for them. Load the model's file again"
+)
 
 
 def paired_noise(seed: int, index: int, height: int, width: int) -> Tensor:
@@ -39,8 +43,10 @@ def denoise(
     """Latents (B, 4, h, w) from `noise` of that shape.
 
     text (B, 77 n, width) and empty (1 or B, 77 n, width) are conditionings; guidance 1 leaves
-    `empty` out. `on_step` is called after each step and may raise to stop.
+    `empty` out. `on_step` is called after each step and may raise to stop. Raises WrongModel when
+    the text or what the UNet makes of it is not finite.
     """
+    _check_finite(text, "text encoder", "take each LoRA at a smaller strength, such as 1")
     alphas = model.alphas_cumprod.float().cpu()
     stride = len(alphas) // steps
     times = [min(stride * i + 1, len(alphas) - 1) for i in reversed(range(steps))]
@@ -63,6 +69,7 @@ def denoise(
         latents = previous.sqrt() * clean + (1 - previous).sqrt() * noise_part
         if on_step is not None:
             on_step(i + 1)
+    _check_finite(latents, "UNet", _LOAD_AGAIN)
     return latents
 
 
@@ -75,12 +82,25 @@ def draw_pictures(
     guidance: float = DEFAULT_GUIDANCE,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Pictures (B, 3, 8h, 8w) float32 in [-1, 1] on the CPU, drawn in batches; see `denoise`."""
+    """Pictures (B, 3, 8h, 8w) float32 in [-1, 1] on the CPU, drawn in batches; see `denoise`.
+
+    Raises WrongModel when they would not be finite.
+    """
     pictures = []
     for start in range(0, len(text), BATCH):
         part = slice(start, start + BATCH)
         unguided = empty if len(empty) == 1 else empty[part]
         latents = denoise(model, text[part], unguided, noise[part], steps, guidance, on_step)
         with torch.no_grad():
-            pictures.append(model.decode_latents(latents).clamp(-1, 1).float().cpu())
+            pixels = model.decode_latents(latents)
+            _check_finite(pixels, "VAE", _LOAD_AGAIN)
+            pictures.append(pixels.clamp(-1, 1).float().cpu())
     return torch.cat(pictures)
+
+
+def _check_finite(result: Tensor, part: str, remedy: str) -> None:
+    if not bool(result.isfinite().all()):
+        raise WrongModel(
+            f"The model's {part} gives numbers that are not finite, so there is no picture to "
+            f"show: {remedy}."
+        )

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import BadFile, WrongModel
+from .input_files import is_file
 from .ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, VAE_PREFIX, text_key, unet_key, vae_key
 from .lent_model import Prediction
-from .model_files import TEXT_PREFIX, fill_module, read_json
+from .model_files import TEXT_PREFIX, fill_module, read_json, read_weights
 from .pipeline_folder import assemble_pipeline, empty_parts
-from .tensor_file import read_names
+from .prediction_hint import SINGLE_FILE_HINT, guess_prediction
+from .tensor_file import read_shapes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -27,13 +29,12 @@ CONFIGS_FOLDER = Path(__file__).parent / "sd2_configs"
 
 _CONV_IN = f"{UNET_PREFIX}input_blocks.0.0.weight"
 _TEXT_KEY = f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_V_HINT = f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-_V_HINT_SPREAD = 0.09
-"""Above it the weights are of a v model; the hint and its bound are ComfyUI's (SD20.model_type)."""
+_TRANSFORMERS_PREFIX = f"cond_stage_model.transformer.{TEXT_PREFIX}"
+"""Before an OpenCLIP text encoder's weights that were stored under transformers' names."""
+_MOST_SIDECAR = 2**20
 
 _OTHER_FAMILIES = {
     "conditioner.embedders.": "SDXL: it has two text encoders",
-    "cond_stage_model.transformer.": "SD 1.x: its text encoder is CLIP-L of width 768",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
     "model.diffusion_model.double_blocks.": "Flux",
     "model.diffusion_model.label_emb.": "a variant of Stable Diffusion with extra conditions",
@@ -50,7 +51,7 @@ class SingleFile:
         WrongModel for one of another family.
         """
         self.path = path
-        self.names = frozenset(read_names(path))
+        self.shapes = read_shapes(path)
         parts = ("unet", "vae", "text_encoder", "scheduler")
         self.configs: dict[str, dict[str, Any]] = {
             part: read_json(CONFIGS_FOLDER / f"{part}.json") for part in parts
@@ -60,21 +61,21 @@ class SingleFile:
     def guess_prediction(self) -> tuple[Prediction, str]:
         """What the UNet predicts, and the ground of the guess in words."""
         sidecar = self.path.with_suffix(".yaml")
-        if sidecar.is_file():
-            text = sidecar.read_text(encoding="utf-8", errors="replace")
-            said = re.search(r"^\s*parameterization:\s*[\"']?(v|eps)[\"']?\s*(#.*)?$", text, re.M)
+        if is_file(sidecar):
+            try:
+                with sidecar.open(encoding="utf-8", errors="replace") as file:
+                    text = file.read(_MOST_SIDECAR)
+            except OSError as error:
+                raise BadFile(f"{sidecar} can't be read: {error}.") from error
+            said = re.search(
+                r"^[ \t]*parameterization:[ \t]*[\"']?(v|eps)[\"']?[ \t]*(#.*)?$", text, re.M
+            )
             if said:
                 kind: Prediction = "v" if said[1] == "v" else "epsilon"
                 return kind, f"{sidecar.name} says so"
-        if _V_HINT not in self.names:
-            return "epsilon", "guessed: the weights hold no hint"
-        spread = float(self._read([_V_HINT])[_V_HINT].float().std(unbiased=False))
-        side = "above" if spread > _V_HINT_SPREAD else "not above"
-        ground = (
-            f"guessed: the spread of output_blocks.11's norm1.bias, {spread:.3f}, "
-            f"is {side} {_V_HINT_SPREAD}"
-        )
-        return ("v" if spread > _V_HINT_SPREAD else "epsilon"), ground
+        name = SINGLE_FILE_HINT[0]
+        there = read_weights(self.path, [name]) if name in self.shapes else {}
+        return guess_prediction(there, SINGLE_FILE_HINT)
 
     def load_pipeline(self, prediction: Prediction, dtype: torch.dtype) -> StableDiffusionPipeline:
         """The checkpoint as a frozen pipeline on the CPU, without safety checker and tokenizer.
@@ -105,15 +106,22 @@ class SingleFile:
                 f"{self.path}: this is SD 1.x: its text width is 768, this pack needs {own_width}."
             )
         for prefix, family in _OTHER_FAMILIES.items():
-            if any(name.startswith(prefix) for name in self.names):
+            if any(name.startswith(prefix) for name in self.shapes):
                 raise WrongModel(f"{self.path}: this is {family}; {needs}.")
+        text_width = self._shape(f"{_TRANSFORMERS_PREFIX}embeddings.token_embedding.weight")[1:]
+        if text_width != (own_width,) and any(
+            name.startswith("cond_stage_model.transformer.") for name in self.shapes
+        ):
+            found = f"of width {text_width[0]}" if text_width else "no OpenCLIP one"
+            raise WrongModel(f"{self.path}: this is SD 1.x: its text encoder is {found}; {needs}.")
         for prefix, part in ((UNET_PREFIX, "UNet"), (VAE_PREFIX, "VAE")):
-            if not any(name.startswith(prefix) for name in self.names):
+            if not any(name.startswith(prefix) for name in self.shapes):
                 raise BadFile(
-                    f"{self.path} is no complete checkpoint: it holds {len(self.names)} tensors, "
+                    f"{self.path} is no complete checkpoint: it holds {len(self.shapes)} tensors, "
                     f"none of them of a {part} ({prefix}...). Give a full Stable Diffusion 2 file."
                 )
-        if not any(name.startswith(TEXT_ENCODER_PREFIX) for name in self.names):
+        text_prefixes = (TEXT_ENCODER_PREFIX, _TRANSFORMERS_PREFIX)
+        if not any(name.startswith(text_prefixes) for name in self.shapes):
             raise BadFile(
                 f"{self.path} is no complete checkpoint: it holds no OpenCLIP text encoder "
                 f"({TEXT_ENCODER_PREFIX}...). Give a full Stable Diffusion 2 file."
@@ -131,24 +139,10 @@ class SingleFile:
             raise WrongModel(f"{self.path}: its text width is {width[0]}; {needs}.")
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        if name not in self.names:
-            return ()
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
-
-    def _read(self, names: list[str]) -> dict[str, Tensor]:
-        from safetensors import safe_open
-
-        absent = [name for name in names if name not in self.names]
-        if absent:
-            raise BadFile(f"{self.path} lacks {len(absent)} weights, the first is {absent[0]}.")
-        with safe_open(self.path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
+        return self.shapes.get(name, ())
 
     def _fill_renamed(self, module: nn.Module, keys: dict[str, str], dtype: torch.dtype) -> None:
-        stored = self._read(list(keys.values()))
+        stored = read_weights(self.path, list(keys.values()))
         own = module.state_dict()
         weights = {}
         for name, key in keys.items():
@@ -159,17 +153,28 @@ class SingleFile:
         fill_module(module, weights, self.path, dtype)
 
     def _fill_text_encoder(self, module: nn.Module) -> None:
-        plain = {
-            name.removeprefix(TEXT_PREFIX): text_key(name.removeprefix(TEXT_PREFIX))
+        names = [
+            name.removeprefix(TEXT_PREFIX)
             for name in module.state_dict()
             if "position_ids" not in name
-        }
-        stored = self._read(sorted({key for key, _ in plain.values()}))
+        ]
+        plain: dict[str, tuple[str, int | None]]
+        if any(name.startswith(_TRANSFORMERS_PREFIX) for name in self.shapes):
+            plain = {name: (_TRANSFORMERS_PREFIX + name, None) for name in names}
+        else:
+            plain = {name: text_key(name) for name in names}
+        stored = read_weights(self.path, sorted({key for key, _ in plain.values()}))
         weights = {
-            TEXT_PREFIX + name: stored[key] if third is None else stored[key].chunk(3)[third]
+            TEXT_PREFIX + name: stored[key] if third is None else _third(stored[key], third)
             for name, (key, third) in plain.items()
         }
         fill_module(module, weights, self.path)
+
+
+def _third(stacked: Tensor, which: int) -> Tensor:
+    """Query, key or value of the three; what is no stack of three stays, and won't fit."""
+    rows = len(stacked) if stacked.dim() else 0
+    return stacked.chunk(3)[which] if rows and rows % 3 == 0 else stacked
 
 
 def unet_names(unet: nn.Module, config: dict[str, Any]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from .errors import WrongModel
 from .frozen_layers import WordVectors, freeze_parts, multiplying_in, ready_in
 from .lent_model import RunMonitor, stop_if_asked
+from .model_configs import ADDED_TOKENS
+from .tensor_file import is_finite
 from .tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
 
 if TYPE_CHECKING:
@@ -205,6 +207,7 @@ def _sizes(weights: dict[str, Tensor], last_used_layer: int) -> dict[str, int]:
         raise WrongModel(
             f"The text encoder has {vocabulary} tokens, {positions.shape[0]} positions and width "
             f"{width}; Stable Diffusion 2.x has {VOCABULARY}, {CHUNK} and 1024."
+            + (f" {ADDED_TOKENS}." if vocabulary > VOCABULARY else "")
         )
     if not 0 <= last_used_layer < count:
         raise WrongModel(
@@ -253,6 +256,11 @@ def _load(model: CLIPTextModel, weights: dict[str, Tensor], device: torch.device
             found = "missing" if given is None else f"of shape {tuple(given.shape)}"
             raise WrongModel(
                 f"The text encoder's {name} is {found}; expected {tuple(parameter.shape)}."
+            )
+        if not is_finite(given):
+            raise WrongModel(
+                f"The text encoder's {name} holds numbers that are not finite: the model's file is "
+                "broken, or a LoRA is on it at too great a strength. Load the model again."
             )
         is_half = given.dtype in (torch.float16, torch.bfloat16)
         keeps = is_half and given.dim() == 2 and "position" not in name

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearn_core.demo_model import Judge
-from unlearn_core.model_files import fill_module, read_json, read_tensors
+from unlearn_core.model_files import fill_module, read_json, read_weights
 
 from .pictures import EDGE, Scene
 from .render import Renders
@@ -76,7 +76,7 @@ def load_transformer_judge(folder: Path) -> TransformerJudge:
             list(config["objects"]), list(config["styles"]), config["width"], config["layers"]
         )
     file = folder / "judge.safetensors"
-    fill_module(judge, read_tensors(file), file)
+    fill_module(judge, read_weights(file), file)
     return judge
 
 

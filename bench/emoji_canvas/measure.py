@@ -71,7 +71,7 @@ def asked_scenes(each: int = EACH, pairs: int = PAIRS) -> tuple[list[Scene], lis
 @torch.no_grad()
 def draw(folder: Path, prompts: Sequence[str]) -> Tensor:
     """(N, 3, 64, 64) in [-1, 1] from the diffusers folder, 20 steps at guidance 5."""
-    model = DiffusersModel(load_pipeline_folder(folder, torch.float32))
+    model = DiffusersModel(load_pipeline_folder(folder, torch.float32).pipeline)
     encoder = build_encoder(model)
     parts = [token_ids(prompt) for prompt in prompts]
     encoded = torch.cat([encoder.encode(part) for part in torch.cat(parts).split(64)])

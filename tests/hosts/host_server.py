@@ -68,7 +68,7 @@ BROWSERS = (
 )  # fmt: skip
 NO_BROWSER = (
     "no browser for the front ends: install Chromium, Chrome or Edge (Debian: apt install "
-    f"chromium), or run {sys.executable} -m playwright install chromium"
+    f'chromium), or run "{sys.executable}" -m playwright install chromium'
 )
 
 

@@ -13,6 +13,17 @@ import pytest
 from host_install import ROOT, install_once
 
 SLOWLY = 0.3  # seconds
+TEST_FILE = """
+import host_install
+import pytest
+
+def test_it():
+    host_install.say('this takes a while')
+
+@pytest.mark.parametrize("number", range(3))
+def test_without(number):
+    pytest.skip("something is missing: install it")
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +80,11 @@ def test_of_two_that_ask_at_once_one_fills_and_the_other_waits(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_the_terminal_says_it_while_pytest_captures(workers: str, tmp_path: Path) -> None:
+def test_the_terminal_says_it_while_pytest_captures_and_in_one_line_what_is_missing(
+    workers: str, tmp_path: Path
+) -> None:
     file = tmp_path / "test_it.py"
-    file.write_text("import host_install\ndef test_it(): host_install.say('this takes a while')\n")
+    file.write_text(TEST_FILE)
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", workers, "-p", "conftest", str(file)],
@@ -79,3 +92,5 @@ def test_the_terminal_says_it_while_pytest_captures(workers: str, tmp_path: Path
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
     assert "\nsd-unlearn: this takes a while\n" in process.stderr
+    missing = [line for line in process.stdout.splitlines() if "something is missing" in line]
+    assert missing == ["3 skipped: something is missing: install it"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from host_server import BROWSERS, open_browser
+from host_server import BROWSERS, NO_BROWSER, open_browser
 from playwright.sync_api import Error, Playwright, sync_playwright
 
 
@@ -21,7 +21,7 @@ def playwright() -> Iterator[Playwright]:
 def chromium() -> str:
     """A browser of this machine."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    return found or pytest.skip("no browser on the PATH")
+    return found or pytest.skip(NO_BROWSER)
 
 
 def stub(folder: Path, name: str, script: str) -> None:
