@@ -39,11 +39,11 @@ def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
 
 
 def forget_graph(preset: str = "quick", **concept: str) -> Graph:
-    """Load the demo model and forget, with few steps."""
+    """Load the demo model and forget, with few steps from a solution that forgets already."""
     words = {"name": "dog", "kind": "object", "synonyms": "", "stand_in": "", "keep": ""}
     small = PRESETS[preset].replace(
         steps=4, forget_prompts=16, keep_prompts=16, batch_size=4, stand_in_pictures=0,
-        inversion_steps=2, inversion_batch=2, caption_styles=2,
+        inversion_steps=2, inversion_batch=2, caption_styles=2, closed_form=True,
     ).as_dict()  # fmt: skip
     small.pop("seed")
     return {
@@ -178,7 +178,8 @@ def test_what_follows_saving_runs_again_only_where_the_file_is_gone(server: Comf
     server.run(graph)
     content = file.read_bytes()
     assert cached(server, graph) >= {"forget", "save", "next"}
-    file.unlink()
+    for each in (file, file.with_suffix(".png")):
+        each.unlink()
     assert cached(server, graph) & {"forget", "save", "next"} == {"forget"}
     assert file.read_bytes() == content
     assert cached(server, graph) >= {"forget", "save", "next"}
@@ -260,8 +261,11 @@ def test_cancel_stops_at_once_and_the_next_prompt_runs(server: ComfyServer) -> N
 
 HOSTILE = [
     ({"name": ""}, "no name"),
-    ({"name": "dog " * 200}, "tokens long"),
+    ({"name": "dog " * 50}, "tokens long"),
+    ({"name": "the"}, "stands in nearly every prompt"),
     ({"name": "dog", "stand_in": "dog"}, "is the concept itself"),
+    ({"name": "dog, pig", "stand_in": "pig"}, "is the concept itself"),
+    ({"name": "dog", "stand_in": "pig, cat"}, "the stand-in names 2: pig, cat"),
     ({"name": "dog", "stand_in": "zzyzx"}, "no word vector"),
 ]
 
@@ -272,6 +276,12 @@ def test_bad_words_get_a_clear_sentence(
 ) -> None:
     with pytest.raises(Failed, match=said):
         server.run(forget_graph(**words))
+
+
+def test_every_name_between_commas_is_forgotten(server: ComfyServer) -> None:
+    shown = server.run(forget_graph(name='"dog", (puppy:1.2)', synonyms="hound"))
+    assert shown["forget"]["text"][0].startswith("forgotten: dog, puppy, hound")
+    assert shown["save"]["text"][0].startswith("models/loras/test/forget-dog")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
 AS_PROMPT = "async () => (await app.graphToPrompt()).output"
 SMALL = {
     "steps": 3, "forget_prompts": 8, "keep_prompts": 8, "batch_size": 2, "stand_in_pictures": 0,
-    "inversion_steps": 2, "inversion_batch": 1, "caption_styles": 1,
+    "inversion_steps": 2, "inversion_batch": 1, "caption_styles": 1, "closed_form": True,
 }  # fmt: skip
 
 
