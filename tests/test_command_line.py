@@ -642,7 +642,7 @@ def test_stopping_generate_says_how_many_pictures_there_are(
         path.write_bytes(content)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(commands, "write_whole", interrupted)
+    monkeypatch.setattr(generate_command, "write_whole", interrupted)
     monkeypatch.setattr("unlearn_core.generate.BATCH", 1)
     draw = ["generate", "--model", "demo", "--prompt", "a dog", "--steps", "1", "--count", "3"]
     assert main([*draw, "--out", str(tmp_path / "a")]) == 130

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from . import generate as drawing
 from .concept import Concept, Kind, Nameless, as_typed
 from .concept_list import pictures_of, read_list
 from .demo_judge import evaluation_judge
@@ -18,7 +17,6 @@ from .embedding_file import save_embedding
 from .errors import BadConcept, BadFile, BadSettings, Cancelled, WrongModel
 from .evaluation import Evaluation, Judge, evaluate, with_lora
 from .forgotten import Forgotten, all_from_metadata, merged_metadata
-from .generate import ChosenLora
 from .headline import main_numbers, run_lines
 from .input_files import is_file
 from .lent_model import RunMonitor, stop_if_asked
@@ -30,16 +28,11 @@ from .output_files import (
     check_apart,
     check_embedding_file,
     check_tensor_file,
-    check_writable,
     make_folder,
-    png_bytes,
 )
 from .pictures import left_out, read_pictures
-from .prompt_words import notes_on_embeddings, refuse_lora_tags
 from .report import check_report_folder, report_paths, write_report
-from .sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from .settings import UnlearnSettings, preset
-from .tensor_file import write_whole
 from .unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn, unlearn_together
 
 DEMO = "demo"
@@ -261,7 +254,7 @@ def measure(
     check_report_folder(report)
     check_apart(report_paths(report), [lora_file], session.place, [report])
     lora = load_lora(lora_file)
-    _say_notes(session, lora)
+    say_notes(session, lora)
     try:
         parts = all_from_metadata(lora.metadata)
     except BadFile:
@@ -302,60 +295,10 @@ def measure(
     return _report(session, model, forgotten, lora, report, seed, None)
 
 
-def _say_notes(session: Session, lora: LoraWeights) -> None:
+def say_notes(session: Session, lora: LoraWeights) -> None:
+    """Say what was found while a LoRA file was read."""
     for note in lora.notes:
         session.say(f"note: {note}")
-
-
-def generate(
-    session: Session,
-    prompts: Sequence[str],
-    out: Path,
-    loras: Sequence[ChosenLora] = (),
-    embeddings: Sequence[Path] = (),
-    seed: int = 0,
-    count: int = 1,
-    size: tuple[int, int] | None = None,
-    steps: int = DEFAULT_STEPS,
-    guidance: float = DEFAULT_GUIDANCE,
-    negative: str = "",
-) -> None:
-    """Draw the prompts into a folder that holds no PNG yet."""
-    check_writable(out)
-    check_apart([], (), session.place, [out])
-    found = sorted(out.glob("*.[pP][nN][gG]"))
-    if found:
-        raise BadFile(
-            f"{out} already holds {len(found)} PNG files, the first is {found[0].name}: choose a "
-            "folder without, so that the pictures can't be mixed up."
-        )
-    loaded = drawing.load_loras(loras)
-    for text in (*prompts, negative):
-        refuse_lora_tags(text)
-    model = session.load()
-    for lora, _ in loaded:
-        _say_notes(session, lora)
-    encoder = drawing.encoder_with_loras(model, loaded)
-    vectors = drawing.load_embeddings(embeddings, encoder.width)
-    read = prompts if guidance == 1 else (*prompts, negative)
-    for note in notes_on_embeddings(read, list(vectors)):
-        session.say(f"note: {note}")
-    drawings = drawing.draw_prompts(
-        model, prompts, encoder, seed, count, size or model.picture_size, steps, guidance,
-        negative, vectors, session.monitor,
-    )  # fmt: skip
-    total, done = len(prompts) * count, 0
-    make_folder(out)
-    try:
-        for drawn in drawings:
-            name = drawing.picture_name(drawn, len(prompts), count)
-            write_whole(out / name, png_bytes(drawn.pixels))
-            done += 1
-    except Cancelled as error:
-        raise Cancelled(
-            f"Stopped as you asked: {done} of {total} pictures are in {out}."
-        ) from error
-    session.say(f"written: {total} pictures in {out.absolute()}")
 
 
 def demo(session: Session, out: Path) -> None:

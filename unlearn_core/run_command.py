@@ -18,6 +18,7 @@ from .console import shown
 from .errors import BadSettings, Cancelled, UnlearnError
 from .forget_list import forget_list
 from .generate import ChosenLora, read_prompts
+from .generate_command import generate
 from .lent_model import RunMonitor
 from .progress_bar import ProgressBar
 from .settings import UnlearnSettings, preset
@@ -129,7 +130,7 @@ def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
 
 def _generate(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     prompts = read_prompts(chosen.prompts) if chosen.prompts else [chosen.prompt]
-    commands.generate(
+    generate(
         _session(chosen, monitor),
         prompts,
         chosen.out,
