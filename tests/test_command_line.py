@@ -23,6 +23,7 @@ from unlearn_core import (
     commands,
     diffusion_classifier,
     evaluation,
+    generate_command,
     inversion,
     settings,
     strength_curve,
