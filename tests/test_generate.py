@@ -293,5 +293,5 @@ def test_prompt_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for name, said in (("none.txt", "no file"), ("empty.txt", "empty"), ("latin.txt", "UTF-8")):
         with pytest.raises(BadFile, match=said):
             read_prompts(tmp_path / name)
-    with pytest.raises(BadFile, match="can't be read"):
+    with pytest.raises(BadFile, match="is a folder"):
         read_prompts(tmp_path)
