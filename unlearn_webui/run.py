@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -52,6 +53,7 @@ class Outcome:
     """Before and after; for hidden kinds the former is blurred."""
     embedding: str | None = None
     seconds: float = 0.0
+    """Of the whole run, what is drawn and measured included."""
 
     @property
     def tag(self) -> str:
@@ -66,6 +68,7 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
     becomes a line of the outcome.
     """
     job.works = True
+    started = time.monotonic()
     concept, settings = request.concept, request.settings
     folder = host_files.lora_folder()
     check_writable(folder)
@@ -82,7 +85,6 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
         files.save_lora(result.lora, request.private)
         logger.info("SD Unlearn has written %s", files.lora)
         outcome = Outcome(files.stem, [*_lines(lent, result)])
-        outcome.seconds = sum(result.seconds.values())
         try:
             _finish(request, lent, result, files, outcome, monitor)
         except Cancelled:
@@ -91,6 +93,7 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
             outcome.lines.append(f"note: the LoRA is written, but: {error}")
         finally:
             host_files.reload_loras()
+    outcome.seconds = time.monotonic() - started
     return outcome
 
 
