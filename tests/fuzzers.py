@@ -3,8 +3,8 @@
     python tests/fuzzers.py KIND SEED COUNT FOLDER
 
 prints a JSON object: how many inputs there were, those that crashed a reader (anything but an
-UnlearnError) or held it for ten seconds, how much memory it took at most, and what appeared in
-FOLDER beside the input.
+UnlearnError) or held it for ten seconds of work, how much memory it took at most, and what appeared
+in FOLDER beside the input.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from unlearn_core.settings import PRESETS
 from unlearn_core.single_file import SingleFile
 from unlearn_webui.request import ForgetRequest
 
-SECONDS = 10
+SECONDS, WAITING = 10, 60
+"""Of work, and of waiting for what never comes; other processes may hold the machine."""
 Case = tuple[str, Callable[[], object]]
 """What is tried, and how."""
 
@@ -228,13 +229,15 @@ def run(kind: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
         raise Held
 
     signal.signal(signal.SIGALRM, hold)
+    signal.signal(signal.SIGPROF, hold)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tried, refused = 0, 0
     crashes: list[str] = []
     hangs: list[str] = []
     for label, attempt in KINDS[kind](random.Random(seed), count, folder):
         tried += 1
-        signal.alarm(SECONDS)
+        signal.alarm(WAITING)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             attempt()
         except UnlearnError as error:
@@ -247,6 +250,7 @@ def run(kind: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
             crashes.append(f"{label}: {traceback.format_exc(limit=-3)}")
         finally:
             signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
     appeared = [path.name for path in folder.iterdir() if not path.name.startswith("input")]
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {

@@ -54,6 +54,8 @@ def test_commas_separate_names(typed: str, names: tuple[str, ...]) -> None:
         ("a dog", "dog"),
         ("an owl", "owl"),
         ("A dog", "A dog"),
+        ("a (a dog)", "dog"),
+        ("a a !dog", "dog"),
         ("The Rock", "The Rock"),
         ("the rock", "the rock"),
         ("dog/cat", "dog/cat"),

@@ -74,10 +74,12 @@ def clean_name(text: str) -> str:
             "Give the short name that prompts use."
         )
     visible = "".join(letter for letter in text if _is_text(letter, text))
-    name = " ".join(_NEVER.sub(" ", visible).split())
-    name = _without_first_signs(name, _CLOSING)
-    name = _without_first_signs(name[::-1], _OPENING)[::-1]
-    name = re.sub("^an? ", "", name)
+    name, before = " ".join(_NEVER.sub(" ", visible).split()), None
+    while name != before:
+        before = name
+        name = _without_first_signs(name, _CLOSING)
+        name = _without_first_signs(name[::-1], _OPENING)[::-1]
+        name = re.sub("^an? ", "", name)
     words = re.findall(r"\w+", name.casefold())
     if words and all(word in STOP_WORDS for word in words):
         raise BadConcept(
