@@ -78,7 +78,7 @@ def test_measuring_gives_sheet_numbers_and_a_strength(server: WebuiServer) -> No
 
 
 def test_pictures_are_learned_from_and_the_embedding_is_written(server: WebuiServer) -> None:
-    asked = {"names": "dog", "pictures": pictures(), "steps": 2, "save_embedding": True}
+    asked = {"names": "dog", "pictures": pictures(), "steps": 40, "save_embedding": True}
     answer = server.call(FORGET, {**asked, "measure": False})
     file = server.folder / "embeddings" / f"{answer['embedding']}.safetensors"
     assert file.exists()
