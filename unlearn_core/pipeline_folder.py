@@ -114,6 +114,9 @@ def assemble_pipeline(
     )
     with _config_of("scheduler/scheduler_config.json"):
         scheduler = diffusers.DDIMScheduler.from_config(scheduler_config)
+    configured: Any = unet
+    stated = configured.config.sample_size
+    configured.register_to_config(sample_size=64)  # older pipelines compare it with a number
     with _config_of("configs"):
         pipeline: StableDiffusionPipeline = diffusers.StableDiffusionPipeline(
             vae=vae,
@@ -125,6 +128,7 @@ def assemble_pipeline(
             feature_extractor=None,
             requires_safety_checker=False,
         )
+    configured.register_to_config(sample_size=stated)
     return pipeline
 
 
