@@ -246,7 +246,7 @@ def run(kind: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
                 crashes.append(f"{label}: a message of {len(str(error))} letters")
         except Held:
             hangs.append(label)
-        except BaseException:
+        except (Exception, SystemExit):
             crashes.append(f"{label}: {traceback.format_exc(limit=-3)}")
         finally:
             signal.alarm(0)

@@ -93,6 +93,7 @@ def test_results_beside_what_is_read_are_fine() -> None:
     files = paths("new.safetensors", "dog/new.safetensors", "models/new.safetensors", "r/a.png")
     check_apart(files, paths("dog", "a.safetensors"), Path("models/one.safetensors"), paths("r"))
     check_apart(paths("new.safetensors"), paths("missing"), Path("missing too"))
+    assert not any(path.exists() for path in files), "looking writes nothing"
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,10 @@ def test_a_file_that_cannot_be_written_is_found_out_first(tmp_path: Path, name: 
 def test_a_file_that_is_there_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").touch()
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "a.safetensors")
+    before = set(tmp_path.iterdir())
     for name in ("a", "link", "new"):
         check_tensor_file(tmp_path / f"{name}.safetensors")
+    assert set(tmp_path.iterdir()) == before, "looking writes nothing"
 
 
 # --- as a user who may not do everything ----------------------------------------------------------

@@ -75,8 +75,7 @@ def read_list(
     """The entries of a list in their order; empty lines are left out.
 
     A folder of pictures is looked for from the list's own folder; `say` is told what in it is no
-    picture. Raises BadFile or BadConcept for
-    the first line that can't be used, with its number.
+    picture. Raises BadFile or BadConcept for the first line that can't be used, with its number.
     """
     text = read_text(path).removesuffix("\n").split("\n")
     if len(text) > MOST_LINES:
