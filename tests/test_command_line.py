@@ -379,17 +379,6 @@ def test_hostile_input_is_refused_in_one_line_and_nothing_is_written(
             ["invert", *DOG, "--images", PICTURES, "--out", "{demo}/my-dog-1.safetensors"],
             "only read",
         ),
-        (["merge", "{here}/a", "{here}/b", "--out", "{here}/a"], "must end in .safetensors"),
-        (
-            [
-                "merge",
-                "{here}/a.safetensors",
-                "{here}/b.safetensors",
-                "--out",
-                "{here}/a.safetensors",
-            ],
-            "this command reads it",
-        ),
         (["generate", "--prompt", "a", "--out", "{demo}/pictures"], "the model is only read"),
         (["generate", "--prompts", "/dev/zero", "--out", "{here}/p"], "is no regular file"),
         (["generate", "--prompts", "{here}/" + "x" * 300, "--out", "{here}/p"], "can't be read"),
@@ -436,10 +425,6 @@ def test_a_tilde_is_expanded_and_the_whole_path_is_said(
     assert f"written: {tmp_path / 'home' / 'a.safetensors'}\n" in said
     assert f"written: {tmp_path / 'here' / 'b.safetensors'}\n" in said
     assert set(entries(tmp_path)) == {"home", "home/a.safetensors", "here", "here/b.safetensors"}
-    parsed = build_parser().parse_args(["merge", "~/a", "~/b", "--model", "~/m", "--out", "~/c"])
-    home = tmp_path / "home"
-    assert parsed.loras == [home / "a", home / "b"]
-    assert (parsed.model, parsed.out) == (str(home / "m"), home / "c")
 
 
 @pytest.mark.skipif(
@@ -622,7 +607,6 @@ def test_a_tag_of_the_webui_is_refused_before_anything_is_loaded(
         ["generate", "--prompt", "a", "--out", "OUT", "--model", "demo", "--embedding", "BAD"],
         ["generate", "--prompt", "a", "--out", "OUT", "--model", "BAD"],
         ["measure", "--report", "OUT", "--model", "demo", "--lora", "BAD"],
-        ["merge", "BAD", "BAD", "--model", "demo", "--out", "OUT.safetensors"],
     ],
 )
 def test_what_is_no_regular_file_is_one_line_and_never_waited_for(
@@ -716,7 +700,6 @@ def test_the_judge_names_objects_or_styles() -> None:
 FLAGS = {
     "forget": "model concept images synonyms stand-in keep kind prediction preset seed steps rank "
     "layers out report embedding list ray",
-    "merge": "model prediction rank out",
     "invert": "model images concept out kind steps vectors seed prediction",
     "generate": "model prompt prompts lora embedding seed count size steps guidance negative out",
     "measure": "model lora concept report kind synonyms stand-in seed prediction",

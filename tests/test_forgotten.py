@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from unlearn_core.errors import BadFile
 from unlearn_core.forgotten import Forgotten, all_from_metadata
-from unlearn_core.lora_file import LoraPair, LoraWeights
-from unlearn_core.lora_keys import ModuleKey
-from unlearn_core.merging import check_mergeable
 from unlearn_core.unlearn_run import PARTS
 
 GOOD = {
@@ -62,13 +58,3 @@ def test_words_of_another_type_are_the_one_line(metadata: dict[str, str]) -> Non
 def test_parts_of_another_type_are_the_one_line(text: str) -> None:
     with pytest.raises(BadFile, match="does not say"):
         all_from_metadata({PARTS: text})
-
-
-def test_files_that_cannot_be_read_are_not_merged() -> None:
-    pair = LoraPair(torch.ones(1, 4), torch.ones(4, 1), 1.0)
-    loras = [
-        LoraWeights({ModuleKey(0, "q_proj"): pair}, {**GOOD, "unlearn_names": text})
-        for text in ('"dog"', "[1, 2]")
-    ]
-    with pytest.raises(BadFile, match="does not say what it forgets"):
-        check_mergeable(loras)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from unlearn_core.errors import BadSettings, WrongModel
-from unlearn_core.lora_file import LoraPair, LoraWeights, load_lora, round_to_half, save_lora
+from unlearn_core.lora_file import LoraPair, LoraWeights, load_lora, save_lora
 from unlearn_core.lora_keys import MODULES, ModuleKey, key_of_module, weight_name
-from unlearn_core.lora_math import apply_lora, merge_loras
+from unlearn_core.lora_math import apply_lora
 
 WIDTH = 64
 LAYERS = 3
@@ -112,46 +112,8 @@ def test_a_layer_that_the_model_lacks_is_named() -> None:
         apply_lora(make_weights(), lora)
 
 
-def test_a_merge_changes_the_model_as_its_parts_do_together() -> None:
-    first, second = make_lora(1), make_lora(2, rank=3, alpha=5.0)
-    second.pairs.pop(ModuleKey(1, "fc2"))
-    merged = merge_loras([(first, 0.5), (second, -2.0)])
-    assert merged.pairs[ModuleKey(0, "q_proj")].rank == 7
-    together = apply_lora(apply_lora(make_weights(), first, 0.5), second, -2.0)
-    for name, tensor in apply_lora(make_weights(), merged).items():
-        torch.testing.assert_close(tensor, together[name], rtol=0, atol=2e-6)
-    assert merged.metadata == {"unlearn_merged_from": "lora1:0.5, lora2:-2"}
-
-
-def test_a_merge_of_weak_loras_survives_float16() -> None:
-    merged = merge_loras([(make_lora(1, size=0.01), 1e-3), (make_lora(2, size=0.01), 5e-4)])
-    half = round_to_half(merged)
-    for key, pair in merged.pairs.items():
-        error = (half.pairs[key].delta() - pair.delta()).norm() / pair.delta().norm()
-        assert float(error) < 1e-3
-
-
-def test_a_merge_at_strength_zero_changes_nothing() -> None:
-    merged = merge_loras([(make_lora(1), 0.0)])
-    assert not any(pair.delta().any() for pair in merged.pairs.values())
-
-
-def test_merging_nothing_is_refused() -> None:
-    with pytest.raises(BadSettings, match="no LoRA"):
-        merge_loras([])
-
-
-def test_merging_for_different_models_is_refused() -> None:
-    key = ModuleKey(0, "q_proj")
-    other = LoraWeights({key: LoraPair(torch.ones(1, 8), torch.ones(8, 1), 1.0)})
-    with pytest.raises(WrongModel, match="8 x 8 and 64 x 64"):
-        merge_loras([(make_lora(1), 1.0), (other, 1.0)])
-
-
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
 def test_a_strength_that_is_not_finite_is_refused(strength: float) -> None:
-    with pytest.raises(BadSettings, match="finite"):
-        merge_loras([(make_lora(1), strength)])
     with pytest.raises(BadSettings, match="finite"):
         apply_lora(make_weights(), make_lora(1), strength)
 

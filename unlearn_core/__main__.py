@@ -1,4 +1,4 @@
-"""The headless door: `python -m unlearn_core forget|merge|invert|generate|measure|demo`.
+"""The headless door: `python -m unlearn_core forget|invert|generate|measure|demo`.
 
 Only the standard library is imported before `main`: Ctrl-C must not need torch to be there.
 """

@@ -132,24 +132,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="the embedding to write; prompts use its name without .safetensors",
     )  # fmt: skip
 
-    merging = command(
-        "merge",
-        "make one LoRA of several that were made separately for the same model",
-        "forget-dog.safetensors forget-car.safetensors --model demo \\\n"
-        "      --out forget-both.safetensors",
-    )
-    merging.add_argument(
-        "loras", nargs="+", type=typed_path, metavar="FILE", help="a LoRA of `forget`"
-    )
-    _add_model(merging)
-    merging.add_argument(
-        "--rank", type=int, metavar="N", help="rank of the LoRA (default: all ranks together)"
-    )
-    merging.add_argument(
-        "--out", required=True, type=typed_path, metavar="FILE.safetensors",
-        help="the LoRA to write; an existing file is replaced",
-    )  # fmt: skip
-
     three = command(
         "generate",
         "draw pictures from prompts, with or without LoRAs, from the same noise",

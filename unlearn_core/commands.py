@@ -14,15 +14,13 @@ from .demo_judge import evaluation_judge
 from .demo_model import demo_folder
 from .diffusers_model import DiffusersModel, load_model
 from .embedding_file import save_embedding
-from .errors import BadConcept, BadFile, BadSettings, Cancelled, WrongModel
+from .errors import BadConcept, BadFile, BadSettings, Cancelled
 from .evaluation import Evaluation, Judge, evaluate, with_lora
-from .forgotten import Forgotten, all_from_metadata, merged_metadata
+from .forgotten import Forgotten, all_from_metadata
 from .headline import main_numbers, run_lines
 from .input_files import is_file
 from .lent_model import RunMonitor, stop_if_asked
 from .lora_file import LoraWeights, load_lora, save_lora
-from .lora_math import check_fit
-from .merging import check_mergeable, fit_loras
 from .names import split_typed
 from .output_files import (
     check_apart,
@@ -175,41 +173,6 @@ def forget_together(session: Session, path: Path, settings: UnlearnSettings, out
         session.say(f"forgotten: {names}; {part.stand_in.word} is drawn in its place")
     for note in result.notes:
         session.say(f"note: {note}")
-    session.say(f"written: {out.absolute()}")
-
-
-def merge(session: Session, files: Sequence[Path], out: Path, rank: int | None = None) -> None:
-    """Make one LoRA of several that were made for this model; their strengths are 1."""
-    check_tensor_file(out)
-    check_apart([out], files, session.place)
-    if len(files) < 2:
-        raise BadSettings("One LoRA can't be merged: give two or more.")
-    if rank is not None:
-        UnlearnSettings(rank=rank)  # refuses what is out of bounds
-    loras = [load_lora(file) for file in files]
-    parts = check_mergeable(loras)
-    model = session.load()
-    encoder = build_encoder(model)
-    made_for = encoder.fingerprint()
-    for file, lora in zip(files, loras, strict=True):
-        check_fit(model.text_encoder_weights(), lora)
-        if lora.metadata.get("unlearn_base_model_hash") != made_for:
-            raise WrongModel(
-                f"{file} was made for another text encoder than this model's: choose the model "
-                "that it was made for."
-            )
-    merged = fit_loras(encoder, loras, rank, monitor=session.monitor)
-    notes = merged_metadata([lora.metadata for lora in loras])
-    make_folder(out.parent)
-    save_lora(LoraWeights(merged.pairs, notes), out)
-    gone = {name.casefold() for part in parts for name in part.names}
-    for part in parts:
-        session.say(f"forgotten: {', '.join(part.names)}; {part.stand_in} is drawn in its place")
-        if part.stand_in.casefold() in gone:
-            session.say(
-                f"note: {part.stand_in!r} is forgotten here too, yet drawn for "
-                f"{part.concept.name!r}: forget that again with another --stand-in."
-            )
     session.say(f"written: {out.absolute()}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .concept import Concept, Kind
@@ -92,11 +92,3 @@ def _words(text: str) -> tuple[str, ...]:
     if not all(isinstance(word, str) for word in words):
         raise TypeError("not all of them are words")
     return tuple(words)
-
-
-def merged_metadata(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The notes of a file merged from files with these notes: ours of each of them, in a list."""
-    ours = [{k: v for k, v in part.items() if k.startswith("unlearn_")} for part in parts]
-    made_for = {part["unlearn_base_model_hash"] for part in ours}
-    ours = [{k: v for k, v in part.items() if k != "unlearn_base_model_hash"} for part in ours]
-    return {PARTS: json.dumps(ours, sort_keys=True), "unlearn_base_model_hash": made_for.pop()}

@@ -1,40 +1,16 @@
-"""What can be done with finished LoRAs: merge several into one, and add one to a model."""
+"""Adding a finished LoRA to a text encoder's weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from .errors import BadSettings, WrongModel
 from .lora_file import LoraPair, LoraWeights
 from .lora_keys import ModuleKey, weight_name
 from .tensor_file import is_finite
-
-
-def merge_loras(loras: Sequence[tuple[LoraWeights, float]]) -> LoraWeights:
-    """One LoRA whose change is the sum of the given ones, each times its strength.
-
-    Exact, not a fit: ranks are joined end to end, float32. Strength and alpha are folded into `up`,
-    and the greatest of them into the merged alpha, so that small numbers survive float16.
-    Raises BadSettings for an empty list or a strength that is not finite, and WrongModel for LoRAs
-    made for text encoders of different widths.
-    """
-    if not loras:
-        raise BadSettings("There is no LoRA to merge: give at least one.")
-    for _, strength in loras:
-        _check_strength(strength)
-    parts: dict[ModuleKey, list[tuple[LoraPair, float]]] = {}
-    for lora, strength in loras:
-        for key, pair in lora.pairs.items():
-            parts.setdefault(key, []).append((pair, strength))
-    names = ", ".join(
-        f"{lora.metadata.get('ss_output_name', 'unnamed')}:{strength:g}" for lora, strength in loras
-    )
-    pairs = {key: _join(key, parts[key]) for key in sorted(parts)}
-    return LoraWeights(pairs, {"unlearn_merged_from": names})
 
 
 def apply_lora(
@@ -68,23 +44,6 @@ def check_fit(weights: Mapping[str, Tensor], lora: LoraWeights) -> None:
     """Raise WrongModel if the LoRA names a layer that these weights lack or of another width."""
     for key, pair in lora.pairs.items():
         _check_pair(weights, key, pair)
-
-
-def _join(key: ModuleKey, parts: Sequence[tuple[LoraPair, float]]) -> LoraPair:
-    shapes = {(pair.up.shape[0], pair.down.shape[1]) for pair, _ in parts}
-    if len(shapes) > 1:
-        raise WrongModel(
-            f"These LoRAs were made for different text encoders: {key.module} of layer {key.layer} "
-            f"is {' and '.join(f'{out} x {width}' for out, width in sorted(shapes))}."
-        )
-    factors = [strength * pair.scale for pair, strength in parts]
-    greatest = max(abs(factor) for factor in factors) or 1.0
-    ups = [
-        pair.up.float() * (factor / greatest)
-        for (pair, _), factor in zip(parts, factors, strict=True)
-    ]
-    down = torch.cat([pair.down.float() for pair, _ in parts])
-    return LoraPair(down, torch.cat(ups, dim=1), alpha=greatest * down.shape[0])
 
 
 def _check_pair(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -> None:

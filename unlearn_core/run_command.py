@@ -114,10 +114,6 @@ def _forget_list(
     forget_list(session, chosen.list, chosen.preset, settings, chosen.out, chosen.report, worker)
 
 
-def _merge(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    commands.merge(_session(chosen, monitor), chosen.loras, chosen.out, chosen.rank)
-
-
 def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     settings = UnlearnSettings(
         seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
@@ -164,7 +160,6 @@ def _demo(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, RunMonitor], None]] = {
     "forget": _forget,
-    "merge": _merge,
     "invert": _invert,
     "generate": _generate,
     "measure": _measure,
