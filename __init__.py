@@ -11,7 +11,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint() -> Any:
     """Called once by ComfyUI at its start."""
     from .nodes.extension import UnlearnExtension
-    from .unlearn_core.peft_package import what_peft_lacks
+    from .unlearn_core.lora.peft_package import what_peft_lacks
 
     lacks = what_peft_lacks()
     if lacks:

@@ -35,11 +35,7 @@ DEMO_FILES = ("requirements.txt", "requirements-headless.txt")
 TEST_FILES = (*DEMO_FILES, "requirements-bench.txt", "requirements-test.txt")
 OLDEST_VENV = ROOT / ".venv-oldest"
 OLDEST_FILE = ROOT / "requirements-oldest.txt"
-NOT_OF_THE_ENGINE = (
-    "hosts", "test_attacks.py", "test_bench_metrics.py", "test_bench_protocol.py",
-    "test_bench_run.py", "test_cost_aims.py", "test_emoji_canvas.py", "test_full_size.py",
-    "test_install.py", "test_peft_pairs.py", "test_repository.py", "test_rivals.py",
-)  # fmt: skip
+NOT_OF_THE_ENGINE = ("bench", "hosts", "repository")
 ENGINE = ("-m", "not host and not slow", *(f"--ignore=tests/{name}" for name in NOT_OF_THE_ENGINE))
 
 IN_PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
@@ -47,8 +43,9 @@ IN_PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 6)  # what today's transformers and diffusers ask for
 
-# tests/test_peft_pairs.py: peft 0.13.2 works beside transformers 4.30 to 5.23. What is newer needs
-# cache classes that early transformers lack, and a function that accelerate has had since 0.34.
+# tests/repository/test_peft_pairs.py: peft 0.13.2 works beside transformers 4.30 to 5.23. What is
+# newer needs cache classes that early transformers lack, and a function that accelerate has had
+# since 0.34.
 SAFE_PEFT = "0.13.2"
 NEW_HOST = {"transformers": (4, 50), "accelerate": (0, 34)}
 

@@ -143,7 +143,7 @@ def chosen_plan(args: argparse.Namespace) -> Plan:
 
 def count(plan: Plan, stages: tuple[str, ...]) -> str:
     """Jobs and pictures of each stage, and hours of drawing on two cores."""
-    from unlearn_core.demo_model import load_demo_world
+    from unlearn_core.loaders.demo_model import load_demo_world
 
     world = load_demo_world()
     lines, total = [], 0

@@ -15,12 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unlearn_core.demo_model import load_demo_judge, load_demo_world
-from unlearn_core.lent_model import LentModel
-from unlearn_core.prompts import Name
-from unlearn_core.sampling import draw_pictures, paired_noise
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.loaders.demo_model import load_demo_judge, load_demo_world
+from unlearn_core.models.lent_model import LentModel
+from unlearn_core.models.sampling import draw_pictures, paired_noise
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.words.prompts import Name
 
 GRAMMARS = (
     "{it} in the style of {style}",

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearn_core.errors import BadFile
-from unlearn_core.prompts import Name
-from unlearn_core.tokenizer import BOS, EOS, tokenize
+from unlearn_core.text.tokenizer import BOS, EOS, tokenize
+from unlearn_core.words.prompts import Name
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)

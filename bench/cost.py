@@ -17,7 +17,7 @@ from typing import TypeVar
 import psutil
 import torch
 
-from unlearn_core.free_memory import give_memory_back
+from unlearn_core.models.devices import give_memory_back
 
 SAMPLE_SECONDS = 0.005
 _Result = TypeVar("_Result")

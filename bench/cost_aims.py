@@ -25,7 +25,7 @@ from bench import full_size, many_concepts
 from bench.random_sd2 import Host
 from bench.setup import open_model
 from bench.tables import markdown
-from unlearn_core.memory_plan import gigabytes
+from unlearn_core.forgetting.memory_plan import gigabytes
 
 PRESET = "quick"
 _SHORT = "inversion_steps=2+inversion_batch=2+steps=2+stand_in_pictures=1"

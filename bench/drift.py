@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from bench.erased import Erased
-from unlearn_core.inversion import encode_pictures
-from unlearn_core.losses import drift
-from unlearn_core.noise import add_noise
-from unlearn_core.prompt_templates import GUARD_PROMPTS
-from unlearn_core.sampling import paired_noise
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.models.noise import add_noise
+from unlearn_core.models.sampling import encode_pictures, paired_noise
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.training.losses import drift
+from unlearn_core.words.prompt_templates import GUARD_PROMPTS
 
 TIMESTEPS = (200, 500, 800)
 SEED = 9

@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from unlearn_core.lent_model import LentModel
-from unlearn_core.lora_file import LoraWeights
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.lora.weights import LoraWeights
+from unlearn_core.models.lent_model import LentModel
+from unlearn_core.text.text_encoder import TextEncoder
 
 Family = Literal["base", "text encoder", "UNet", "prompt"]
 

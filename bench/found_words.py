@@ -21,16 +21,16 @@ from bench.attacks.pictures import attack_pictures
 from bench.splits import CONTROLS, SEEDS, TUNING
 from bench.task_pictures import COUNT, task_pictures
 from unlearn_core.concept import Kind
-from unlearn_core.demo_model import load_demo_world
-from unlearn_core.diffusers_model import DiffusersModel, load_model
 from unlearn_core.errors import BadConcept
-from unlearn_core.inversion import encode_pictures
-from unlearn_core.lent_model import SilentMonitor
-from unlearn_core.naming import find_words
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.unlearn import build_encoder
-from unlearn_core.word_sift import sift_words
-from unlearn_core.word_tables import nouns
+from unlearn_core.loaders.demo_model import load_demo_world
+from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
+from unlearn_core.models.lent_model import build_encoder
+from unlearn_core.models.sampling import encode_pictures
+from unlearn_core.progress import SilentMonitor
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.word_tables import nouns
+from unlearn_core.words.naming import find_words
+from unlearn_core.words.word_sift import sift_words
 
 
 def measure(model: DiffusersModel, encoder: TextEncoder, name: str, seed: int) -> dict[str, Any]:

@@ -39,8 +39,8 @@ from bench.products import ProductCounter
 from bench.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
 from unlearn_core.concept import Concept
 from unlearn_core.errors import UnlearnError
-from unlearn_core.lora_file import lora_bytes
-from unlearn_core.memory_plan import gigabytes
+from unlearn_core.forgetting.memory_plan import gigabytes
+from unlearn_core.lora.file import lora_bytes
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.unlearn import joint_settings
 

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unlearn_core import single_file
-from unlearn_core.ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, text_key, vae_key
-from unlearn_core.lent_model import Prediction
-from unlearn_core.model_files import TEXT_PREFIX, read_json
-from unlearn_core.pipeline_folder import empty_parts
+from unlearn_core.files.input_files import read_json
+from unlearn_core.loaders import single_file
+from unlearn_core.loaders.ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, text_key, vae_key
+from unlearn_core.loaders.model_files import TEXT_PREFIX
+from unlearn_core.loaders.pipeline_folder import empty_parts
+from unlearn_core.models.lent_model import Prediction
 
 _SLIM = {
     "block_out_channels": [320],

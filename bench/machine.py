@@ -20,7 +20,7 @@ import torch
 
 from bench.cost import PeakSampler
 from bench.products import PRODUCT_DTYPES
-from unlearn_core.free_memory import give_memory_back
+from unlearn_core.models.devices import give_memory_back
 
 CPU = torch.device("cpu")
 MATMUL = 2048

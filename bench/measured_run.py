@@ -12,11 +12,12 @@ from typing import Any
 from bench.machine import Machine, MemoryGauge, wait_for
 from bench.products import ProductCounter
 from unlearn_core.concept import Concept
-from unlearn_core.lent_model import LentModel, SilentMonitor
-from unlearn_core.lora_file import LoraWeights
-from unlearn_core.memory_plan import MemoryReport
+from unlearn_core.forgetting.memory_plan import MemoryReport
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.lora.weights import LoraWeights
+from unlearn_core.models.lent_model import LentModel
+from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.unlearn_run import UnlearnRun
 
 BETWEEN = "between the stages"
 """What belongs to none: the metadata and the rounding above all."""

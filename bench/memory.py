@@ -24,14 +24,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unlearn_core.memory_estimate import TextSizes, UnetUse, estimate
-from unlearn_core.memory_plan import gigabytes
-from unlearn_core.model_files import read_json
-from unlearn_core.pipeline_folder import empty_parts
-from unlearn_core.recompute import recomputed
+from unlearn_core.files.input_files import read_json
+from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, estimate
+from unlearn_core.forgetting.memory_plan import gigabytes
+from unlearn_core.loaders.pipeline_folder import empty_parts
+from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.models.gradients import recomputed
+from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import PRESETS, UnlearnSettings
-from unlearn_core.single_file import CONFIGS_FOLDER
-from unlearn_core.unet_sizes import UnetSizes
 
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
 PICTURES = 5

@@ -16,10 +16,10 @@ from typing import Any
 from bench.erased import Erased, Method, Task
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
-from unlearn_core.lora_file import LoraWeights, lora_bytes
-from unlearn_core.lora_math import apply_lora
+from unlearn_core.lora.file import lora_bytes
+from unlearn_core.lora.weights import LoraWeights, apply_lora
 from unlearn_core.settings import UnlearnSettings, preset
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.unlearn import unlearn
 
 BASE = "base"

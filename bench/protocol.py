@@ -26,9 +26,9 @@ from bench.cells import DRAW_STEPS, GRAMMARS, Cell, World, agree, draw_cell
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
 from bench.erased import Erased
 from unlearn_core.concept import Concept
-from unlearn_core.prompts import Name
-from unlearn_core.stand_in import look_around
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.words.neighbours import look_around
+from unlearn_core.words.prompts import Name
 
 STYLE_GRAMMARS = (GRAMMARS[0], GRAMMARS[2])
 NEAREST = 3

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import CPU
-from unlearn_core.devices import default_compute_dtype, free_memory
-from unlearn_core.diffusers_model import DiffusersModel
 from unlearn_core.errors import BadSettings
-from unlearn_core.lent_model import LentModel, Prediction
-from unlearn_core.model_files import TEXT_PREFIX, fill_module, read_json
-from unlearn_core.pipeline_folder import assemble_pipeline, empty_parts
-from unlearn_core.single_file import CONFIGS_FOLDER
+from unlearn_core.files.input_files import read_json
+from unlearn_core.loaders.diffusers_model import DiffusersModel
+from unlearn_core.loaders.model_files import TEXT_PREFIX, fill_module
+from unlearn_core.loaders.pipeline_folder import assemble_pipeline, empty_parts
+from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.models.devices import default_compute_dtype, free_memory
+from unlearn_core.models.lent_model import LentModel, Prediction
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -21,18 +21,19 @@ from bench.methods import settings_of
 from bench.random_sd2 import RandomTextModel
 from unlearn_core import unlearn as engine
 from unlearn_core.concept import Concept, Kind
-from unlearn_core.demo_model import load_demo_world
-from unlearn_core.diffusers_model import load_model
-from unlearn_core.lent_model import LentModel
-from unlearn_core.lesson_plan import LessonPlan, plan_lessons
-from unlearn_core.lessons import gather_targets
-from unlearn_core.lora_math import apply_lora
-from unlearn_core.losses import RoleScales, drift, role_distance
-from unlearn_core.prompts import whole_prompts
+from unlearn_core.forgetting.prompt_plan import LessonPlan, plan_lessons
+from unlearn_core.loaders.demo_model import load_demo_world
+from unlearn_core.loaders.diffusers_model import load_model
+from unlearn_core.lora.weights import apply_lora
+from unlearn_core.models.lent_model import LentModel
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.shared_beginnings import encode_all
-from unlearn_core.stand_in import StandIn, look_around
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.token_trees import encode_all
+from unlearn_core.training.examples import gather_targets
+from unlearn_core.training.losses import RoleScales, drift, role_distance
+from unlearn_core.words.neighbours import look_around
+from unlearn_core.words.prompts import whole_prompts
+from unlearn_core.words.stand_in import StandIn
 
 PROMPTS = ("", "a photo of a dog", "an oil painting of a castle on a hill, sketch style")
 LENGTH = 20

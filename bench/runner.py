@@ -23,7 +23,8 @@ from bench.splits import kept_words
 from bench.stacking import joint, stack, stack_cells
 from bench.task_pictures import Pictures
 from unlearn_core.errors import Cancelled, UnlearnError
-from unlearn_core.lora_file import LoraWeights, load_lora, save_lora
+from unlearn_core.lora.file import load_lora, save_lora
+from unlearn_core.lora.weights import LoraWeights
 
 
 @dataclass

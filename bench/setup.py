@@ -18,10 +18,10 @@ from bench.erased import Erased
 from bench.plan import Plan
 from bench.runner import Runner
 from bench.task_pictures import COUNT, DRAWN_SEED, drawn_pictures, task_pictures
-from unlearn_core.demo_model import load_demo_world
-from unlearn_core.diffusers_model import DiffusersModel, load_model
 from unlearn_core.errors import BadSettings
-from unlearn_core.unlearn import build_encoder
+from unlearn_core.loaders.demo_model import load_demo_world
+from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
+from unlearn_core.models.lent_model import build_encoder
 
 VAE_FACTOR = 8
 """Pixels along one latent, in SD2 and in the demo model."""

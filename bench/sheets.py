@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bench.plan import Job
 from bench.protocol import Layout
-from unlearn_core.pictures import to_image
-from unlearn_core.sheets import FAINT, GAP, INK, PAPER, TILE
+from unlearn_core.files.pictures import to_image
+from unlearn_core.measuring.sheets import FAINT, GAP, INK, PAPER, TILE
 
 LABEL, HEADER = 150, 76
 LETTERS = 17

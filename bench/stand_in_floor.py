@@ -25,7 +25,7 @@ from bench.rows import read_rows
 from bench.setup import open_model
 from bench.summary import Table
 from bench.tables import markdown, percent
-from unlearn_core.prompts import Name
+from unlearn_core.words.prompts import Name
 
 CELLS = {"name": "by name", "grammars": "in sentences", "pairs": "other of a pair"}
 """Those that ask for the concept by its name, and what the table calls them."""

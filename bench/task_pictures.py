@@ -24,11 +24,11 @@ from bench.emoji_canvas.pictures import EDGE, GENERATOR_SETS, Painter, Scene
 from bench.emoji_canvas.world import BACKGROUNDS, OBJECTS, STYLES
 from bench.erased import Erased
 from bench.splits import TEST, TUNING
-from unlearn_core.demo_model import demo_folder
-from unlearn_core.pictures import read_picture, read_pictures
-from unlearn_core.prompts import Name
-from unlearn_core.sampling import draw_pictures, paired_noise
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.files.pictures import read_picture, read_pictures
+from unlearn_core.loaders.demo_model import demo_folder
+from unlearn_core.models.sampling import draw_pictures, paired_noise
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.words.prompts import Name
 
 COUNT = 5
 SEED = 6_500

@@ -16,12 +16,12 @@ from bench.cells import World, draw_cell
 from bench.setup import open_model
 from bench.tables import markdown
 from unlearn_core.concept import Concept
-from unlearn_core.evaluation import with_lora
-from unlearn_core.lent_model import LentModel
+from unlearn_core.measuring.evaluation import with_lora
+from unlearn_core.models.lent_model import LentModel
 from unlearn_core.settings import PRESETS, preset
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.word_tables import find_noun
 from unlearn_core.unlearn import unlearn
-from unlearn_core.word_tables import find_noun
 
 TYPED = (
     "dog", '"dog"', "dog!", "dog.", "(dog:1.4)", "\u202edog", "a dog", "Dog", "dogs", "dog, puppy",

@@ -28,10 +28,10 @@ from bench.ideas.telling import (
 from bench.methods import Preset, parsed_changes, with_lora
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
-from unlearn_core.lent_model import SilentMonitor
-from unlearn_core.lora_file import lora_bytes
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.lora.file import lora_bytes
+from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import UnlearnSettings, preset
-from unlearn_core.unlearn_run import UnlearnRun
 
 FAMILY = "variant"
 LOOP: dict[str, Any] = {"use_pictures": False, "stand_in_pictures": 0}

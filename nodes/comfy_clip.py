@@ -11,9 +11,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ..unlearn_core.errors import WrongModel
-from ..unlearn_core.lora_file import LoraWeights, lora_bytes
-from ..unlearn_core.lora_keys import LAST_LAYER
-from ..unlearn_core.lora_math import check_fit
+from ..unlearn_core.lora.file import lora_bytes
+from ..unlearn_core.lora.keys import LAST_LAYER
+from ..unlearn_core.lora.weights import LoraWeights, check_fit
 
 _ROOT = "clip_h.transformer."
 _PREFIX = f"{_ROOT}text_model."

@@ -20,11 +20,12 @@ from comfy.ldm.modules.diffusionmodules import model as comfy_vae
 from comfy.text_encoders.sd2_clip import SD2ClipModel
 from torch import Tensor, nn
 
-from ..unlearn_core.demo_model import demo_folder
 from ..unlearn_core.errors import BadFile
-from ..unlearn_core.ldm_keys import UNET_PREFIX, unet_key
-from ..unlearn_core.model_files import TEXT_PREFIX, read_json, read_weights
-from ..unlearn_core.pipeline_folder import restore_token_table
+from ..unlearn_core.files.input_files import read_json
+from ..unlearn_core.loaders.demo_model import demo_folder
+from ..unlearn_core.loaders.ldm_keys import UNET_PREFIX, unet_key
+from ..unlearn_core.loaders.model_files import TEXT_PREFIX, read_weights
+from ..unlearn_core.loaders.pipeline_folder import restore_token_table
 
 
 class DemoSD2(comfy.supported_models.SD20):

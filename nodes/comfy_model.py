@@ -16,13 +16,11 @@ from comfy.model_sampling import EPS, V_PREDICTION
 from torch import Tensor, nn
 
 from ..unlearn_core.errors import TrainingFailed, WrongModel
-from ..unlearn_core.gradient_check import check_gradient
-from ..unlearn_core.half_gradient import HalfGradient
-from ..unlearn_core.lent_model import Prediction
-from ..unlearn_core.memory_estimate import learns
-from ..unlearn_core.recompute import recomputed
+from ..unlearn_core.forgetting.memory_estimate import learns
+from ..unlearn_core.models.gradients import HalfGradient, check_gradient, recomputed
+from ..unlearn_core.models.lent_model import Prediction
+from ..unlearn_core.models.unet_sizes import UnetSizes
 from ..unlearn_core.settings import UnlearnSettings
-from ..unlearn_core.unet_sizes import UnetSizes
 from .comfy_clip import active_layer, text_weights, text_width
 from .comfy_run import TRAINING_MEMORY, room_for, static
 

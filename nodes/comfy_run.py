@@ -13,8 +13,8 @@ import torch
 from server import PromptServer
 
 from ..unlearn_core.errors import Cancelled, TrainingFailed
-from ..unlearn_core.lent_model import Progress
-from ..unlearn_core.pictures import preview_image
+from ..unlearn_core.files.pictures import preview_image
+from ..unlearn_core.progress import Progress
 
 TRAINING_MEMORY = 4
 """Memory of a step with gradient over ComfyUI's estimate for sampling; an estimate too."""

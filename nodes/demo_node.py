@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..unlearn_core.demo_model import demo_folder
-from ..unlearn_core.pictures import read_pictures
+from ..unlearn_core.files.pictures import read_pictures
+from ..unlearn_core.loaders.demo_model import demo_folder
 from .comfy_demo import load_demo
 from .values import CATEGORY, as_image
 

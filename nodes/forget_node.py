@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.errors import BadConcept
-from ..unlearn_core.headline import run_lines
-from ..unlearn_core.lora_math import apply_lora
+from ..unlearn_core.lora.weights import apply_lora
+from ..unlearn_core.measuring.headline import run_lines
+from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,
     PRESET_HELP,
@@ -21,9 +22,9 @@ from ..unlearn_core.settings import (
     bounds_of,
     help_of,
 )
-from ..unlearn_core.sheets import HIDDEN_KINDS
-from ..unlearn_core.text_encoder import TextEncoder
-from ..unlearn_core.unlearn import UnlearnResult, draw_concept, unlearn
+from ..unlearn_core.text.text_encoder import TextEncoder
+from ..unlearn_core.training.preview import draw_concept
+from ..unlearn_core.unlearn import UnlearnResult, unlearn
 from .comfy_clip import active_layer, has_loras, with_lora
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed

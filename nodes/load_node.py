@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..unlearn_core.lora_file import load_lora
+from ..unlearn_core.lora.file import load_lora
 from .comfy_clip import active_layer, with_lora
 from .comfy_files import lora_names, lora_path
 from .values import CATEGORY

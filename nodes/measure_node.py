@@ -6,14 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..unlearn_core.demo_judge import evaluation_judge
-from ..unlearn_core.evaluation import between, evaluate
-from ..unlearn_core.forgotten import Forgotten
-from ..unlearn_core.headline import main_numbers
-from ..unlearn_core.pictures import to_tensor
+from ..unlearn_core.files.pictures import to_tensor
+from ..unlearn_core.measuring.demo_judge import evaluation_judge
+from ..unlearn_core.measuring.evaluation import between, evaluate
+from ..unlearn_core.measuring.forgotten import Forgotten
+from ..unlearn_core.measuring.headline import main_numbers
+from ..unlearn_core.measuring.sheets import contact_sheet, strength_sheet
+from ..unlearn_core.models.lent_model import build_encoder
 from ..unlearn_core.settings import bounds_of
-from ..unlearn_core.sheets import contact_sheet, strength_sheet
-from ..unlearn_core.unlearn import build_encoder
 from .comfy_clip import text_weights
 from .comfy_demo import is_demo
 from .comfy_model import ComfyModel

@@ -7,12 +7,13 @@ from pathlib import Path, PurePosixPath
 
 from comfy_api.latest import io
 
-from ..unlearn_core.embedding_file import free_embedding_name, load_embedding, save_embedding
 from ..unlearn_core.errors import BadConcept, BadSettings
-from ..unlearn_core.file_names import safe_file_name
-from ..unlearn_core.lora_file import LoraWeights, lora_bytes
-from ..unlearn_core.output_files import make_folder, png_bytes
-from ..unlearn_core.tensor_file import write_whole
+from ..unlearn_core.files.file_names import safe_file_name
+from ..unlearn_core.files.output_files import make_folder, png_bytes
+from ..unlearn_core.files.tensor_file import write_whole
+from ..unlearn_core.lora.file import lora_bytes
+from ..unlearn_core.lora.weights import LoraWeights
+from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder
 from .values import CATEGORY, LoraWire, UnlearnedLora
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..unlearn_core.concept import Concept, Nameless
 from ..unlearn_core.errors import BadConcept
-from ..unlearn_core.inversion import LearnedVectors
-from ..unlearn_core.pictures import MOST_PICTURES, reduced
+from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
+from ..unlearn_core.training.inversion import LearnedVectors
 from ..unlearn_core.unlearn import UnlearnResult
 
 CATEGORY = "unlearn"

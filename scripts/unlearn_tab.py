@@ -10,7 +10,7 @@ HERE = Path(__file__).parents[1]
 FOUND = [str(package.__file__) for package in (unlearn_core, unlearn_webui)]
 
 if all(Path(file).parents[1].samefile(HERE) for file in FOUND):
-    from unlearn_webui.host_callbacks import register
+    from unlearn_webui.callbacks import register
 
     register()
 else:

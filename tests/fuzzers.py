@@ -26,18 +26,19 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from unlearn_core.cli.concept_list import read_list
+from unlearn_core.cli.generate import read_prompts
 from unlearn_core.concept import Concept, as_typed
-from unlearn_core.concept_list import read_list
-from unlearn_core.demo_model import demo_folder
-from unlearn_core.diffusers_model import load_model
-from unlearn_core.embedding_file import load_embedding
 from unlearn_core.errors import UnlearnError
-from unlearn_core.generate import read_prompts
-from unlearn_core.lora_file import LoraPair, LoraWeights, load_lora, lora_bytes
-from unlearn_core.lora_keys import ModuleKey
-from unlearn_core.pictures import read_pictures
+from unlearn_core.files.pictures import read_pictures
+from unlearn_core.loaders.demo_model import demo_folder
+from unlearn_core.loaders.diffusers_model import load_model
+from unlearn_core.loaders.single_file import SingleFile
+from unlearn_core.lora.file import load_lora, lora_bytes
+from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.settings import PRESETS
-from unlearn_core.single_file import SingleFile
+from unlearn_core.text.embedding_file import load_embedding
 from unlearn_webui.request import ForgetRequest
 
 SECONDS, WAITING = 10, 60

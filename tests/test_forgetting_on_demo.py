@@ -10,20 +10,21 @@ import pytest
 import torch
 
 from bench.cells import World
+from unlearn_core.cli.generate import draw_prompts
 from unlearn_core.concept import Concept
-from unlearn_core.demo_model import demo_folder
-from unlearn_core.diffusers_model import DiffusersModel, load_model
-from unlearn_core.generate import draw_prompts
-from unlearn_core.inversion import invert
-from unlearn_core.lent_model import SilentMonitor
-from unlearn_core.lora_file import LoraWeights, load_lora, save_lora
-from unlearn_core.lora_math import apply_lora
-from unlearn_core.losses import drift
-from unlearn_core.pictures import read_pictures
+from unlearn_core.files.pictures import read_pictures
+from unlearn_core.loaders.demo_model import demo_folder
+from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
+from unlearn_core.lora.file import load_lora, save_lora
+from unlearn_core.lora.weights import LoraWeights, apply_lora
+from unlearn_core.models.lent_model import build_encoder
+from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids
-from unlearn_core.unlearn import build_encoder, unlearn
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.training.inversion import invert
+from unlearn_core.training.losses import drift
+from unlearn_core.unlearn import unlearn
 
 PICTURES = 8
 FILL = "a drawing in cartoon style on a blue background, "  # the model draws the dog behind it

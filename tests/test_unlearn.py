@@ -19,23 +19,24 @@ from tiny_model import (
 from torch import nn
 
 from unlearn_core import unlearn as public
-from unlearn_core import unlearn_run as engine
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
-from unlearn_core.frozen_layers import FrozenLinear
-from unlearn_core.headline import run_lines
-from unlearn_core.inversion import PREVIEW_STEPS
-from unlearn_core.lent_model import Prediction
-from unlearn_core.lora_file import complete, lora_bytes, round_to_half
-from unlearn_core.lora_keys import ATTENTION, ModuleKey
-from unlearn_core.losses import drift
-from unlearn_core.naming import FoundWord, FoundWords
-from unlearn_core.prompt_writer import PromptWriter
-from unlearn_core.prompts import Prompts, whole_prompts
+from unlearn_core.forgetting import run as engine
+from unlearn_core.lora.file import lora_bytes
+from unlearn_core.lora.keys import ATTENTION, ModuleKey
+from unlearn_core.lora.weights import complete, round_to_half
+from unlearn_core.measuring.headline import run_lines
+from unlearn_core.models.lent_model import Prediction, build_encoder
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids
-from unlearn_core.unlearn import UnlearnResult, build_encoder, learn_vectors, unlearn
+from unlearn_core.text.frozen_layers import FrozenLinear
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.training.losses import drift
+from unlearn_core.training.preview import PREVIEW_STEPS
+from unlearn_core.unlearn import UnlearnResult, learn_vectors, unlearn
+from unlearn_core.words.naming import FoundWord, FoundWords
+from unlearn_core.words.prompt_writer import PromptWriter
+from unlearn_core.words.prompts import Prompts, whole_prompts
 
 DOG = Concept("dog", ("puppy",), keep=("cat",))
 WITH_PICTURES = DOG.replace(images=pictures())

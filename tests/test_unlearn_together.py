@@ -8,17 +8,18 @@ import pytest
 import torch
 from tiny_model import Recorder, TinyModel, pictures, small_settings
 
-from unlearn_core import training, unlearn_run
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
-from unlearn_core.forgotten import all_from_metadata
-from unlearn_core.lessons import ForgetLesson, forget_lessons
-from unlearn_core.lora_file import lora_bytes
-from unlearn_core.lora_math import apply_lora
-from unlearn_core.losses import drift
+from unlearn_core.forgetting import run as unlearn_run
+from unlearn_core.lora.file import lora_bytes
+from unlearn_core.lora.weights import apply_lora
+from unlearn_core.measuring.forgotten import all_from_metadata
 from unlearn_core.settings import UnlearnSettings, preset
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.training import null_space
+from unlearn_core.training.examples import ForgetLesson, forget_lessons
+from unlearn_core.training.losses import drift
 from unlearn_core.unlearn import unlearn, unlearn_together
 
 DOG, CAT, BUS = Concept("dog", ("puppy",)), Concept("cat"), Concept("bus")
@@ -28,13 +29,13 @@ def small(name: str = "quick", **changes: object) -> UnlearnSettings:
     return preset(name, **small_settings(**changes))
 
 
-@pytest.mark.parametrize(("guarded", "times"), [(0.25, 2.0), (training.GUARDED, 1.5)])
+@pytest.mark.parametrize(("guarded", "times"), [(0.25, 2.0), (null_space.GUARDED, 1.5)])
 def test_one_lora_moves_every_concept_and_little_else(
     monkeypatch: pytest.MonkeyPatch, guarded: float, times: float
 ) -> None:
     # The guard's prompts fill half of this encoder's 64 inputs, so that it costs more than on wide
     # ones: held to a quarter, the rest moves less.
-    monkeypatch.setattr(training, "GUARDED", guarded)
+    monkeypatch.setattr(null_space, "GUARDED", guarded)
     model = TinyModel()
     result = unlearn_together(model, (DOG, BUS), preset("quick", steps=0, layers="last:1"))
     weights = model.text_encoder_weights()

@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearn_core.concept import Kind
-from unlearn_core.lent_model import Prediction, Progress
-from unlearn_core.prompt_templates import FILLERS, GUARD_PROMPTS
-from unlearn_core.prompt_writer import PromptWriter, Surroundings
+from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.unet_sizes import UnetSizes
+from unlearn_core.progress import Progress
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
-from unlearn_core.unet_sizes import UnetSizes
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
+from unlearn_core.words.prompt_templates import FILLERS, GUARD_PROMPTS
+from unlearn_core.words.prompt_writer import PromptWriter, Surroundings
 
 WIDTH, INNER, LAYERS, LAST_USED = 64, 96, 4, 2
 """As SD2 in small: one layer more than those that condition the picture."""

@@ -20,10 +20,10 @@ _LINE = "error: Stopped at once, as you asked."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 after an error, or 130 after Ctrl-C (argparse exits with 2)."""
-    from .console import shown
+    from .cli.terminal import shown
 
     try:
-        from .run_command import run_command  # imports torch, which takes seconds
+        from .cli.main import run_command  # imports torch, which takes seconds
 
         return run_command(arguments)
     except KeyboardInterrupt:
@@ -36,7 +36,7 @@ def _start() -> int:
     takes_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if takes_ctrl_c:
         signal.signal(signal.SIGINT, _leave)
-    from .console import take_over_streams
+    from .cli.terminal import take_over_streams
 
     take_over_streams()
     try:

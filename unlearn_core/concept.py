@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .errors import BadConcept
 from .names import check_count, each_once, split_names, split_typed
-from .tokenizer import tokenize
-from .word_tables import same_words
+from .text.tokenizer import tokenize
+from .text.word_tables import same_words
 
 Kind = Literal["object", "style", "person", "unsafe"]
 KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sized
 
 from .errors import BadConcept
-from .tokenizer import strip_weights
+from .text.tokenizer import strip_weights
 
 MOST_LETTERS = 400
 """Characters of one name, before anything else is done with it."""

@@ -6,24 +6,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from .concept import Concept, Nameless
 from .errors import BadConcept
-from .inversion import LearnedVectors, invert, preview_picture
-from .lent_model import LentModel, RunMonitor, SilentMonitor, Stoppable
-from .lora_file import LoraWeights
-from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
-from .naming import FoundWords, name_concept
-from .part import Part
-from .peft_package import require_peft
-from .prompts import Name, fill, make_prompts
+from .forgetting.memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
+from .forgetting.part import Part
+from .forgetting.run import UnlearnRun
+from .lora.peft_package import require_peft
+from .lora.weights import LoraWeights
+from .models.lent_model import LentModel, Stoppable, build_encoder
+from .progress import RunMonitor, SilentMonitor
 from .settings import UnlearnSettings, bounds_of
-from .stand_in import look_around, plain_template
-from .text_encoder import TextEncoder
-from .unlearn_run import UnlearnRun
-from .unlearn_run import build_encoder as build_encoder
-from .word_tables import same_thing
+from .text.word_tables import same_thing
+from .training.inversion import LearnedVectors, invert
+from .words.naming import FoundWords, name_concept
+from .words.neighbours import look_around
 
 
 @dataclass(frozen=True)
@@ -165,10 +161,3 @@ def learn_vectors(
     styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
     with plan.followed(model):
         return invert(lent, encoder, concept, settings, styles, monitor, unet_rows=plan.rows)
-
-
-def draw_concept(model: LentModel, encoder: TextEncoder, concept: Concept, seed: int) -> Tensor:
-    """The concept's plain prompt as this encoder draws it, (3, h, w) float32 in [0, 1]."""
-    name = Name.of(concept.name, concept.kind)
-    prompt = make_prompts([fill(plain_template(concept), name)])
-    return preview_picture(model, encoder, prompt.token_ids[0], seed, None)

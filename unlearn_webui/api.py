@@ -17,11 +17,11 @@ from starlette.concurrency import run_in_threadpool
 
 from unlearn_core.errors import Cancelled, TrainingFailed, UnlearnError, WrongModel
 
-from . import host
 from .api_body import MOST_BODY, BadBody, parse
 from .api_schema import forget_body
-from .host_run import queued
-from .host_settings import default_preset
+from .host.checkpoint import api_logins
+from .host.run import queued
+from .host.settings import default_preset
 from .job import JOBS
 from .request import ForgetRequest
 from .run import Outcome, run
@@ -70,7 +70,7 @@ def add_routes(app: FastAPI) -> None:
 
 def check_login(given: HTTPBasicCredentials | None = Depends(_LOGIN)) -> None:  # noqa: B008
     """Raise 401 unless the request names one of the logins; takes the same time for each guess."""
-    logins = host.api_logins()
+    logins = api_logins()
     if not logins:
         return
     user, password = (given.username, given.password) if given else ("", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from unlearn_core.pictures import MOST_PICTURES
+from unlearn_core.files.pictures import MOST_PICTURES
 from unlearn_core.settings import UnlearnSettings, bounds_of
 
 from .api_body import MOST_BODY

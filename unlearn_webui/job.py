@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from unlearn_core.lent_model import Progress
+from unlearn_core.progress import Progress
 
 _REMEMBERED = 64
 

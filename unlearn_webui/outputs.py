@@ -9,11 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unlearn_core.embedding_file import free_embedding_name, save_embedding
-from unlearn_core.file_names import safe_file_name
-from unlearn_core.lora_file import LoraWeights, save_lora
-from unlearn_core.output_files import make_folder, png_bytes
-from unlearn_core.tensor_file import write_whole
+from unlearn_core.files.file_names import safe_file_name
+from unlearn_core.files.output_files import make_folder, png_bytes
+from unlearn_core.files.tensor_file import write_whole
+from unlearn_core.lora.file import save_lora
+from unlearn_core.lora.weights import LoraWeights
+from unlearn_core.text.embedding_file import free_embedding_name, save_embedding
 
 from .private import NEUTRAL_STEM, hide_words
 

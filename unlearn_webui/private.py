@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from unlearn_core.lora_file import LoraWeights
+from unlearn_core.lora.weights import LoraWeights
 
 NEUTRAL_STEM = "unlearned"
 _WORDS = ("unlearn_concept", "unlearn_stand_in")

@@ -11,26 +11,27 @@ from PIL import Image
 from torch import Tensor
 
 from unlearn_core.concept import Nameless
-from unlearn_core.diffusion_classifier import STAGE as READING
 from unlearn_core.errors import Cancelled, UnlearnError
-from unlearn_core.evaluation import Evaluation, evaluate, with_lora
-from unlearn_core.forgotten import Forgotten
-from unlearn_core.headline import main_numbers, run_lines
-from unlearn_core.lent_model import LentModel, Progress, Stoppable, stop_if_asked
-from unlearn_core.lora_math import apply_lora
-from unlearn_core.output_files import check_writable
-from unlearn_core.sheets import HIDDEN_KINDS, contact_sheet
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.unlearn import UnlearnResult, draw_concept, unlearn
-from unlearn_core.unlearn_run import PREPARING
+from unlearn_core.files.output_files import check_writable
+from unlearn_core.lora.weights import apply_lora
+from unlearn_core.measuring.evaluation import Evaluation, evaluate, with_lora
+from unlearn_core.measuring.forgotten import Forgotten
+from unlearn_core.measuring.headline import main_numbers, run_lines
+from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
+from unlearn_core.models.denoising import STAGE as READING
+from unlearn_core.models.lent_model import LentModel, Stoppable
+from unlearn_core.progress import PREPARING, Progress, stop_if_asked
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.training.preview import draw_concept
+from unlearn_core.unlearn import UnlearnResult, unlearn
 
-from . import host_files
-from .host import checkpoint_name
-from .host_run import WebuiMonitor, borrowed
+from .host import files as host_files
+from .host.checkpoint import checkpoint_name
+from .host.run import WebuiMonitor, borrowed
+from .host.webui_model import WebuiModel, memory_explained
 from .job import Job
 from .outputs import LoraFiles, save_vectors
 from .request import ForgetRequest
-from .webui_model import WebuiModel, memory_explained
 
 logger = logging.getLogger(__name__)
 

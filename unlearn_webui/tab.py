@@ -10,13 +10,13 @@ import gradio as gr
 
 from unlearn_core.concept import KINDS, Kind
 from unlearn_core.errors import UnlearnError
-from unlearn_core.pictures import MOST_PICTURES
+from unlearn_core.files.pictures import MOST_PICTURES
 from unlearn_core.settings import PRESET_HELP, PRESETS
 
-from .host import checkpoint
-from .host_files import name_uploads_only, uploaded
-from .host_run import queued_from_tab
-from .host_settings import default_preset
+from .host.checkpoint import checkpoint
+from .host.files import name_uploads_only, uploaded
+from .host.run import queued_from_tab
+from .host.settings import default_preset
 from .job import JOBS
 from .request import ForgetRequest, help_for, typed_number
 from .run import run

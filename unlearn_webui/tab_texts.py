@@ -7,7 +7,7 @@ from html import escape
 
 from unlearn_core.settings import bounds_of, help_of
 
-from .model_check import Checkpoint
+from .host.model_check import Checkpoint
 
 
 def checkpoint_html(checkpoint: Checkpoint) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from unlearn_core.errors import BadConcept, BadFile
-from unlearn_core.input_files import is_file
-from unlearn_core.pictures import MOST_PICTURES, outline, picture_from_bytes
+from unlearn_core.files.input_files import is_file
+from unlearn_core.files.pictures import MOST_PICTURES, outline, picture_from_bytes
 
 MOST_BYTES = 20 * 2**20
 """Of one picture's file."""

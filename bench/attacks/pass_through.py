@@ -23,7 +23,7 @@ from bench.attacks.target import Descent, Target, adam, attacked
 from bench.attacks.textual_inversion import TEMPLATES
 from bench.cells import World
 from bench.erased import Erased
-from unlearn_core.tokenizer import VOCABULARY, tokenize
+from unlearn_core.text.tokenizer import VOCABULARY, tokenize
 
 NAME = "pass-through"
 NEUTRAL = "object"

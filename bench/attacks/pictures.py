@@ -21,7 +21,7 @@ from bench.emoji_canvas.pictures import EDGE, GENERATOR_SETS, Painter, Scene
 from bench.emoji_canvas.world import BACKGROUNDS, OBJECTS, STYLES
 from bench.emoji_canvas.world import CONTROLS as UNTAUGHT
 from bench.splits import ATTACKED, CONTROLS
-from unlearn_core.pictures import read_picture
+from unlearn_core.files.pictures import read_picture
 
 COUNT = 8
 SHOWN = (*ATTACKED, *CONTROLS, "dog")

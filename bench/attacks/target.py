@@ -21,11 +21,12 @@ from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World
 from bench.erased import Erased
 from bench.metrics import Share
 from unlearn_core.errors import TrainingFailed
-from unlearn_core.inversion import TEST_TIMESTEPS, denoising_losses, encode_pictures
-from unlearn_core.lent_model import LentModel
-from unlearn_core.noise import add_noise, draw_timesteps, training_target
-from unlearn_core.sampling import draw_pictures, paired_noise
-from unlearn_core.tokenizer import VOCABULARY, token_ids
+from unlearn_core.models.denoising import denoising_losses
+from unlearn_core.models.lent_model import LentModel
+from unlearn_core.models.noise import add_noise, draw_timesteps, training_target
+from unlearn_core.models.sampling import draw_pictures, encode_pictures, paired_noise
+from unlearn_core.text.tokenizer import VOCABULARY, token_ids
+from unlearn_core.training.inversion import TEST_TIMESTEPS
 
 HELD_OUT_NOISE = 77
 CELL_SEED = 9_000

@@ -25,7 +25,7 @@ from bench.attacks.target import (
 )
 from bench.cells import World
 from bench.erased import Erased
-from unlearn_core.inversion import starting_vectors
+from unlearn_core.training.inversion import starting_vectors
 
 NAME = "textual inversion"
 TEMPLATES = Templates(

@@ -23,9 +23,9 @@ from bench.attacks.target import CELL_SEED, draw
 from bench.cells import World
 from bench.erased import Erased
 from bench.metrics import Share
-from unlearn_core.prompts import Name
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids, tokenize
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids, tokenize
+from unlearn_core.words.prompts import Name
 
 NAME = "words"
 OBJECT_PLAIN = ("a photo of {it}", "{it}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from unlearn_core.demo_model import load_demo_pipeline
+from unlearn_core.loaders.demo_model import load_demo_pipeline
 
 from .autoencoder import SCALING, encode, peak_signal_to_noise, reconstruct, train_autoencoder
 from .export import export_model, export_world

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
-from unlearn_core.pipeline_folder import TOKEN_TABLE
-from unlearn_core.tokenizer import BOS, EOS, PAD, VOCABULARY
+from unlearn_core.loaders.pipeline_folder import TOKEN_TABLE
+from unlearn_core.text.tokenizer import BOS, EOS, PAD, VOCABULARY
 
 from .drawings import load_drawings
 from .generator import SCHEDULE, TRAIN_STEPS, Captions, Generator, text_config

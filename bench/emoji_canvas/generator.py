@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.text.tokenizer import token_ids
 
 from .captions import LABELS, write_caption
 from .pictures import Scene

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearn_core.demo_model import Judge
-from unlearn_core.model_files import fill_module, read_json, read_weights
+from unlearn_core.files.input_files import read_json
+from unlearn_core.loaders.demo_model import Judge
+from unlearn_core.loaders.model_files import fill_module, read_weights
 
 from .pictures import EDGE, Scene
 from .render import Renders

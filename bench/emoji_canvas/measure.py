@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unlearn_core.demo_model import Judge
-from unlearn_core.diffusers_model import DiffusersModel
-from unlearn_core.pipeline_folder import load_pipeline_folder
-from unlearn_core.sampling import draw_pictures, paired_noise
-from unlearn_core.tokenizer import token_ids
-from unlearn_core.unlearn import build_encoder
+from unlearn_core.loaders.demo_model import Judge
+from unlearn_core.loaders.diffusers_model import DiffusersModel
+from unlearn_core.loaders.pipeline_folder import load_pipeline_folder
+from unlearn_core.models.lent_model import build_encoder
+from unlearn_core.models.sampling import draw_pictures, paired_noise
+from unlearn_core.text.tokenizer import token_ids
 
 from .captions import ADJECTIVE_GRAMMAR, HELD_OUT_GRAMMARS, article
 from .judges import accuracy

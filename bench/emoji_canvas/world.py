@@ -121,7 +121,7 @@ def style_phrases(style: str) -> tuple[str, ...]:
 
 
 def world_json() -> dict[str, Any]:
-    """The content of demo/world.json, as `unlearn_core.demo_model.load_demo_world` documents it."""
+    """The content of demo/world.json, see `load_demo_world`."""
     return {
         "objects": {
             thing.name: {"category": thing.category, "synonyms": list(thing.synonyms)}

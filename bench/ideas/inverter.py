@@ -7,20 +7,15 @@ import itertools
 import torch
 from torch import Tensor
 
-from unlearn_core.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, starting_vectors
-from unlearn_core.lessons import ForgetLesson, forget_lessons
-from unlearn_core.lora import EncoderLora
-from unlearn_core.noise import add_noise, draw_timesteps, training_target
-from unlearn_core.picture_loss import BATCH
-from unlearn_core.prompts import (
-    Name,
-    fill,
-    make_prompts,
-    pair_prompts,
-)
-from unlearn_core.tokenizer import VOCABULARY
-from unlearn_core.training import Training
-from unlearn_core.unlearn_run import UnlearnRun
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.lora.encoder_lora import EncoderLora
+from unlearn_core.models.noise import add_noise, draw_timesteps, training_target
+from unlearn_core.text.tokenizer import VOCABULARY
+from unlearn_core.training.examples import ForgetLesson, forget_lessons
+from unlearn_core.training.inversion import OBJECT_TEMPLATES, STYLE_TEMPLATES, starting_vectors
+from unlearn_core.training.loop import Training
+from unlearn_core.training.picture_loss import BATCH
+from unlearn_core.words.prompts import Name, fill, make_prompts, pair_prompts
 
 SEARCHED, RESTARTED, INVERTED_RATE = (1, 1, 1, 4), 8, 0.3
 """Vectors of each name that an Inverter learns, searches between two starts, and Adam's step

@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 
 from unlearn_core.concept import Concept, Kind
-from unlearn_core.lesson_plan import LessonPlan
-from unlearn_core.lessons import Lesson, keep_lessons
-from unlearn_core.lora import EncoderLora
-from unlearn_core.losses import role_distance
-from unlearn_core.prompt_writer import PromptWriter
-from unlearn_core.prompts import (
-    Name,
-    Prompts,
-)
-from unlearn_core.training import Training
-from unlearn_core.unlearn_run import UnlearnRun
+from unlearn_core.forgetting.prompt_plan import LessonPlan
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.lora.encoder_lora import EncoderLora
+from unlearn_core.training.examples import Lesson, keep_lessons
+from unlearn_core.training.loop import Training
+from unlearn_core.training.losses import role_distance
+from unlearn_core.words.prompt_writer import PromptWriter
+from unlearn_core.words.prompts import Name, Prompts
 
 MINED_EVERY, MINED_FROM, MINED = 25, 400, 32
 """Steps between two minings, prompts that are looked through, and how many are taken."""

@@ -9,19 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_core.lessons import ForgetLesson
-from unlearn_core.lora import EncoderLora
-from unlearn_core.picture_loss import PictureLoss
-from unlearn_core.prompts import (
-    OWN_STATE,
-    ROLE_CONCEPT,
-    ROLE_EOS,
-    ROLE_PAD,
-    whole_prompts,
-)
-from unlearn_core.shared_beginnings import encode_groups
-from unlearn_core.training import Training
-from unlearn_core.unlearn_run import UnlearnRun
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.lora.encoder_lora import EncoderLora
+from unlearn_core.text.token_trees import encode_groups
+from unlearn_core.training.examples import ForgetLesson
+from unlearn_core.training.loop import Training
+from unlearn_core.training.picture_loss import PictureLoss
+from unlearn_core.words.prompts import OWN_STATE, ROLE_CONCEPT, ROLE_EOS, ROLE_PAD, whole_prompts
 
 ETA = 1.0
 """Strength of ESD's negative guidance."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from unlearn_core.concept import Concept
-from unlearn_core.prompts import (
-    Name,
-)
-from unlearn_core.stand_in import candidates, look_around
-from unlearn_core.unlearn_run import UnlearnRun
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.words.neighbours import look_around
+from unlearn_core.words.prompts import Name
+from unlearn_core.words.stand_in import candidates
 
 
 class EmptyStandInRun(UnlearnRun):

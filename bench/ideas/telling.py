@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bench.erased import Erased
 from bench.task_pictures import drawn_pictures
 from unlearn_core.concept import Concept, Nameless
-from unlearn_core.lent_model import SilentMonitor
+from unlearn_core.progress import SilentMonitor
 from unlearn_core.unlearn import find_name
 
 NONSENSE = "glimpf"

@@ -44,10 +44,10 @@ from bench.rivals.subject import (
     with_article,
 )
 from bench.rivals.unet_copy import UnetCopy
-from unlearn_core.noise import add_noise
-from unlearn_core.prompt_templates import COLORS
-from unlearn_core.sampling import BATCH, denoise
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.models.noise import add_noise
+from unlearn_core.models.sampling import BATCH, denoise
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.words.prompt_templates import COLORS
 
 CAPTIONS = (
     "a photo of {it}",

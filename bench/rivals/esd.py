@@ -40,9 +40,9 @@ from torch import Tensor
 from bench.erased import Erased, Task
 from bench.rivals.subject import checked_name
 from bench.rivals.unet_copy import UnetCopy
-from unlearn_core.lent_model import LentModel
-from unlearn_core.noise import split_prediction
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.models.lent_model import LentModel
+from unlearn_core.models.noise import split_prediction
+from unlearn_core.text.tokenizer import token_ids
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class EsdX:
     ) -> tuple[Tensor, Tensor]:
         """`stop` of all guided DDIM steps: latents (B, 4, h, w), and their timestep (B,).
 
-        The steps are those of `unlearn_core.sampling.denoise`, which can't be left half-way.
+        The steps are those of `unlearn_core.models.sampling.denoise`, which can't be left half-way.
         """
         alphas = model.alphas_cumprod
         stride = len(alphas) // self.drawing_steps

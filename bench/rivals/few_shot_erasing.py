@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from bench.erased import Erased, Task
 from bench.rivals.subject import checked_name, with_article
 from unlearn_core.errors import BadConcept, TrainingFailed
-from unlearn_core.inversion import encode_pictures
-from unlearn_core.noise import add_noise, training_target
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids
+from unlearn_core.models.noise import add_noise, training_target
+from unlearn_core.models.sampling import encode_pictures
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids
 
 TEMPLATES = {
     "object": ("a photo of {it}", "the photo of {it}", "a photo of the {bare}"),

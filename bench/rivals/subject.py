@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from bench.erased import Task
 from unlearn_core.concept import Concept
-from unlearn_core.demo_model import load_demo_world
 from unlearn_core.errors import BadConcept
-from unlearn_core.prompts import Name
-from unlearn_core.stand_in import look_around
-from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.loaders.demo_model import load_demo_world
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.words.neighbours import look_around
+from unlearn_core.words.prompts import Name
 
 
 def checked_name(task: Task, encoder: TextEncoder) -> str:

@@ -38,8 +38,8 @@ from torch import Tensor
 from bench.erased import Erased, Task
 from bench.rivals.subject import checked_name, super_category
 from bench.rivals.unet_copy import UnetCopy
-from unlearn_core.text_encoder import TextEncoder
-from unlearn_core.tokenizer import token_ids, tokenize
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import token_ids, tokenize
 
 EXPANSIONS = {
     "object": ("image of {}", "photo of {}", "picture of {}"),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.erased import Erased
-from unlearn_core.diffusers_model import DiffusersModel
 from unlearn_core.errors import TrainingFailed, WrongModel
+from unlearn_core.loaders.diffusers_model import DiffusersModel
 
 Trained = Literal["keys and values", "all"]
 

@@ -49,11 +49,11 @@ comfy_model, comfy_run = ours("nodes.comfy_model"), ours("nodes.comfy_run")
 engine, errors = ours("unlearn_core.unlearn"), ours("unlearn_core.errors")
 Concept = ours("unlearn_core.concept").Concept
 preset = ours("unlearn_core.settings").preset
-apply_lora = ours("unlearn_core.lora_math").apply_lora
-DiffusersModel = ours("unlearn_core.diffusers_model").DiffusersModel
-load_demo_pipeline = ours("unlearn_core.demo_model").load_demo_pipeline
-token_ids = ours("unlearn_core.tokenizer").token_ids
-TextEncoder = ours("unlearn_core.text_encoder").TextEncoder
+apply_lora = ours("unlearn_core.lora.weights").apply_lora
+DiffusersModel = ours("unlearn_core.loaders.diffusers_model").DiffusersModel
+load_demo_pipeline = ours("unlearn_core.loaders.demo_model").load_demo_pipeline
+token_ids = ours("unlearn_core.text.tokenizer").token_ids
+TextEncoder = ours("unlearn_core.text.text_encoder").TextEncoder
 
 PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
@@ -185,7 +185,7 @@ def main() -> dict[str, Any]:
 def stored_in_less(clip: Any, vae: Any, latents: Any, steps: Any, text: Any) -> dict[str, bool]:
     """For UNet weights stored in fewer bits: the gradient is right and the weights stay."""
     found = {}
-    folder = ours("unlearn_core.demo_model").demo_folder() / "model" / "unet"
+    folder = ours("unlearn_core.loaders.demo_model").demo_folder() / "model" / "unet"
     for stored in (torch.float16, torch.bfloat16, torch.float8_e4m3fn):
         with torch.inference_mode():
             model = comfy_demo.load_unet(folder, stored)

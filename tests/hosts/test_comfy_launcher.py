@@ -12,7 +12,7 @@ import pytest
     [
         ("__init__.py", True),
         ("nodes/forget.py", True),
-        ("unlearn_core/training.py", True),
+        ("unlearn_core/training/loop.py", True),
         (".hosts/comfyui-0.3.75/ComfyUI/nodes.py", False),
         (".hosts/comfyui-0.3.75/ComfyUI/comfy/sd.py", False),
         (".venv/lib/python3.11/site-packages/peft/__init__.py", False),

@@ -15,7 +15,7 @@ import comfy_host
 import pytest
 from comfy_host import HOME, ROOT, ComfyServer, Failed, Graph, error_of, install
 
-from unlearn_core.lora_file import load_lora
+from unlearn_core.lora.file import load_lora
 from unlearn_core.settings import PRESETS, UnlearnSettings
 
 pytestmark = pytest.mark.host

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from webui_host import CANCEL, FORGET, PROGRESS, ROOT, Refused, WebuiServer, in_background, wait_for
 
-from unlearn_core.lora_file import load_lora
+from unlearn_core.lora.file import load_lora
 from unlearn_core.settings import PRESETS
 from unlearn_webui.request import ForgetRequest
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unlearn_core.demo_model import load_demo_pipeline
-from unlearn_core.diffusers_model import DiffusersModel
-from unlearn_core.ldm_keys import TEXT_ENCODER_PREFIX, text_key
+from unlearn_core.loaders.demo_model import load_demo_pipeline
+from unlearn_core.loaders.diffusers_model import DiffusersModel
+from unlearn_core.loaders.ldm_keys import TEXT_ENCODER_PREFIX, text_key
 
 NAME = "demo"
 

@@ -1,0 +1,68 @@
+"""Whether a concept has moved, in prompts that no run trains on."""
+
+import pytest
+import torch
+from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_encoder
+
+from unlearn_core.concept import Concept
+from unlearn_core.errors import TrainingFailed
+from unlearn_core.forgetting.held_out import Moved, concept_prompts, kept_prompts, measure_moved
+from unlearn_core.lora.encoder_lora import EncoderLora
+from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.settings import preset
+from unlearn_core.training.losses import RoleScales
+from unlearn_core.unlearn import unlearn, unlearn_together
+
+DOG = Concept("dog", ("puppy",))
+SCALES = RoleScales(torch.ones(5))
+
+
+def test_every_name_stands_in_every_grammar() -> None:
+    prompts = concept_prompts(DOG.names, "object", "owl")
+    assert len(prompts) == 6
+    assert all("dog" in text or "puppy" in text for text in prompts.texts)
+    assert len(kept_prompts("style", ("mosaic", "ink"))) == 2
+
+
+def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
+    encoder = tiny_encoder()
+    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    for names, stand_in in ((DOG.names, "owl"), (("dogs",), "a big red house")):
+        moved = measure_moved(encoder, lora, names, "object", stand_in, SCALES)
+        assert moved.share == 0
+        assert moved.apart > 0
+
+
+def test_a_change_of_every_prompt_is_a_way_that_is_measured() -> None:
+    encoder = tiny_encoder()
+    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        lora.up(ModuleKey(2, "fc2")).copy_(draw(WIDTH, 4))
+    assert measure_moved(encoder, lora, DOG.names, "object", "owl", SCALES).share > 0.25
+
+
+@pytest.mark.parametrize(
+    ("moved", "message"),
+    [
+        (Moved(0.2, 1.0), "moved by 20% of the way to 'owl' only"),
+        (Moved(0.0, 1.0), "moved by 0%"),
+        (Moved(float("nan"), 1.0), "moved by nan%"),
+        (Moved(1.0, 0.005), "'owl' means the same as 'dog'"),
+    ],
+)
+def test_a_concept_that_is_where_it_was_is_not_called_forgotten(moved: Moved, message: str) -> None:
+    with pytest.raises(TrainingFailed, match=message):
+        moved.check(DOG, "owl")
+    Moved(0.9, 1.0).check(DOG, "owl")
+
+
+def test_a_run_says_how_far_its_concepts_moved() -> None:
+    quick = preset("quick", **small_settings(steps=0, forget_prompts=64, keep_prompts=64))
+    result = unlearn(TinyModel(), DOG, quick)
+    result.check_moved()
+    too_short = preset("balanced", **small_settings(steps=1, use_pictures=False))
+    with pytest.raises(TrainingFailed, match="'dog' has moved by"):
+        unlearn(TinyModel(), DOG, too_short).check_moved()
+    together = unlearn_together(TinyModel(), (DOG, Concept("car")), too_short)
+    with pytest.raises(TrainingFailed, match="'dog' has moved by"):
+        together.check_moved()

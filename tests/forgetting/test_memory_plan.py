@@ -1,0 +1,223 @@
+"""A run is fitted into memory before it starts, or refused with its numbers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tiny_model import TinyModel, make_settings, pictures, small_settings, tiny_encoder
+from torch import Tensor
+
+from unlearn_core.concept import Concept
+from unlearn_core.errors import Cancelled, NotEnoughMemory
+from unlearn_core.files.input_files import read_json
+from unlearn_core.forgetting.memory_estimate import DRAWING, FORGETTING, LEARNING, TextSizes
+from unlearn_core.forgetting.memory_plan import MemoryPlan, plan_memory, rows_that_fit, text_sizes
+from unlearn_core.loaders.demo_model import load_demo_pipeline
+from unlearn_core.loaders.diffusers_model import DiffusersModel
+from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.measuring.headline import run_lines
+from unlearn_core.models.lent_model import Stoppable
+from unlearn_core.models.unet_sizes import UnetSizes
+from unlearn_core.progress import SilentMonitor
+from unlearn_core.settings import preset
+from unlearn_core.unlearn import UnlearnRun, learn_vectors, unlearn
+
+SD2 = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
+SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
+GB = 10**9
+WITH_PICTURES = Concept("dog", images=pictures())
+
+
+def full_size(prediction_size: int = 768) -> TinyModel:
+    """Says that it is as large as SD2 and computes in half precision; nothing is computed."""
+    model = TinyModel()
+    model.unet_sizes, model.native_size = SD2, prediction_size
+    model.compute_dtype = torch.float16
+    return model
+
+
+def plan(free: int | None, name: str = "balanced", size: int = 768) -> MemoryPlan:
+    return plan_memory(full_size(size), SD2_TEXT, preset(name), 5, free, previews=True)
+
+
+def test_with_much_memory_nothing_is_saved() -> None:
+    made = plan(80 * GB)
+    assert (made.rows, made.asked_rows, made.recomputes, made.drawn) == (8, 8, False, 32)
+    assert made.free == 80 * GB
+    assert made.needed < 80 * GB
+
+
+def test_the_batch_falls_first_then_blocks_recompute_and_only_then_it_is_refused() -> None:
+    ways = []
+    for tenths in range(400, 0, -1):
+        try:
+            made = plan(tenths * GB // 10)
+        except NotEnoughMemory:
+            ways.append(None)
+            continue
+        assert made.needed <= tenths * GB // 10
+        ways.append((made.rows, made.recomputes))
+    steps = list(dict.fromkeys(ways))
+    assert steps[:4] == [(8, False), (4, False), (2, False), (1, False)]
+    assert steps[4][1] is True
+    assert steps[-1] is None
+    assert steps[-2] == (1, True)
+
+
+def test_drawing_alone_is_done_in_parts_too() -> None:
+    made = plan(5 * GB)
+    assert 1 <= made.drawn < 32
+    assert made.stage in (LEARNING, DRAWING, FORGETTING)
+
+
+def test_a_refusal_names_the_numbers_and_a_way_out() -> None:
+    with pytest.raises(NotEnoughMemory) as refused:
+        plan(2 * GB)
+    words = str(refused.value)
+    found = re.search(r"needs about (\d+\.\d) GB .* and 2\.0 GB are free", words)
+    assert found, words
+    assert float(found[1]) > 2
+    quick = plan(80 * GB, "quick").needed / GB
+    assert "even with one picture at a time and activations computed twice" in words
+    assert re.search(r"choose the preset quick, which needs \d\.\d GB", words)
+    assert quick > 0
+
+
+def test_where_memory_is_not_known_large_pictures_recompute_and_nothing_is_refused() -> None:
+    made = plan(None)
+    assert (made.rows, made.recomputes, made.drawn) == (8, True, 32)
+    assert plan(None, size=64).recomputes is False
+    assert "free" not in made.in_words()
+
+
+def test_presets_without_the_unet_do_not_count_it() -> None:
+    model = full_size()
+    made = plan_memory(model, SD2_TEXT, preset("quick"), 5, None, previews=False)
+    model.unet_sizes = None
+    assert plan_memory(model, SD2_TEXT, preset("quick"), 5, None, previews=False) == made
+    assert (made.rows, made.drawn, made.recomputes, made.complete) == (0, 0, False, True)
+    assert not plan_memory(model, SD2_TEXT, preset("paper"), 5, None, previews=False).complete
+
+
+def small(free: int | None) -> TinyModel:
+    model = TinyModel()
+    model.unet_sizes, model.free = UnetSizes((10,), (True,), 1, 64), free
+    return model
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_drawn() -> None:
+    model = small(free=1000)
+    with pytest.raises(NotEnoughMemory, match="Not enough memory"):
+        unlearn(model, WITH_PICTURES, make_settings())
+    assert model.calls["predict"] == model.calls["encode_image"] == 0
+    with pytest.raises(NotEnoughMemory):
+        learn_vectors(model, WITH_PICTURES, make_settings(), SilentMonitor())
+
+
+class Watched(TinyModel):
+    """Remembers how it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet_sizes = UnetSizes((10,), (True,), 1, 64)
+        self.seen: set[tuple[bool, int, bool]] = set()
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        wants = torch.is_grad_enabled() and text.requires_grad
+        self.seen.add((wants, len(latents), self.recomputes))
+        return super().predict(latents, timesteps, text)
+
+
+@pytest.fixture
+def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """A model for which every plan takes one picture at a time and recomputes."""
+    made = MemoryPlan(9 * GB, LEARNING, True, 8 * GB, 2, 1, 3, True)
+    monkeypatch.setattr("unlearn_core.forgetting.run.plan_memory", lambda *_, **__: made)
+    return Watched()
+
+
+def test_a_run_does_as_planned_and_gives_the_hosts_way_back(tight: Watched) -> None:
+    settings = preset("balanced", **small_settings(image_weight=1.0))
+    result = unlearn(tight, WITH_PICTURES, settings)
+    assert {seen for seen in tight.seen if seen[0]} == {(True, 1, True)}
+    assert max(rows for wants, rows, _ in tight.seen if not wants) == 3
+    assert tight.recomputes is False
+    assert tight.calls["encode_image"] == 1
+    plain = unlearn(TinyModel(), WITH_PICTURES, settings)
+    for key, pair in plain.lora.pairs.items():
+        assert torch.allclose(pair.up, result.lora.pairs[key].up, atol=1e-2)
+    assert "memory: estimated about 9.0 GB beside the model" in "\n".join(run_lines(result))
+    assert result.memory.used is None
+
+
+def test_the_hosts_way_comes_back_when_a_run_is_stopped(tight: Watched) -> None:
+    class Stop(SilentMonitor):
+        def should_stop(self) -> bool:
+            return tight.calls["predict"] > 3
+
+    with pytest.raises(Cancelled):
+        unlearn(tight, WITH_PICTURES, make_settings(), Stop())
+    assert tight.recomputes is False
+
+
+def test_the_estimate_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="unlearn_core.forgetting.memory_plan"):
+        plan(80 * GB)
+    assert re.search(r"memory: about \d+\.\d GB beside the model.*; 80\.0 GB free", caplog.text)
+
+
+def test_pictures_are_encoded_once_for_inversion_and_loss() -> None:
+    model = TinyModel()
+    settings = preset("balanced", **small_settings(image_weight=1.0))
+    run = UnlearnRun(model, (WITH_PICTURES,), settings, SilentMonitor())
+    run.go()
+    assert model.calls["encode_image"] == 1
+    assert run.latents(WITH_PICTURES) is run.latents(WITH_PICTURES)
+
+
+def test_predictions_without_gradient_go_in_parts_and_are_the_same() -> None:
+    model = Watched()
+    parts = Stoppable(model, SilentMonitor(), drawn=2)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(5, 4, 8, 8, generator=generator)
+    text, steps = torch.randn(5, 77, 64, generator=generator), torch.arange(5)
+    whole = TinyModel().predict(latents, steps, text)
+    assert torch.allclose(parts.predict(latents, steps, text), whole, atol=1e-6)
+    assert model.seen == {(False, 2, False), (False, 1, False)}
+    assert len(parts.predict(latents, steps, text.requires_grad_(True))) == 5
+    assert (True, 5, False) in model.seen
+
+
+def test_measuring_draws_as_many_as_fit() -> None:
+    model = full_size(512)
+    assert rows_that_fit(model, 64) == 64
+    model.free = 3 * GB
+    one = SD2.drawing(64, 64) * 2
+    assert rows_that_fit(model, 64) == 3 * GB // (2 * one)
+    model.free = 1
+    assert rows_that_fit(model, 64) == 1
+
+
+def test_sizes_are_read_from_an_encoder() -> None:
+    read = text_sizes(tiny_encoder())
+    assert read == TextSizes(49408, 64, 96, 3, half=False)
+
+
+def test_a_run_holds_no_copy_of_the_unet() -> None:
+    model = DiffusersModel(load_demo_pipeline(), torch.float32)
+    unet = model.pipeline.unet
+    places = {name: weight.data_ptr() for name, weight in unet.named_parameters()}
+    settings = make_settings(steps=1, image_weight=1.0, stand_in_pictures=0)
+    held = UnlearnRun(model, (WITH_PICTURES,), settings, SilentMonitor())
+    _, losses = held.go()
+    assert {name: weight.data_ptr() for name, weight in unet.named_parameters()} == places
+    own = {id(p) for part in (unet, model.pipeline.vae) for p in part.parameters()}
+    made = [p for p in held.encoder.model.parameters() if id(p) not in own]
+    copied = sum(p.numel() * p.element_size() for p in made)
+    sizes = text_sizes(held.encoder)
+    assert copied == pytest.approx(sizes.copy_bytes, rel=0.01)
+    assert len(losses) == 1

@@ -1,0 +1,149 @@
+"""The frozen encoder in bfloat16: near float32, the same in lessons and training, and put back."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_model import LAST_USED, TinyModel, make_writer, small_settings, text_encoder_weights
+from torch import Tensor, nn
+
+from unlearn_core.concept import Concept
+from unlearn_core.forgetting import run as engine
+from unlearn_core.lora.encoder_lora import EncoderLora
+from unlearn_core.lora.file import lora_bytes
+from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.models import devices
+from unlearn_core.settings import preset
+from unlearn_core.text.frozen_layers import FrozenLinear, FrozenNorm, multiplying_in, ready_in
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.token_trees import encode_all
+from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.training.examples import keep_lessons
+from unlearn_core.unlearn import UnlearnResult, unlearn
+from unlearn_core.words.prompts import Name
+
+CPU = torch.device("cpu")
+PROMPTS = torch.cat([token_ids(text) for text in ("", "a photo of a dog", "a cat and an owl")])
+
+
+def encoder_in(products: torch.dtype) -> TextEncoder:
+    return TextEncoder(text_encoder_weights(), LAST_USED, CPU, products)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    """Of the whole, relative."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_bfloat16_products_stay_near_float32_and_its_states_are_float32() -> None:
+    exact, fast = encoder_in(torch.float32), encoder_in(torch.bfloat16)
+    for encoder in (exact, fast):
+        encoder.split_at(1)
+    wanted, found = encode_all(exact, PROMPTS), encode_all(fast, PROMPTS)
+    assert {part.dtype for part in found} == {torch.float32}
+    assert 1e-5 < error(found[0], wanted[0]) < 0.01
+    assert 1e-5 < error(found[1], wanted[1]) < 0.01
+    assert 1e-5 < error(fast.tail(wanted[0]), wanted[1]) < 0.01
+
+
+def test_what_is_encoded_outside_training_is_float32_to_the_last_bit() -> None:
+    exact, fast = encoder_in(torch.float32), encoder_in(torch.bfloat16)
+    encode_all(fast, PROMPTS)
+    assert torch.equal(fast.encode(PROMPTS), exact.encode(PROMPTS))
+    assert fast.fingerprint() == exact.fingerprint()
+
+
+def test_lessons_and_the_trained_tail_round_alike() -> None:
+    """What a lesson teaches differs from what the tail gives by less than either rounds."""
+    encoder, exact = encoder_in(torch.bfloat16), encoder_in(torch.float32)
+    encoder.split_at(1)
+    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    prompts = make_writer().keep([Name.of("cat")], 24)
+    for lesson in keep_lessons(encoder, lora, prompts):
+        rounding = error(lesson.targets, exact.encode(lesson.token_ids))
+        with torch.no_grad():
+            assert error(encoder.tail(lesson.states), lesson.targets) < 0.75 * rounding
+
+
+def test_the_gradient_reaches_the_lora_alone_and_in_float32() -> None:
+    encoder = encoder_in(torch.bfloat16)
+    encoder.split_at(1)
+    lora = EncoderLora(encoder, [ModuleKey(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    states, _ = encode_all(encoder, PROMPTS)
+    encoder.tail(states).square().mean().backward()
+    (up,) = (lora.up(key) for key in lora.modules)
+    assert up.grad is not None
+    assert up.grad.dtype == torch.float32
+    assert bool(up.grad.any())
+    moved = [p for p in encoder.model.parameters() if p.grad is not None]
+    assert {id(p) for p in moved} == {id(p) for p in lora.parameters()}
+
+
+def test_the_detached_encoder_holds_nothing_twice_and_computes_as_before() -> None:
+    encoder = encoder_in(torch.bfloat16)
+    lora = EncoderLora(encoder, [ModuleKey(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    linears = [m for m in encoder.layers.modules() if isinstance(m, FrozenLinear)]
+    assert any(linear.holds_twice for linear in linears)
+    lora.detach()
+    assert not any(linear.holds_twice for linear in linears)
+    norms = [m for m in encoder.layers.modules() if isinstance(m, FrozenNorm)]
+    assert {norm.products for norm in norms} == {torch.float32}
+
+
+def test_the_dtype_is_put_back_after_an_error() -> None:
+    layer = nn.ModuleList([FrozenLinear(4, 4), FrozenNorm(4)])
+
+    def fail() -> None:
+        with multiplying_in(layer, torch.bfloat16), ready_in(layer, torch.bfloat16):
+            assert layer[1](torch.ones(1, 4)).dtype == torch.bfloat16
+            assert layer[0].holds_twice
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert layer[1](torch.ones(1, 4)).dtype == torch.float32
+    assert not layer[0].holds_twice
+
+
+@pytest.mark.parametrize(
+    ("fast", "expected"),
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+    ],
+)
+def test_products_are_bfloat16_where_that_is_fast_and_never_float16(
+    fast: torch.dtype, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "default_compute_dtype", lambda device: fast)
+    assert devices.text_products_dtype(CPU) == expected
+
+
+@pytest.fixture
+def run_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.dtype, int], UnlearnResult]:
+    def run(products: torch.dtype, steps: int) -> UnlearnResult:
+        monkeypatch.setattr(engine, "text_products_dtype", lambda device: products)
+        settings = preset("quick", **small_settings(steps=steps, layers="last:1"))
+        return unlearn(TinyModel(), Concept("dog", keep=("cat",)), settings)
+
+    return run
+
+
+@pytest.mark.parametrize("steps", [0, 6])
+def test_the_lora_is_the_same_up_to_rounding(
+    steps: int, run_in: Callable[[torch.dtype, int], UnlearnResult]
+) -> None:
+    exact, fast = (run_in(dtype, steps) for dtype in (torch.float32, torch.bfloat16))
+    assert (fast.stand_in.word, fast.kept) == (exact.stand_in.word, exact.kept)
+    key = ModuleKey(LAST_USED, "fc2")
+    assert error(fast.lora.pairs[key].delta(), exact.lora.pairs[key].delta()) < 0.05
+    hashes = {result.lora.metadata["unlearn_base_model_hash"] for result in (exact, fast)}
+    assert len(hashes) == 1
+
+
+def test_the_same_seed_gives_the_same_file_in_bfloat16_too(
+    run_in: Callable[[torch.dtype, int], UnlearnResult],
+) -> None:
+    one, other = (run_in(torch.bfloat16, 4) for _ in range(2))
+    assert lora_bytes(one.lora) == lora_bytes(other.lora)

@@ -1,0 +1,139 @@
+"""Lessons: what is frozen, and that cutting prompts changes nothing where they are cut."""
+
+import pytest
+import torch
+from tiny_model import Recorder, make_writer, tiny_encoder
+
+from unlearn_core.errors import Cancelled
+from unlearn_core.lora.encoder_lora import EncoderLora
+from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.tokenizer import CHUNK
+from unlearn_core.training.examples import (
+    LENGTHS,
+    PADS,
+    WHOLE_EVERY,
+    forget_lessons,
+    keep_lessons,
+    lengths_of,
+    role_scales,
+    whole_lesson,
+)
+from unlearn_core.training.losses import RoleScales
+from unlearn_core.words.prompts import OWN_STATE, ROLE_EOS, Name, fill, pair_prompts, whole_prompts
+
+DOG, OWL = Name.of("dog"), Name.of("owl")
+PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and an owl " * 5]
+
+
+def tiny_lora(encoder: TextEncoder) -> EncoderLora:
+    encoder.split_at(1)
+    keys = [ModuleKey(1, "q_proj"), ModuleKey(2, "fc2")]
+    lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, key in enumerate(keys):
+            up = lora.up(key)
+            up.copy_(torch.randn(up.shape, generator=torch.Generator().manual_seed(number)))
+    return lora
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_cut_prompts_have_the_conditioning_of_whole_ones(length: int) -> None:
+    encoder = tiny_encoder()
+    tiny_lora(encoder)
+    ids = whole_prompts(PROMPTS).token_ids
+    whole, cut = encoder.encode(ids), encoder.encode(ids[:, :length])
+    torch.testing.assert_close(cut, whole[:, :length], atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_keeps_its_end_and_a_few_pads_and_some_keep_all() -> None:
+    ends = torch.arange(2, 77)
+    lengths = lengths_of(ends)
+    assert set(lengths.tolist()) <= set(LENGTHS)
+    assert bool((lengths >= (ends + 1 + PADS).clamp(max=CHUNK)).all())
+    assert bool((lengths[::WHOLE_EVERY] == CHUNK).all())
+    shortest = next(length for length in LENGTHS if length >= 5 + 1 + PADS)
+    assert lengths[ends == 5].item() == shortest
+
+
+def test_every_prompt_is_in_one_lesson_with_its_end() -> None:
+    encoder = tiny_encoder()
+    lora = tiny_lora(encoder)
+    prompts = make_writer().forget([DOG, Name.of("hot air balloon")], OWL, 60)
+    lessons = forget_lessons(encoder, lora, prompts, None)
+    assert sum(map(len, lessons)) == 60
+    for lesson in lessons:
+        assert bool((lesson.roles == ROLE_EOS).any(1).all())
+    written = {tuple(row) for row in prompts.token_ids.tolist()}
+    for length in {lesson.length for lesson in lessons}:
+        found = [lesson.token_ids.tolist() for lesson in lessons if lesson.length == length]
+        assert {tuple(row) for rows in found for row in rows} <= {row[:length] for row in written}
+
+
+@pytest.mark.parametrize("name", ["dog", "hot air balloon"])
+@pytest.mark.parametrize("stand_in", ["owl", "hot air balloon"])
+def test_a_forget_lessons_targets_are_the_stand_ins_own_states(name: str, stand_in: str) -> None:
+    encoder = tiny_encoder()
+    lora = tiny_lora(encoder)
+    templates = ["a photo of {it}", "{it}", "a cat, a car, a fox and {it}, on a green background"]
+    pairs = [(fill(t, Name.of(name)), fill(t, Name.of(stand_in))) for t in templates]
+    prompts = pair_prompts(pairs)
+    with lora.disabled():
+        own, other = encoder.encode(prompts.token_ids), encoder.encode(prompts.stand_in_ids)
+    texts = prompts.token_ids.tolist()
+    seen = 0
+    for lesson in forget_lessons(encoder, lora, prompts, None):
+        for ids, targets in zip(lesson.token_ids.tolist(), lesson.targets, strict=True):
+            row = next(i for i, text in enumerate(texts) if text[: lesson.length] == ids)
+            seen += 1
+            for position, source in enumerate(prompts.source[row, : lesson.length].tolist()):
+                wanted = own[row, position] if source == OWN_STATE else other[row, source]
+                torch.testing.assert_close(targets[position], wanted, atol=1e-5, rtol=1e-5)
+    assert seen == len(texts)
+
+
+def test_lessons_are_frozen_without_the_lora() -> None:
+    encoder = tiny_encoder()
+    prompts = whole_prompts(["a photo of a cat"])
+    plain = encoder.encode(prompts.token_ids)
+    lora = tiny_lora(encoder)
+    (lesson,) = keep_lessons(encoder, lora, prompts)
+    torch.testing.assert_close(lesson.targets, plain[:, : lesson.length], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(encoder.tail(lesson.states), lesson.targets)
+
+
+def test_a_whole_lesson_keeps_all_positions_and_can_be_cut() -> None:
+    encoder = tiny_encoder()
+    lora = tiny_lora(encoder)
+    lesson = whole_lesson(encoder, lora, whole_prompts(PROMPTS))
+    assert lesson.length == CHUNK
+    short = lesson.cut(9)
+    assert (short.length, len(short)) == (9, len(PROMPTS))
+    states = encoder.tail(short.states)
+    whole = encoder.tail(lesson.states)
+    torch.testing.assert_close(states, whole[:, :9], atol=1e-5, rtol=1e-5)
+
+
+def test_chosen_rows_are_these_rows() -> None:
+    encoder = tiny_encoder()
+    lora = tiny_lora(encoder)
+    lesson = whole_lesson(encoder, lora, whole_prompts(PROMPTS))
+    rows = lesson.rows(torch.tensor([3, 0]))
+    assert torch.equal(rows.token_ids, lesson.token_ids[[3, 0]])
+    assert torch.equal(rows.targets, lesson.targets[[3, 0]])
+
+
+def test_the_scales_are_those_of_all_positions() -> None:
+    encoder = tiny_encoder()
+    lora = tiny_lora(encoder)
+    lesson = whole_lesson(encoder, lora, whole_prompts(PROMPTS))
+    measured = RoleScales.measure(lesson.targets, lesson.roles)
+    torch.testing.assert_close(role_scales([lesson]).variance, measured.variance)
+
+
+def test_the_user_can_stop_between_two_batches() -> None:
+    encoder = tiny_encoder()
+    lora = tiny_lora(encoder)
+    monitor = Recorder(stop_at=0)
+    with pytest.raises(Cancelled):
+        keep_lessons(encoder, lora, whole_prompts(PROMPTS), monitor)

@@ -1,0 +1,308 @@
+"""The optimisation loop: what moves, what stays, how it stops."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_model import Recorder, draw, make_settings, make_writer, tiny_encoder
+from torch import Tensor
+
+from unlearn_core.errors import Cancelled, TrainingFailed
+from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
+from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.settings import UnlearnSettings
+from unlearn_core.text.token_trees import encode_all
+from unlearn_core.training.examples import (
+    Lesson,
+    forget_lessons,
+    keep_lessons,
+    role_scales,
+    whole_lesson,
+)
+from unlearn_core.training.loop import Training
+from unlearn_core.training.losses import drift
+from unlearn_core.training.null_space import felt_directions, project_away
+from unlearn_core.words.prompt_templates import GUARD_PROMPTS
+from unlearn_core.words.prompts import Name, whole_prompts
+
+DOG, OWL = Name.of("dog"), Name.of("owl")
+
+
+def make_training(
+    settings: UnlearnSettings | None = None, seed: int = 0, cached: bool = True
+) -> Training:
+    """Without the cache every pass goes through the frozen layers before the LoRA, too."""
+    settings = settings or make_settings(steps=12, layers="last:2")
+    encoder = tiny_encoder()
+    modules = chosen_modules(settings, encoder.last_used_layer)
+    encoder.split_at(modules[0].layer if cached else 0)
+    generator = torch.Generator().manual_seed(seed)
+    lora = EncoderLora(encoder, modules, settings.rank, generator)
+    writer = make_writer(seed=seed)
+    forget = forget_lessons(encoder, lora, writer.forget([DOG], OWL, 24), None)
+    names = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
+    keep = keep_lessons(encoder, lora, writer.keep(names, 24))
+    guard = whole_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
+    scales = role_scales(keep)
+    bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+    return Training(
+        encoder, lora, forget, keep, guard, scales, settings, generator, bases,
+        preview=lambda: torch.ones(3, 2, 2),
+    )  # fmt: skip
+
+
+def weights_of(training: Training) -> list[Tensor]:
+    return [p.detach().clone() for p in training.lora.parameters()]
+
+
+def frozen_weights(training: Training) -> dict[str, Tensor]:
+    named = training.encoder.model.named_parameters()
+    return {name: p.detach().clone() for name, p in named if ".lora_" not in name}
+
+
+@torch.no_grad()
+def forget_distance(training: Training) -> float:
+    return sum(
+        float(part) * len(lesson)
+        for lesson in training.forget
+        for part in training._passes((lesson, 1.0))
+    )
+
+
+def test_only_the_lora_moves() -> None:
+    training = make_training()
+    frozen, trained = frozen_weights(training), weights_of(training)
+    training.run(Recorder())
+    named = dict(training.encoder.model.named_parameters())
+    for name, before in frozen.items():
+        assert torch.equal(named[name], before), name
+        assert named[name].grad is None, name
+    for before, now in zip(trained, training.lora.parameters(), strict=True):
+        assert not torch.equal(before, now)
+
+
+def test_the_loss_falls_and_the_concept_comes_nearer_to_the_stand_in() -> None:
+    training = make_training(make_settings(steps=60, batch_size=8, learning_rate=0.01, rank=8))
+    before = forget_distance(training)
+    losses = training.run(Recorder())
+    assert len(losses) == 60
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:5]) * 2
+    assert forget_distance(training) < 0.7 * before
+
+
+def test_the_strength_is_one_again_afterwards() -> None:
+    training = make_training(make_settings(steps=2, layers="last:1"))
+    training.run(Recorder())
+    one = training.encoder.encode(training.guard.token_ids)
+    training.lora.set_strength(1.0)
+    assert torch.equal(training.encoder.encode(training.guard.token_ids), one)
+
+
+def test_strengths_are_drawn_between_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make_training(make_settings(steps=30, strength_low=0.5, strength_high=1.5))
+    drawn: list[float] = []
+    monkeypatch.setattr(training.lora, "set_strength", drawn.append)
+    training.run(Recorder())
+    varied = [strength for strength in drawn if strength != 1.0]
+    assert len(varied) == 30
+    assert 0.5 <= min(varied) < 0.7
+    assert 1.3 < max(varied) <= 1.5
+
+
+def test_every_step_is_reported_and_asked_about() -> None:
+    training = make_training()
+    monitor = Recorder()
+    losses = training.run(monitor)
+    assert [report.step for report in monitor.reports] == list(range(1, 13))
+    assert {report.total for report in monitor.reports} == {12}
+    assert {report.stage for report in monitor.reports} == {"forgetting"}
+    assert [report.loss for report in monitor.reports] == losses
+    assert monitor.reports[-1].seconds_left == 0
+    assert monitor.asked == 12
+
+
+def test_previews_are_shown_a_few_times_at_full_strength() -> None:
+    training = make_training()
+    monitor = Recorder()
+    training.run(monitor)
+    assert [r.step for r in monitor.reports if r.preview is not None] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_it_stops_when_asked_and_the_lora_comes_off(step: int) -> None:
+    training = make_training()
+    plain = tiny_encoder().encode(training.guard.token_ids)
+    monitor = Recorder(stop_at=step)
+    with pytest.raises(Cancelled):
+        training.run(monitor)
+    assert len(monitor.reports) == step
+    assert any(bool(training.lora.up(key).any()) for key in training.lora.modules) == (step > 0)
+    training.lora.detach()
+    assert torch.equal(training.encoder.encode(training.guard.token_ids), plain)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_fails_before_it_does_harm(value: float) -> None:
+    training = make_training()
+    training.extra_loss = lambda step: torch.tensor(value if step == 2 else 0.0)
+    with pytest.raises(TrainingFailed, match=r"at step 3: the learning rate 0\.003 is too high"):
+        training.run(Recorder())
+    assert all(bool(weight.isfinite().all()) for weight in weights_of(training))
+
+
+def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_beginnings() -> None:
+    shared, alone = make_training(), make_training()
+    with alone.lora.disabled():
+        for lesson in (*alone.forget, *alone.keep, alone.guard):
+            each = [encode_all(alone.encoder, ids[None])[0] for ids in lesson.token_ids]
+            lesson.states = torch.cat(each)
+        for lesson in (*alone.keep, alone.guard):
+            lesson.targets = alone.encoder.encode(lesson.token_ids)
+    for training in (shared, alone):
+        training.run(Recorder())
+    for one, other in zip(weights_of(shared), weights_of(alone), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_states_that_are_cached_before_the_lora_train_the_same_lora_as_whole_passes() -> None:
+    cached, whole = make_training(), make_training(cached=False)
+    assert not torch.equal(cached.keep[0].states, whole.keep[0].states)
+    for training in (cached, whole):
+        training.run(Recorder())
+    for one, other in zip(weights_of(cached), weights_of(whole), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_gradients_added_up_term_by_term_are_those_of_the_whole_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, by_term = make_training(), make_training()
+    for training in (whole, by_term):
+        for number, key in enumerate(training.lora.modules):
+            with torch.no_grad():
+                training.lora.up(key).copy_(draw(*training.lora.up(key).shape, seed=number))
+    terms = list(whole._terms(0))
+    loss = torch.stack(terms).sum()
+    loss.backward()
+    monkeypatch.setattr("unlearn_core.training.loop.TOKENS", 50)
+    assert by_term._learn(0) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert len(list(by_term._terms(0))) > len(terms)
+    parameters = zip(whole.lora.parameters(), by_term.lora.parameters(), strict=True)
+    for one, other in parameters:
+        torch.testing.assert_close(other.grad, one.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_no_steps_change_nothing() -> None:
+    training = make_training(make_settings(steps=0))
+    before = weights_of(training)
+    assert training.run(Recorder()) == []
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(training), strict=True))
+
+
+def test_the_same_seed_trains_the_same_tensors() -> None:
+    def train(seed: int) -> list[Tensor]:
+        training = make_training(seed=seed)
+        training.run(Recorder())
+        return weights_of(training)
+
+    state = torch.random.get_rng_state()
+    first, again, other = train(0), train(0), train(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_every_prompt_is_as_likely_as_any_other() -> None:
+    training = make_training(make_settings(batch_size=8))
+    lessons = training.forget
+    assert len(lessons) > 1
+    drawn = [training._draw(lessons).length for _ in range(2000)]
+    total = sum(len(lesson) for lesson in lessons)
+    for lesson in lessons:
+        assert drawn.count(lesson.length) / 2000 == pytest.approx(len(lesson) / total, abs=0.05)
+
+
+def test_a_weight_of_zero_leaves_its_term_out() -> None:
+    training = make_training(make_settings(keep_weight=0.0, guard_weight=0.0, steps=3))
+    only_forget = training.run(Recorder())[0]
+    training = make_training(make_settings(forget_weight=0.0, guard_weight=0.0, steps=3))
+    assert only_forget > 0.1
+    assert training.run(Recorder())[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_adversary_is_asked_every_few_steps_and_its_rows_are_added() -> None:
+    training = make_training(make_settings(steps=10, adversary_every=3))
+    asked: list[int] = []
+    count, found = len(training.forget), training.forget[:2]
+    training.find_adversary = lambda: (asked.append(len(training.forget)), found)[1]
+    training.run(Recorder())
+    assert asked == [count, count + 2, count + 4]
+
+
+# The null-space guard
+
+
+def projected_drift(guard: Callable[[Lesson], Lesson], project: bool) -> tuple[float, float]:
+    """Drift of the guard and of the prompts to forget, under a LoRA drawn at random."""
+    training = make_training(make_settings(layers="last:1", modules="mlp", null_space_guard=False))
+    encoder, lora = training.encoder, training.lora
+    lesson = guard(training.guard)
+    with torch.no_grad():
+        for number, key in enumerate(lora.modules):
+            lora.up(key).copy_(draw(*lora.up(key).shape, seed=number))
+    if project:
+        project_away(lora, felt_directions(encoder, lora, lesson))
+    drifts = []
+    with torch.no_grad():
+        for some in (lesson, training.forget[0]):
+            states = encoder.tail(some.states)
+            drifts.append(float(drift(states, some.targets).max()))
+    return drifts[0], drifts[1]
+
+
+def first_positions(count: int) -> Callable[[Lesson], Lesson]:
+    return lambda lesson: lesson.rows(torch.tensor([0])).cut(count)
+
+
+def test_a_projected_lora_changes_nothing_that_the_basis_covers() -> None:
+    cut = first_positions(8)
+    without, _ = projected_drift(cut, project=False)
+    with_guard, elsewhere = projected_drift(cut, project=True)
+    assert without > 0.1
+    assert with_guard < 2e-3
+    assert elsewhere > 0.1
+
+
+def test_the_guard_weakens_the_drift_of_all_guard_prompts() -> None:
+    without, _ = projected_drift(lambda lesson: lesson, project=False)
+    with_guard, _ = projected_drift(lambda lesson: lesson, project=True)
+    assert with_guard < 0.7 * without
+
+
+def test_the_basis_is_orthonormal_and_no_larger_than_its_share() -> None:
+    training = make_training()
+    bases = felt_directions(training.encoder, training.lora, training.guard)
+    assert bases.keys() == set(training.lora.modules)
+    for key, basis in bases.items():
+        width = training.lora.down(key).shape[1]
+        assert basis.shape[0] == width
+        assert 1 <= basis.shape[1] <= width // 2
+        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5, rtol=1e-5)
+    hooked = [m for m in training.encoder.model.modules() if m._forward_pre_hooks]
+    assert hooked == []
+
+
+def test_training_keeps_down_orthogonal_to_the_basis() -> None:
+    training = make_training()
+    assert training.bases
+    training.run(Recorder())
+    for key, basis in training.bases.items():
+        assert float((training.lora.down(key).detach() @ basis).abs().max()) < 1e-5
+
+
+def test_without_the_guard_nothing_is_projected() -> None:
+    training = make_training(make_settings(null_space_guard=False, steps=1))
+    training.run(Recorder())
+    key = ModuleKey(2, "fc2")
+    basis = felt_directions(training.encoder, training.lora, training.guard)[key]
+    assert float((training.lora.down(key).detach() @ basis).abs().max()) > 1e-2

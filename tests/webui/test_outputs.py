@@ -1,0 +1,106 @@
+"""The files of a run, and what they tell."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from unlearn_core.lora.file import load_lora
+from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.weights import LoraPair, LoraWeights
+from unlearn_webui.outputs import LoraFiles, save_vectors
+from unlearn_webui.private import hide_words
+
+WORDS = ("grumpy cat", "tabby", "owl", "wolf")
+METADATA = {
+    "unlearn_concept": "grumpy cat",
+    "unlearn_synonyms": '["tabby"]',
+    "unlearn_names": '["grumpy cat", "tabby"]',
+    "unlearn_stand_in": "owl",
+    "unlearn_kept": '["wolf"]',
+    "unlearn_kind": "object",
+    "unlearn_base_model_hash": "abc",
+}
+
+
+def lora() -> LoraWeights:
+    pair = LoraPair(torch.ones(2, 8), torch.ones(8, 2), 2.0)
+    return LoraWeights({ModuleKey(22, "q_proj"): pair}, dict(METADATA))
+
+
+def test_a_name_that_any_lora_has_is_not_taken_again(tmp_path: Path) -> None:
+    first = LoraFiles.unused(tmp_path, "Grumpy Cat", False, ())
+    assert first.stem == "forget-grumpy-cat"
+    first.save_lora(lora(), private=False)
+    assert LoraFiles.unused(tmp_path, "grumpy cat", False, ()).stem == "forget-grumpy-cat-2"
+    elsewhere = {"forget-grumpy-cat", "forget-grumpy-cat-2"}
+    assert LoraFiles.unused(tmp_path / "sub", "grumpy cat", False, elsewhere).stem.endswith("-3")
+
+
+def test_a_card_that_is_left_over_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "forget-dog.json").write_text("{}")
+    (tmp_path / "forget-dog-2.png").write_bytes(b"")
+    assert LoraFiles.unused(tmp_path, "dog", False, ()).stem == "forget-dog-3"
+
+
+def test_the_files_alias_is_its_name_and_every_attention_module_is_there(tmp_path: Path) -> None:
+    files = LoraFiles.unused(tmp_path, "dog", False, ())
+    files.save_lora(lora(), private=False)
+    read = load_lora(files.lora)
+    assert read.metadata["ss_output_name"] == files.stem
+    assert read.metadata["ss_v2"] == "True"
+    assert {key.module for key in read.pairs} == {"q_proj", "k_proj", "v_proj", "out_proj"}
+
+
+def test_the_card_says_what_the_host_reads(tmp_path: Path) -> None:
+    files = LoraFiles(tmp_path, "forget-dog")
+    files.save_card("Forgets dog.", ["kept: 99%", "ä"], 0.75)
+    card = json.loads((tmp_path / "forget-dog.json").read_text("utf-8"))
+    assert card == {
+        "description": "Forgets dog.",
+        "sd version": "SD2",
+        "activation text": "",
+        "preferred weight": 0.75,
+        "notes": "kept: 99%\nä",
+    }
+
+
+def test_the_picture_stands_beside_the_lora(tmp_path: Path) -> None:
+    LoraFiles(tmp_path, "forget-dog").save_picture(torch.zeros(3, 16, 16))
+    assert (tmp_path / "forget-dog.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_private_file_names_no_word(tmp_path: Path) -> None:
+    files = LoraFiles.unused(tmp_path, "grumpy cat", True, ())
+    assert files.stem == "unlearned"
+    files.save_lora(lora(), private=True)
+    content = files.lora.read_bytes()
+    for word in WORDS:
+        assert word.encode() not in content
+    read = load_lora(files.lora).metadata
+    assert read["unlearn_private"] == "True"
+    assert len(json.loads(read["unlearn_names"])) == 2
+    assert LoraFiles.unused(tmp_path, "dog", True, ()).stem == "unlearned-2"
+
+
+def test_the_same_word_has_one_hash_per_model_and_case_does_not_count() -> None:
+    hidden = hide_words(lora()).metadata
+    assert json.loads(hidden["unlearn_names"])[0] == hidden["unlearn_concept"]
+    other = LoraWeights({}, {**METADATA, "unlearn_base_model_hash": "xyz"})
+    assert hide_words(other).metadata["unlearn_concept"] != hidden["unlearn_concept"]
+    upper = LoraWeights({}, {**METADATA, "unlearn_concept": "Grumpy Cat"})
+    assert hide_words(upper).metadata["unlearn_concept"] == hidden["unlearn_concept"]
+
+
+def test_hiding_leaves_the_lora_itself_alone() -> None:
+    before = lora()
+    hidden = hide_words(before)
+    assert hidden.pairs == before.pairs
+    assert before.metadata == METADATA
+
+
+def test_an_embedding_is_not_named_like_a_word(tmp_path: Path) -> None:
+    folder = tmp_path / "embeddings"
+    assert save_vectors(torch.zeros(1, 8), "dog", False, folder) == "forget-dog-concept"
+    assert save_vectors(torch.zeros(1, 8), "dog", True, folder) == "forget-unlearned-concept"
+    assert len(list(folder.glob("*.safetensors"))) == 2

@@ -1,0 +1,276 @@
+"""What takes the concept's place."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import NOUNS, PEOPLE, STYLES, UNKNOWN, Recorder, TinyModel, tiny_encoder
+
+from unlearn_core.concept import Concept
+from unlearn_core.errors import BadConcept, Cancelled, WrongModel
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.text.word_tables import find_noun, is_hypernym, same_thing
+from unlearn_core.words import stand_in
+from unlearn_core.words.neighbours import SAME, Neighbourhood, look_around
+from unlearn_core.words.stand_in import StandIn, candidates, choose_stand_in, drawn_as_concept
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return tiny_encoder()
+
+
+def choose(
+    encoder: TextEncoder, concept: Concept, model: TinyModel | None = None, pictures: int = 0,
+    monitor: Recorder | None = None,
+) -> StandIn:  # fmt: skip
+    around = look_around(encoder, concept)
+    return choose_stand_in(encoder, concept, around, model, pictures, 0, monitor or Recorder())
+
+
+def around_of(*words: str) -> Neighbourhood:
+    return Neighbourhood(tuple((word, 0.5) for word in words), words, ())
+
+
+def found(concept: Concept, *words: str) -> list[str]:
+    return [word for word, _ in candidates(concept, around_of(*words))]
+
+
+def test_the_users_word_is_taken(encoder: TextEncoder) -> None:
+    choice = choose(encoder, Concept("dog", stand_in="rose"))
+    assert (choice.word, choice.chosen_by, choice.drawn) == ("rose", "you", 0)
+    assert -1 <= choice.cosine <= 1
+
+
+def test_a_word_that_the_model_does_not_know_is_refused(encoder: TextEncoder) -> None:
+    message = f"no word vector for the stand-in '{UNKNOWN}'. Choose a word that it draws, such as"
+    with pytest.raises(BadConcept, match=message) as caught:
+        choose(encoder, Concept("dog", stand_in=UNKNOWN))
+    nearest = look_around(encoder, Concept("dog")).nearest(1)[0]
+    assert nearest in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NOUNS)
+def test_no_synonym_hypernym_or_kept_word_is_chosen(name: str, encoder: TextEncoder) -> None:
+    concept = Concept(name)
+    first = choose(encoder, concept).word
+    for _ in range(3):
+        word = choose(encoder, concept).word
+        assert encoder.knows(word)
+        assert not same_thing(word, name)
+        assert not is_hypernym(word, name)
+        assert not is_hypernym(name, word)
+        assert word not in concept.keep
+        concept = concept.replace(keep=(*concept.keep, word))
+    assert first in concept.keep
+
+
+@pytest.mark.parametrize(
+    ("concept", "words", "expected"),
+    [
+        (Concept("dog"), ("cat", "car", "sword"), ["cat"]),
+        (Concept("dog"), ("owl", "fish", "table"), ["owl", "fish"]),
+        (Concept("animal"), ("dog", "cat"), []),
+        (Concept("dog", keep=("Cat",)), ("cat", "fox"), ["fox"]),
+        (Concept("zyzzyva"), ("cat", "car"), ["cat", "car"]),
+        (Concept("van gogh", kind="style"), ("anime", "monet"), ["anime", "monet"]),
+        (Concept("ada", kind="person"), ("cat", "doctor", "sword", "king"), ["doctor", "king"]),
+        (Concept("king", kind="person"), ("queen", "cat"), ["queen"]),
+        (Concept("sword", kind="unsafe"), ("gun", "rose", "cat"), ["rose", "cat"]),
+        (Concept("nudity", kind="unsafe"), ("rose", "cat"), ["rose", "cat"]),
+        (Concept("lemon"), ("orange", "apple"), ["apple"]),
+        (Concept("robot"), ("drawing", "photo", "guitar"), ["guitar"]),
+        (Concept("painting"), ("drawing", "guitar"), ["drawing", "guitar"]),
+    ],
+)
+def test_candidates_are_siblings_that_neither_are_nor_generalise_the_concept(
+    concept: Concept, words: tuple[str, ...], expected: list[str]
+) -> None:
+    assert found(concept, *words) == expected
+
+
+def test_the_neighbourhood_leaves_the_concepts_own_names_out(encoder: TextEncoder) -> None:
+    around = look_around(encoder, Concept("dog", synonyms=("fox",)))
+    for words in (around.known_nouns, around.nearest(500)):
+        assert not {"dog", "fox", "puppy", "dogs"} & set(words)
+        assert "wolf" in words
+    assert not {"animal", "canine"} & set(around.nearest(500))
+    assert set(STYLES) <= set(around.known_styles)
+    assert all(encoder.knows(word) for word in (*around.known_nouns, *around.known_styles))
+    cosines = [cosine for _, cosine in around.ranked]
+    assert len(set(around.nearest(500))) == len(cosines)
+    assert all(-1.001 <= cosine <= 1.001 for cosine in cosines)
+
+
+def test_a_styles_neighbours_are_styles(encoder: TextEncoder) -> None:
+    around = look_around(encoder, Concept("mosaic", kind="style"))
+    assert "mosaic" not in around.nearest(500)
+    assert set(around.nearest(500)) == set(around.known_styles)
+    assert choose(encoder, Concept("mosaic", kind="style")).word in around.known_styles
+
+
+def test_the_nearest_word_is_the_one_whose_states_are_alike(encoder: TextEncoder) -> None:
+    twin = tiny_encoder()
+    cat, wolf = (find_row(twin, word) for word in ("cat", "wolf"))
+    with torch.no_grad():
+        twin.words.held[wolf] = (twin.words.held[wolf] + twin.words.held[cat]) / 2
+    around = look_around(twin, Concept("cat"))
+    assert around.nearest(1) == ("wolf",)
+    assert around.ranked[0][1] < SAME
+    assert choose(twin, Concept("cat")).word == "wolf"
+
+
+def test_a_word_that_is_the_same_to_the_model_is_neither_kept_nor_a_stand_in(
+    encoder: TextEncoder,
+) -> None:
+    twin = tiny_encoder()
+    cat, wolf = (find_row(twin, word) for word in ("cat", "wolf"))
+    assert "wolf" in look_around(twin, Concept("cat")).known_nouns
+    with torch.no_grad():
+        twin.words.held[wolf] = twin.words.held[cat] * 1.01
+    around = look_around(twin, Concept("cat"))
+    assert "wolf" not in around.nearest(500)
+    assert "wolf" not in around.known_nouns
+    assert choose(twin, Concept("cat")).word != "wolf"
+
+
+def find_row(encoder: TextEncoder, word: str) -> int:
+    from unlearn_core.text.tokenizer import tokenize
+
+    (row,) = tokenize(word)
+    return row
+
+
+@pytest.mark.parametrize("name", ["taylor", "king", "dr strange"])
+def test_a_person_is_replaced_by_a_person(name: str, encoder: TextEncoder) -> None:
+    word = choose(encoder, Concept(name, kind="person")).word
+    noun = find_noun(word)
+    assert noun is not None
+    assert noun.category == "person"
+    assert word in {*PEOPLE} - {name}
+
+
+def test_what_is_unsafe_is_not_replaced_by_its_like(encoder: TextEncoder) -> None:
+    noun = find_noun(choose(encoder, Concept("sword", kind="unsafe")).word)
+    assert noun is not None
+    assert noun.category != "weapon"
+
+
+def test_no_word_left_is_said(encoder: TextEncoder) -> None:
+    with pytest.raises(BadConcept, match="No word was found to take the place of 'dog'"):
+        choose_stand_in(encoder, Concept("dog"), around_of(), None, 0, 0, Recorder())
+
+
+def test_where_no_sibling_is_known_another_word_stands_in(encoder: TextEncoder) -> None:
+    choice = choose_stand_in(encoder, Concept("dog"), around_of("car"), None, 0, 0, Recorder())
+    assert choice.word == "car"
+
+
+@pytest.mark.parametrize(
+    ("name", "near", "best"),
+    [
+        ("snowman", ("animal", "vehicle", "hammer", "plant"), "hammer"),
+        ("hammer", ("food", "umbrella", "scissors"), "umbrella"),
+        ("gizmo", ("fruit", "tool", "rose"), "rose"),
+        ("gizmo", ("animal", "vehicle"), "animal"),
+    ],
+)
+def test_a_vague_word_gives_way_to_a_thing(name: str, near: tuple[str, ...], best: str) -> None:
+    assert found(Concept(name), *near)[0] == best
+
+
+def test_a_sibling_that_is_far_gives_way_to_a_near_word() -> None:
+    around = Neighbourhood((("neon sign", -0.13), ("bicycle", 0.05)), ("bicycle",), ())
+    assert candidates(Concept("robot"), around)[0][0] == "bicycle"
+    around = Neighbourhood((("bomb", -0.05), ("rose", 0.05)), ("rose",), ())
+    assert candidates(Concept("dagger"), around)[0][0] == "bomb"
+
+
+@pytest.mark.parametrize("name", ["dog/cat", "dog & cat", "cat_dog", "dog, cat", '"dog" cat'])
+def test_no_piece_of_a_name_stands_in_for_it_or_is_kept(name: str, encoder: TextEncoder) -> None:
+    around = look_around(encoder, Concept(name))
+    words = {word for word, _ in around.ranked} | {*around.known_nouns}
+    assert words.isdisjoint({"dog", "cat"})
+    assert "fox" in words
+
+
+# What is drawn for a candidate
+
+
+def draws(monkeypatch: pytest.MonkeyPatch, shown: dict[str, int]) -> list[str]:
+    tried: list[str] = []
+
+    def draw(_: Any, __: Any, word: str, *___: Any) -> int:
+        tried.append(word)
+        return shown[word]
+
+    monkeypatch.setattr(stand_in, "drawn_as_concept", draw)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("shown", "word", "tried"),
+    [
+        ({"cat": 0}, "cat", ["cat"]),
+        ({"cat": 3, "fox": 0}, "fox", ["cat", "fox"]),
+        ({"cat": 3, "fox": 1, "wolf": 0}, "wolf", ["cat", "fox", "wolf"]),
+        ({"cat": 3, "fox": 1, "wolf": 2}, "fox", ["cat", "fox", "wolf"]),
+        ({"cat": 1, "fox": 1, "wolf": 2}, "cat", ["cat", "fox", "wolf"]),
+    ],
+)
+def test_a_candidate_that_draws_the_concept_gives_way_to_the_next(
+    shown: dict[str, int], word: str, tried: list[str], encoder: TextEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked = draws(monkeypatch, shown)
+    around = around_of("car", "cat", "fox", "wolf", "owl")
+    choice = choose_stand_in(encoder, Concept("dog"), around, TinyModel(), 4, 0, Recorder())
+    assert asked == tried
+    assert (choice.word, choice.drawn, choice.drawn_as_concept) == (word, 4, shown[word])
+    assert choice.chosen_by == "nearness"
+
+
+def test_the_users_word_is_drawn_too_and_stays(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws(monkeypatch, {"animal": 4})
+    choice = choose(encoder, Concept("dog", stand_in="animal"), TinyModel(), 4)
+    assert (choice.word, choice.drawn, choice.drawn_as_concept) == ("animal", 4, 4)
+
+
+@pytest.mark.parametrize("pictures", [0, 4])
+def test_nothing_is_drawn_without_a_model_or_pictures(
+    pictures: int, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = draws(monkeypatch, {})
+    choice = choose(encoder, Concept("dog"), None if pictures else TinyModel(), pictures)
+    assert (choice.drawn, choice.drawn_as_concept, asked) == (0, 0, [])
+
+
+def test_the_same_word_is_told_from_itself_by_nothing(encoder: TextEncoder) -> None:
+    model = TinyModel()
+    assert drawn_as_concept(encoder, Concept("dog"), "dog", model, 3, 0) == 0
+    counts = [drawn_as_concept(encoder, Concept("dog"), "cat", model, 5, seed) for seed in (1, 1)]
+    assert counts[0] == counts[1]
+    assert 0 <= counts[0] <= 5
+
+
+def test_a_picture_counts_as_the_concept_if_it_denoises_better_so(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.5, 2.5])])
+    monkeypatch.setattr(stand_in, "denoising_losses", lambda *_: next(losses))
+    assert drawn_as_concept(encoder, Concept("dog"), "cat", TinyModel(), 3, 0) == 2
+
+
+def test_it_stops_when_asked(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = draws(monkeypatch, {"cat": 1, "fox": 1})
+    around = around_of("cat", "fox")
+    with pytest.raises(Cancelled):
+        choose_stand_in(encoder, Concept("dog"), around, TinyModel(), 4, 0, Recorder(stop_at=1))
+    assert asked == ["cat"]
+
+
+def test_a_unet_that_gives_no_numbers_chooses_nothing(encoder: TextEncoder) -> None:
+    with pytest.raises(WrongModel, match="UNet gives numbers that are not finite"):
+        choose(encoder, Concept("dog"), TinyModel(broken=True), 2)

@@ -1,0 +1,1 @@
+"""The headless door: parser, commands, lists of concepts, progress bar."""

@@ -1,0 +1,166 @@
+"""Runs the command that was chosen, with its flags; what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+
+from ..errors import BadSettings, Cancelled, UnlearnError
+from ..progress import RunMonitor
+from ..settings import UnlearnSettings, preset
+from . import commands
+from .forget_list import forget_list
+from .generate import ChosenLora, read_prompts
+from .generate_command import generate
+from .parser import build_parser
+from .terminal import ProgressBar, shown
+
+FAILED, CANCELLED = 1, 130
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def run_command(arguments: Sequence[str] | None) -> int:
+    """Run one command; returns 0, 1 after an error, or 130 after the first Ctrl-C."""
+    chosen = build_parser().parse_args(arguments)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own error says it
+    try:
+        with ProgressBar() as monitor:
+            COMMANDS[chosen.command](chosen, monitor)
+    except Cancelled as error:
+        return _fail(str(error), CANCELLED)
+    except UnlearnError as error:
+        return _fail(str(error), FAILED)
+    except torch.cuda.OutOfMemoryError:
+        return _fail("The GPU's memory is full: close what else uses it, or ask for less.", FAILED)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    shown(sys.stderr).say(f"error: {' '.join(message.split())}")
+    return code
+
+
+def _say(line: str) -> None:
+    shown(sys.stdout).say(line)
+
+
+def _session(chosen: argparse.Namespace, monitor: RunMonitor) -> commands.Session:
+    return commands.Session(_say, monitor, chosen.model, chosen.prediction)
+
+
+def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank", "layers")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = preset(chosen.preset, **changes)
+    session = _session(chosen, monitor)
+    if chosen.list is not None:
+        _forget_list(chosen, session, settings)
+        return
+    for flag in ("ray", "together"):
+        if getattr(chosen, flag) not in (None, False):
+            raise BadSettings(f"--{flag} is about the concepts of a list: give --list.")
+    asked = commands.make_asked(
+        chosen.concept,
+        chosen.kind or "object",
+        chosen.images,
+        chosen.synonyms,
+        chosen.stand_in,
+        chosen.keep,
+    )
+    concept = commands.with_pictures(session, asked, chosen.images, settings)
+    inputs = [chosen.images] if chosen.images else []
+    commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding, inputs)
+
+
+def _forget_list(
+    chosen: argparse.Namespace, session: commands.Session, settings: UnlearnSettings
+) -> None:
+    for name in ("images", "synonyms", "stand_in", "keep", "kind"):
+        if getattr(chosen, name):
+            raise BadSettings(
+                f"--{name.replace('_', '-')} is of one concept: with --list it stands in each "
+                "concept's line."
+            )
+    if chosen.embedding is not None:
+        raise BadSettings("--embedding is of one concept and does not go with --list.")
+    if chosen.together:
+        if chosen.ray is not None or chosen.report is not None:
+            raise BadSettings(
+                "--together is one run: it is not shared on --ray, and --report is made of its "
+                "LoRA by `measure --concept NAME`."
+            )
+        commands.forget_together(session, chosen.list, settings, chosen.out)
+        return
+    worker = None
+    if chosen.ray is not None:
+        from .ray_tasks import RayWorker
+
+        worker = RayWorker(chosen.ray or None)
+    forget_list(session, chosen.list, chosen.preset, settings, chosen.out, chosen.report, worker)
+
+
+def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    settings = UnlearnSettings(
+        seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
+    )
+    session = _session(chosen, monitor)
+    named = commands.make_concept(chosen.concept, chosen.kind)
+    concept = commands.with_pictures(session, named, chosen.images, settings)
+    commands.learn(session, concept, settings, chosen.out, [chosen.images])
+
+
+def _generate(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    prompts = read_prompts(chosen.prompts) if chosen.prompts else [chosen.prompt]
+    generate(
+        _session(chosen, monitor),
+        prompts,
+        chosen.out,
+        [ChosenLora.parse(text) for text in chosen.lora],
+        chosen.embedding,
+        chosen.seed,
+        chosen.count,
+        chosen.size,
+        chosen.steps,
+        chosen.guidance,
+        chosen.negative,
+    )
+
+
+def _measure(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    commands.measure(
+        _session(chosen, monitor),
+        chosen.lora,
+        chosen.report,
+        chosen.seed,
+        chosen.concept,
+        chosen.kind,
+        chosen.synonyms,
+        chosen.stand_in,
+    )
+
+
+def _demo(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
+    commands.demo(commands.Session(_say, monitor), chosen.out)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, RunMonitor], None]] = {
+    "forget": _forget,
+    "invert": _invert,
+    "generate": _generate,
+    "measure": _measure,
+    "demo": _demo,
+}

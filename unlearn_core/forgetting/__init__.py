@@ -1,0 +1,1 @@
+"""One run: which prompts, how much memory, stage by stage."""

@@ -1,0 +1,186 @@
+"""How many bytes a run takes beside the model that is lent, counted from sizes alone.
+
+Each stage holds some of: the private copy of the text encoder, the LoRA with Adam's moments, the
+prompts' states, what the text encoder and the UNet keep for the way back, and pictures on their way
+through the VAE. The stage that holds most decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..lora.encoder_lora import chosen_modules
+from ..lora.keys import MLP, ModuleKey
+from ..models.unet_sizes import UnetSizes
+from ..settings import UnlearnSettings
+from ..text.tokenizer import CHUNK
+from ..training.adversary import SEARCHES, TEMPLATES
+from ..training.loop import TOKENS
+from ..training.picture_loss import BANK, BATCH, PROMPTS
+from ..words.prompt_templates import GUARD_PROMPTS
+from .prompt_plan import prompts_each
+
+FLOAT = 4
+"""Bytes of a number outside of UNet and VAE."""
+GAPS = 1.1
+"""An allocator's gaps between tensors."""
+TEXT_TRAINED = 17
+"""Numbers that a text layer with a LoRA keeps at each position, for each of its width: the inputs
+and outputs of two norms, q, k, v, the attended, and the MLP's four times wider middle twice."""
+TEXT_FROZEN = 10
+"""The same of a frozen layer, which does not keep what enters a projection."""
+PROMPT_POSITIONS = 24
+"""Of a prompt on average: most are cut short, see lessons.py."""
+ADVERSARY_POSITIONS = 24
+LATENT = 4
+"""Channels of latents."""
+VAE_NUMBERS = 1000
+"""Held by the VAE at its finest level, for each pixel: 256 channels, four times."""
+COPYING, LEARNING, DRAWING, FORGETTING = (
+    "the copy of the text encoder",
+    "learning vectors",
+    "drawing",
+    "training the LoRA",
+)
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """The text encoder's sizes, up to the layer that conditions the picture."""
+
+    vocabulary: int
+    width: int
+    inner: int
+    """Width of an MLP's middle."""
+    layers: int
+    half: bool
+    """Whether its projections and its word vectors are held in two bytes."""
+
+    @property
+    def projections(self) -> int:
+        """Weights of one layer's projections."""
+        return 4 * self.width**2 + 2 * self.width * self.inner
+
+    @property
+    def copy_bytes(self) -> int:
+        """Of the private copy."""
+        held = self.vocabulary * self.width + self.layers * self.projections
+        return held * (2 if self.half else FLOAT) + CHUNK * self.width * FLOAT
+
+
+@dataclass(frozen=True)
+class UnetUse:
+    """How a run uses the UNet."""
+
+    sizes: UnetSizes
+    native_size: int
+    """Edge of a picture in pixels."""
+    number_bytes: int
+    """Of the dtype that UNet and VAE compute in."""
+    rows: int
+    """Pictures that go through it together when a gradient is wanted."""
+    drawn: int
+    """The same when none is; each picture drawn counts twice, for the empty prompt."""
+    recomputes: bool
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Held by one prediction with its way back."""
+        edge = self.native_size // 8
+        numbers = self.sizes.kept(edge, edge, self.recomputes) + self.sizes.working(edge, edge)
+        numbers = self.rows * numbers + self.sizes.converted(self.recomputes)
+        return numbers * self.number_bytes
+
+    @property
+    def drawing_bytes(self) -> int:
+        """Held by one prediction without, or by the VAE."""
+        edge = self.native_size // 8
+        numbers = max(
+            self.drawn * self.sizes.drawing(edge, edge), VAE_NUMBERS * self.native_size**2
+        )
+        return numbers * self.number_bytes
+
+
+def learns(settings: UnlearnSettings, pictures: int) -> bool:
+    """Whether a run with these settings learns vectors from its pictures."""
+    return pictures > 0 and settings.use_pictures and settings.inversion_steps > 0
+
+
+def estimate(
+    text: TextSizes,
+    unet: UnetUse | None,
+    settings: UnlearnSettings,
+    pictures: int,
+    concepts: int = 1,
+    forgets: bool = True,
+) -> dict[str, int]:
+    """Stage -> the bytes that it holds at most, in a run on so many concepts.
+
+    `pictures` are those of all concepts. `unet` None: the UNet is not used, or its sizes are not
+    known. `forgets` False: vectors are learned, and no more.
+    """
+    stages = {COPYING: text.copy_bytes}
+    if unet is not None:
+        stages[DRAWING] = text.copy_bytes + unet.drawing_bytes
+    if learns(settings, pictures):
+        stages[LEARNING] = text.copy_bytes + _learning(text, settings)
+        if unet is not None:
+            rows = min(unet.rows, settings.inversion_batch)
+            stages[LEARNING] += dataclasses.replace(unet, rows=rows).gradient_bytes
+    if forgets:
+        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings, concepts)
+    return {stage: int(GAPS * held) for stage, held in stages.items()}
+
+
+def _learning(text: TextSizes, settings: UnlearnSettings) -> int:
+    """The word vectors' way back through every layer."""
+    positions = settings.inversion_batch * CHUNK
+    return text.layers * (
+        positions * TEXT_FROZEN * text.width * FLOAT + _converted(text, text.projections)
+    )
+
+
+def _forgetting(
+    text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings, concepts: int
+) -> int:
+    modules = chosen_modules(settings, text.layers - 1)
+    tail = text.layers - min(key.layer for key in modules)
+    held = _converted(text, tail * text.projections)  # beside the half ones, as long as it trains
+    held += 4 * FLOAT * settings.rank * sum(sum(_shape(text, key)) for key in modules)
+    forget, keep = prompts_each(settings, concepts)
+    a_prompt = PROMPT_POSITIONS * text.width * FLOAT
+    held += (3 * forget * (concepts if settings.steps else 1) + 2 * keep * concepts) * a_prompt
+    held += 2 * len(GUARD_PROMPTS) * CHUNK * text.width * FLOAT
+    per_position = tail * TEXT_TRAINED * text.width * FLOAT
+    positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, TOKENS)
+    step = positions * per_position
+    # While the roles' variances are taken: all targets joined, and those of one role.
+    step = max(step, 2 * keep * concepts * a_prompt)
+    if settings.needs_unet:
+        held += concepts * PROMPTS * CHUNK * 2 * text.width * FLOAT
+        step += BATCH * CHUNK * per_position
+        if unet is not None:
+            rows = min(unet.rows, BATCH)
+            if settings.objective == "stand-in":
+                latents = LATENT * (unet.native_size // 8) ** 2
+                held += concepts * BANK * BATCH * 2 * latents * FLOAT
+            step += dataclasses.replace(unet, rows=rows).gradient_bytes
+    if settings.closed_form:
+        equations = text.inner * (text.inner + text.width) * FLOAT
+        step = max(step, 2 * equations)  # as much again passes through
+    if settings.adversary != "none":
+        positions = SEARCHES * len(TEMPLATES) * ADVERSARY_POSITIONS
+        search = text.layers * positions * TEXT_TRAINED * text.width * FLOAT
+        search += _converted(text, (text.layers - tail) * text.projections)
+        step = max(step, search)
+    return held + step
+
+
+def _converted(text: TextSizes, weights: int) -> int:
+    """Half weights made float32, which a graph or the LoRA's layers hold."""
+    return weights * FLOAT if text.half else 0
+
+
+def _shape(text: TextSizes, key: ModuleKey) -> tuple[int, int]:
+    return (text.width, text.inner if key.module in MLP else text.width)

@@ -1,0 +1,1 @@
+"""Models from files: diffusers folders, single files, the demo model."""

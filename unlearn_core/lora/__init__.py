@@ -1,0 +1,1 @@
+"""LoRAs: their keys, weights, files and metadata, and one that is being trained."""

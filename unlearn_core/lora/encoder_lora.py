@@ -1,0 +1,148 @@
+"""A PEFT LoRA on a private text encoder: attach, switch off, export, detach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..settings import UnlearnSettings, chosen_layers
+from ..text.frozen_layers import FactorLinear, projections
+from ..text.text_encoder import TextEncoder
+from .keys import ATTENTION, MLP, ModuleKey
+from .weights import LoraPair, LoraWeights
+
+_ADAPTER = "default"
+
+
+def chosen_modules(settings: UnlearnSettings, last_used_layer: int) -> list[ModuleKey]:
+    """The projections that the settings name, layer by layer."""
+    names = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}[settings.modules]
+    layers = chosen_layers(settings.layers, last_used_layer)
+    return [ModuleKey(layer, name) for layer in layers for name in names]
+
+
+class EncoderLora:
+    """A LoRA attached to an encoder's projections; `detach` takes it off again.
+
+    Each changed projection computes W x + strength * (alpha / rank) * up (down x), with `down`
+    (rank, in) and `up` (out, rank) in float32 and alpha = rank. `up` starts at zero, so the LoRA
+    changes nothing before the first step.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        modules: Sequence[ModuleKey],
+        rank: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Attach; `down` is drawn from `generator`, not from the global one."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self.encoder = encoder
+        self.rank = rank
+        self.modules = tuple(modules)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            lora_dropout=0.0,
+            target_modules=[f"{key.layer}.{_place(key.module)}" for key in modules],
+        )
+        with torch.random.fork_rng(devices=[]):
+            inject_adapter_in_model(config, encoder.layers)
+        for key in self.modules:
+            self._hold_in_float32(self._layer(key))
+            down = self.down(key)
+            with torch.no_grad():
+                drawn = torch.randn(down.shape, generator=generator) / down.shape[1] ** 0.5
+                down.copy_(drawn)
+        self._tail = projections(encoder.layers[min(key.layer for key in self.modules) :])
+        for projection in self._tail:
+            projection.convert(encoder.products)
+
+    def _layer(self, key: ModuleKey) -> Any:
+        return self.encoder.layers[key.layer].get_submodule(_place(key.module))
+
+    def _hold_in_float32(self, layer: Any) -> None:
+        """peft gives factors the dtype of their projection, and would convert their input."""
+        layer.cast_input_dtype_enabled = False
+        for factors in (layer.lora_A, layer.lora_B):
+            drawn = factors[_ADAPTER]
+            factor = FactorLinear(drawn.in_features, drawn.out_features, bias=False, device="meta")
+            factor.weight = nn.Parameter(drawn.weight.detach().float())
+            factors[_ADAPTER] = factor
+
+    def down(self, key: ModuleKey) -> nn.Parameter:
+        """(rank, in) float32."""
+        parameter: nn.Parameter = self._layer(key).lora_A[_ADAPTER].weight
+        return parameter
+
+    def up(self, key: ModuleKey) -> nn.Parameter:
+        """(out, rank) float32."""
+        parameter: nn.Parameter = self._layer(key).lora_B[_ADAPTER].weight
+        return parameter
+
+    def frozen(self, key: ModuleKey) -> nn.Linear:
+        """The projection underneath."""
+        linear = self._layer(key).base_layer
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return [p for key in self.modules for p in (self.down(key), self.up(key))]
+
+    def set_strength(self, strength: float) -> None:
+        """What the LoRA is multiplied with, as the strength of a LoRA loader."""
+        for key in self.modules:
+            self._layer(key).scaling[_ADAPTER] = strength
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The unchanged encoder, for the time of a `with` block."""
+        layers = [self._layer(key) for key in self.modules]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    def export(self) -> LoraWeights:
+        """A copy of the weights, without metadata."""
+        pairs = {
+            key: LoraPair(_copy(self.down(key)), _copy(self.up(key)), float(self.rank))
+            for key in self.modules
+        }
+        return LoraWeights(pairs, {})
+
+    def load(self, weights: LoraWeights) -> None:
+        """Overwrite the weights with others of the same modules and rank."""
+        with torch.no_grad():
+            for key in self.modules:
+                pair = weights.pairs[key]
+                self.down(key).copy_(pair.down)
+                self.up(key).copy_(pair.up * (pair.alpha / self.rank))
+
+    def detach(self) -> None:
+        """Put the plain projections back."""
+        for key in self.modules:
+            owner_path, _, name = _place(key.module).rpartition(".")
+            owner = self.encoder.layers[key.layer].get_submodule(owner_path)
+            setattr(owner, name, self.frozen(key))
+        for projection in self._tail:
+            projection.release()
+        del self.encoder.layers.peft_config
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    return parameter.detach().cpu().clone()
+
+
+def _place(module: str) -> str:
+    return f"mlp.{module}" if module in MLP else f"self_attn.{module}"

@@ -1,0 +1,139 @@
+"""LoRA of a text encoder: its weights, and the safetensors file that all three hosts load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import BadFile
+from ..files.tensor_file import file_bytes, read_names, read_tensors, write_whole
+from .keys import LAST_LAYER, ModuleKey, entry_of_tensor, kohya_name
+from .kinds import is_of_text_encoder, kind_of
+from .strength import AdapterConfig, find_config
+from .weights import LoraPair, LoraWeights, _half, _single, complete
+
+
+def lora_bytes(lora: LoraWeights, name: str = "unlearn") -> bytes:
+    """The file of a LoRA, completed, the same bytes for the same LoRA in every process.
+
+    kohya names, float16 (alpha float32), and the metadata that hosts look for; `name` becomes the
+    alias that the WebUI shows. Raises BadFile for no pairs, numbers that are not finite in
+    float16, or a layer that SD2 never uses (above 22).
+    """
+    whole = complete(lora)
+    if not whole.pairs:
+        raise BadFile("This LoRA changes nothing: there is nothing to save.")
+    unused = sorted({key.layer for key in whole.pairs if not 0 <= key.layer <= LAST_LAYER})
+    if unused:
+        raise BadFile(
+            f"SD2 uses layers 0 to {LAST_LAYER} of the text encoder; this LoRA also changes "
+            f"{unused}, which no host can load. Leave these layers out."
+        )
+    tensors: dict[str, Tensor] = {}
+    for key, pair in whole.pairs.items():
+        tensors[kohya_name(key, "down")] = _half(pair.down)
+        tensors[kohya_name(key, "up")] = _half(pair.up)
+        tensors[kohya_name(key, "alpha")] = _single(pair.alpha)
+    return file_bytes(tensors, {**whole.metadata, **_host_metadata(whole, name)})
+
+
+def save_lora(lora: LoraWeights, path: Path) -> None:
+    """Write a LoRA as one safetensors file, all at once; see `lora_bytes` for what it holds.
+
+    An existing file is replaced; take `unused_path` for a new name, since hosts remember a file by
+    its name. Raises BadFile as `lora_bytes` and `write_whole` do.
+    """
+    path = Path(path)
+    write_whole(path, lora_bytes(lora, path.stem))
+
+
+def load_lora(path: Path) -> LoraWeights:
+    """Read a text encoder LoRA, float32 on the CPU.
+
+    Takes kohya's names and PEFT's, any float type. Where the file holds no alpha, it is that of
+    peft's config in the file or beside it, else the rank, and a note says so. Raises BadFile for a
+    file that is missing, damaged, a pickle, no LoRA, or one that changes more than the text
+    encoder.
+    """
+    path = Path(path)
+    _refuse_other_tensors(path, read_names(path))
+    tensors, metadata = read_tensors(path)
+    parts: dict[ModuleKey, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        entry = entry_of_tensor(name)
+        assert entry is not None  # _refuse_other_tensors looked at every name
+        if parts.setdefault(entry.key, {}).setdefault(entry.part, tensor) is not tensor:
+            raise BadFile(f"{path} holds {entry.part} of {_describe(entry.key)} twice.")
+    without = [key for key in sorted(parts) if "alpha" not in parts[key]]
+    config = find_config(path, tensors, metadata) if without else None
+    pairs = {key: _pair(path, key, parts[key], config) for key in sorted(parts)}
+    notes: tuple[str, ...] = ()
+    if without and config is None:
+        notes = (
+            f"{path.name} does not say its alpha, so its rank is taken for it; if it was trained "
+            "with another one, it acts here at another strength than there.",
+        )
+    return LoraWeights(pairs, metadata, notes)
+
+
+def _pair(
+    path: Path, key: ModuleKey, parts: Mapping[str, Tensor], config: AdapterConfig | None
+) -> LoraPair:
+    down, up, alpha = parts.get("down"), parts.get("up"), parts.get("alpha")
+    if down is None or up is None:
+        missing = "down" if down is None else "up"
+        raise BadFile(f"{path} is not a whole LoRA: {_describe(key)} has no {missing} matrix.")
+    if down.dim() != 2 or up.dim() != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
+        raise BadFile(
+            f"{path}: the matrices of {_describe(key)} don't fit each other: down is "
+            f"{tuple(down.shape)}, up is {tuple(up.shape)}."
+        )
+    if alpha is not None and alpha.numel() != 1:
+        raise BadFile(f"{path}: alpha of {_describe(key)} is not one number.")
+    rank = down.shape[0]
+    if alpha is not None:
+        return LoraPair(down, up, float(alpha))
+    return LoraPair(down, up, float(rank) if config is None else config.alpha_of(key, rank))
+
+
+def _refuse_other_tensors(path: Path, names: list[str]) -> None:
+    others = [name for name in names if entry_of_tensor(name) is None]
+    kind = kind_of(others)
+    if kind is not None and all(is_of_text_encoder(name) for name in others):
+        raise BadFile(
+            f"{path} is {kind[0]}: it holds {kind[1]}. This pack reads plain LoRA of the attention "
+            "and the MLP only: choose one that was saved so, or one that this pack has made."
+        )
+    if len(others) == len(names):
+        seen = f"; the first of its {len(names)} tensors is {names[0]}" if names else ""
+        raise BadFile(f"{path} is not a LoRA of an SD2 text encoder{seen}.")
+    if others and all(is_of_text_encoder(name) for name in others):
+        raise BadFile(
+            f"{path} also changes other parts of the text encoder, for example {others[0]}. This "
+            "pack reads LoRA of the attention and the MLP only: choose one without."
+        )
+    if others:
+        raise BadFile(
+            f"{path} changes more than the text encoder: {len(others)} of its {len(names)} tensors "
+            f"are not of a text encoder LoRA, for example {others[0]}. Choose a LoRA that this "
+            "pack has made, or one that was trained on the text encoder alone."
+        )
+
+
+def _host_metadata(lora: LoraWeights, name: str) -> dict[str, str]:
+    ranks = {pair.rank for pair in lora.pairs.values()}
+    alphas = {pair.alpha for pair in lora.pairs.values()}
+    return {
+        "ss_v2": "True",
+        "ss_base_model_version": "sd_v2",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        "ss_output_name": name,
+    }
+
+
+def _describe(key: ModuleKey) -> str:
+    return f"{key.module} of layer {key.layer}"

@@ -1,0 +1,160 @@
+"""A LoRA's weights, and what they change in a text encoder's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import BadFile, BadSettings, WrongModel
+from ..files.tensor_file import is_finite
+from .keys import ATTENTION, ModuleKey, weight_name
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """The change of one Linear: `up @ down * alpha / rank` is added to its weight."""
+
+    down: Tensor
+    """(rank, in) float."""
+    up: Tensor
+    """(out, rank) float."""
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of `down` and columns of `up`."""
+        return self.down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """What `up @ down` is multiplied by: alpha / rank."""
+        return self.alpha / self.rank
+
+    def delta(self) -> Tensor:
+        """The whole change, (out, in) float32."""
+        return self.up.float() @ self.down.float() * self.scale
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """A LoRA of a text encoder."""
+
+    pairs: dict[ModuleKey, LoraPair]
+    metadata: dict[str, str] = field(default_factory=dict)
+    """The file's notes; ours are named `unlearn_*`, kohya's `ss_*`."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about how the file was read."""
+
+
+def apply_lora(
+    weights: Mapping[str, Tensor], lora: LoraWeights, strength: float = 1.0
+) -> dict[str, Tensor]:
+    """CLIPTextModel weights with a LoRA added: W + strength * up @ down * alpha / rank.
+
+    `weights` under "text_model." names, left as they are. In the new dict the changed ones are
+    float32 on their old device; all others, and at strength 0 every one, are the same tensors.
+    Raises WrongModel if the LoRA names a layer that the model lacks or has another width, and
+    BadSettings for a strength that is not finite, or that makes a weight so.
+    """
+    _check_strength(strength)
+    check_fit(weights, lora)
+    changed = dict(weights)
+    if strength:
+        for key, pair in lora.pairs.items():
+            weight = weights[weight_name(key)]
+            delta = pair.delta().to(weight.device)
+            moved = weight.float() + strength * delta
+            if not is_finite(moved):
+                raise BadSettings(
+                    f"At strength {strength:g} this LoRA makes {key.module} of text layer "
+                    f"{key.layer} not finite: take a smaller strength, such as 1."
+                )
+            changed[weight_name(key)] = moved
+    return changed
+
+
+def check_fit(weights: Mapping[str, Tensor], lora: LoraWeights) -> None:
+    """Raise WrongModel if the LoRA names a layer that these weights lack or of another width."""
+    for key, pair in lora.pairs.items():
+        _check_pair(weights, key, pair)
+
+
+def complete(lora: LoraWeights) -> LoraWeights:
+    """The same LoRA with all of q, k, v and out wherever one of them is trained.
+
+    The WebUI leaves an SD2 layer's attention out, without a word, unless all four are there; the
+    new ones are zeros of the layer's rank. fc1 and fc2 stand alone. Sorted by layer.
+    """
+    pairs = dict(lora.pairs)
+    for key, pair in lora.pairs.items():
+        if key.module in ATTENTION:
+            nothing = LoraPair(torch.zeros_like(pair.down), torch.zeros_like(pair.up), pair.alpha)
+            for module in ATTENTION:
+                pairs.setdefault(ModuleKey(key.layer, module), nothing)
+    return LoraWeights(dict(sorted(pairs.items())), dict(lora.metadata))
+
+
+def round_to_half(lora: LoraWeights) -> LoraWeights:
+    """The LoRA as its file will hold it: float16 down and up (returned as float32), float32 alpha.
+
+    Numbers for a report are taken on this one. Raises BadFile if a number is not finite in float16.
+    """
+    pairs = {
+        key: LoraPair(_half(pair.down).float(), _half(pair.up).float(), float(_single(pair.alpha)))
+        for key, pair in lora.pairs.items()
+    }
+    return LoraWeights(pairs, dict(lora.metadata))
+
+
+def _check_pair(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -> None:
+    weight = weights.get(weight_name(key))
+    if weight is None:
+        raise WrongModel(
+            f"This LoRA changes {key.module} of text layer {key.layer}, which this model does not "
+            f"have: its text encoder has {_layer_count(weights)} layers. Choose the model that the "
+            "LoRA was made for."
+        )
+    made_for = (pair.up.shape[0], pair.down.shape[1])
+    if made_for == tuple(weight.shape):
+        return
+    width = pair.up.shape[0] if key.module == "fc2" else pair.down.shape[1]
+    found = weight.shape[0] if key.module == "fc2" else weight.shape[1]
+    if width != found:
+        raise WrongModel(
+            f"This LoRA was made for text width {width}, this model has {found}. Choose the model "
+            "that the LoRA was made for."
+        )
+    raise WrongModel(
+        f"This LoRA changes {key.module} of text layer {key.layer} as {made_for[0]} x "
+        f"{made_for[1]}, this model has {weight.shape[0]} x {weight.shape[1]} there."
+    )
+
+
+def _layer_count(weights: Mapping[str, Tensor]) -> int:
+    return sum(name.endswith(".self_attn.q_proj.weight") for name in weights)
+
+
+def _check_strength(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise BadSettings(f"The strength of a LoRA is {strength}: it must be a finite number.")
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return _finite(tensor.detach().to(torch.float16))
+
+
+def _single(alpha: float) -> Tensor:
+    return _finite(torch.tensor(alpha, dtype=torch.float32))
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    if not bool(tensor.isfinite().all()):
+        raise BadFile(
+            "This LoRA holds numbers that are not finite in the precision of its file, so training "
+            "has gone wrong: train again with a lower learning rate."
+        )
+    return tensor

@@ -1,0 +1,1 @@
+"""What a LoRA has done: numbers, strength curve, contact sheets, the report."""

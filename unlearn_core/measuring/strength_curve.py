@@ -1,0 +1,101 @@
+"""The LoRA at strengths from -1 to 1.5, and the strength to recommend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..forgetting.held_out import concept_prompts, kept_prompts
+from ..models.lent_model import LentModel
+from ..models.sampling import draw_pictures, paired_noise
+from ..progress import Progress, RunMonitor, stop_if_asked
+from ..text.text_encoder import TextEncoder
+from ..training.examples import gather_targets
+from ..training.losses import RoleScales, role_distance
+from ..words.prompts import whole_prompts
+from .forgotten import Forgotten
+
+STRENGTHS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+CURVE_PICTURES = 2
+DRAW_STEPS = 10
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The LoRA at one strength."""
+
+    strength: float
+    forgotten: float
+    """1 - distance to the stand-in / distance before: 0 as before, 1 as the stand-in; below 0 the
+    concept is drawn away from the stand-in."""
+    kept: float
+    """1 - mean distance of kept words from what they were."""
+    concept: Tensor
+    """(n, 3, h, w): pictures of the concept's prompt."""
+    neighbour: Tensor
+
+
+def recommend(curve: Sequence[CurvePoint]) -> float:
+    """The positive strength with the greatest min(forgotten, kept); when equal, nearest to 1."""
+    positive = [point for point in curve if point.strength > 0]
+    best = max(positive, key=lambda p: (round(min(p.forgotten, p.kept), 2), -abs(p.strength - 1)))
+    return best.strength
+
+
+@torch.no_grad()
+def strength_curve(
+    model: LentModel,
+    encoder_at: Callable[[float], TextEncoder],
+    forgotten: Forgotten,
+    shown: tuple[str, str],
+    seed: int,
+    monitor: RunMonitor,
+) -> list[CurvePoint]:
+    """One point for each of STRENGTHS; `encoder_at` gives the text encoder at a strength.
+
+    `shown` are the prompts drawn for the concept and for a neighbour. Raises Cancelled.
+    """
+    before = encoder_at(0.0)
+    asked = forgotten.concept
+    concept = concept_prompts(asked.names, asked.kind, forgotten.stand_in)
+    kept = kept_prompts(asked.kind, (*forgotten.kept, forgotten.stand_in))
+    own, stand_in = before.encode(concept.token_ids), before.encode(concept.stand_in_ids)
+    wanted = gather_targets(own, stand_in, concept.source)
+    kept_own = before.encode(kept.token_ids)
+    roles, kept_roles = concept.roles.to(own.device), kept.roles.to(own.device)
+    scales = RoleScales.measure(torch.cat([own, kept_own]), torch.cat([roles, kept_roles]))
+    start = role_distance(own, wanted, roles, scales).mean()
+    prompts = [whole_prompts([prompt]).token_ids for prompt in shown]
+    points = []
+    for done, strength in enumerate(STRENGTHS):
+        stop_if_asked(monitor)
+        encoder = encoder_at(strength)
+        left = role_distance(encoder.encode(concept.token_ids), wanted, roles, scales).mean()
+        moved = role_distance(encoder.encode(kept.token_ids), kept_own, kept_roles, scales).mean()
+        concept_pictures, neighbour_pictures = (
+            draw_prompt(model, encoder, ids, CURVE_PICTURES, seed, DRAW_STEPS) for ids in prompts
+        )
+        points.append(
+            CurvePoint(
+                strength,
+                float(1 - left / start),
+                float(1 - moved),
+                concept_pictures,
+                neighbour_pictures,
+            )
+        )
+        monitor.report(Progress("drawing the strength curve", done + 1, len(STRENGTHS)))
+    return points
+
+
+def draw_prompt(
+    model: LentModel, encoder: TextEncoder, token_ids: Tensor, count: int, seed: int, steps: int
+) -> Tensor:
+    """`count` pictures of one prompt (1, 77), (count, 3, h, w); the n-th from the n-th noise."""
+    text = encoder.encode(torch.cat([token_ids, whole_prompts([""]).token_ids]))
+    size = model.native_size
+    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(count)])
+    return draw_pictures(model, text[:1].expand(count, -1, -1), text[1:], noise, steps)

@@ -1,0 +1,112 @@
+"""What a host lends to the engine: its model, and its progress bar."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..progress import RunMonitor, stop_if_asked
+from ..text.text_encoder import TextEncoder
+from .devices import text_products_dtype
+from .unet_sizes import UnetSizes
+
+Prediction = Literal["epsilon", "v"]
+
+
+class LentModel(Protocol):
+    """A Stable Diffusion v2 model as the host has it loaded.
+
+    The UNet and the VAE are frozen, so a call is enough and nothing is copied; the text encoder is
+    lent as its weights, because each host holds another class of it.
+    """
+
+    device: torch.device
+    compute_dtype: torch.dtype
+    """Dtype of UNet activations; for the text encoder see devices.text_products_dtype."""
+    prediction: Prediction
+    alphas_cumprod: Tensor
+    """(1000,) float32, the product of 1 - beta up to each timestep, decreasing in (0, 1)."""
+    native_size: int
+    """Edge of a picture in pixels: 64 for the demo model, 512 for SD2-base, 768 for SD2."""
+    last_used_layer: int
+    """Index of the text encoder layer that conditions the UNet: 22 on SD2, the penultimate one."""
+    unet_sizes: UnetSizes | None = None
+    """None where there is no UNet, or its sizes are not known."""
+    recomputes: bool = False
+    """Whether the UNet's blocks run again on the way back instead of keeping what they need for it.
+    The engine sets it for the time of a run."""
+
+    def free_memory(self) -> int | None:
+        """Bytes that a run may still take once the UNet is where it computes; None: unknown."""
+        return None
+
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """The text encoder's weights under Hugging Face CLIPTextModel names.
+
+        Names start with `text_model.`; any float dtype, on any device. They are read and
+        copied, never written to.
+        """
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The UNet's output (epsilon or v, see `prediction`), differentiable in `text`.
+
+        latents (B, 4, h, w) float32 and timesteps (B,) int64 in 0..999; text (B, 77, width)
+        float32, or longer by whole chunks of 77. Returns (B, 4, h, w) float32.
+        """
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 8h, 8w) float32 in [-1, 1] -> (B, 4, h, w) float32, scaled as the UNet wants."""
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """(B, 4, h, w) float32 -> (B, 3, 8h, 8w) float32 in [-1, 1]."""
+
+
+class Stoppable(LentModel):
+    """A lent model that asks before each prediction whether to stop, and then raises Cancelled.
+
+    Without a gradient no more than `drawn` pictures go through its UNet together.
+    """
+
+    def __init__(self, model: LentModel, monitor: RunMonitor, drawn: int | None = None) -> None:
+        """Lend `model` on; `drawn` None sets no limit."""
+        self._model, self._monitor, self._drawn = model, monitor, drawn
+        self.device, self.compute_dtype = model.device, model.compute_dtype
+        self.prediction, self.alphas_cumprod = model.prediction, model.alphas_cumprod
+        self.native_size, self.last_used_layer = model.native_size, model.last_used_layer
+        self.unet_sizes = model.unet_sizes
+
+    def free_memory(self) -> int | None:
+        """See LentModel."""
+        return self._model.free_memory()
+
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """See LentModel."""
+        return self._model.text_encoder_weights()
+
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """See LentModel; raises Cancelled."""
+        rows = self._drawn or len(latents)
+        if torch.is_grad_enabled() and text.requires_grad:
+            rows = len(latents)
+        outputs = []
+        for start in range(0, len(latents), rows):
+            stop_if_asked(self._monitor)
+            part = slice(start, start + rows)
+            outputs.append(self._model.predict(latents[part], timesteps[part], text[part]))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """See LentModel."""
+        return self._model.encode_image(pixels)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """See LentModel."""
+        return self._model.decode_latents(latents)
+
+
+def build_encoder(model: LentModel) -> TextEncoder:
+    """A private copy of the lent model's text encoder, on the model's device."""
+    products = text_products_dtype(model.device)
+    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device, products)

@@ -1,0 +1,1 @@
+"""Tokens, tables of words, and the engine's own copy of the text encoder."""

@@ -1,0 +1,1 @@
+"""Textual inversion, and the unlearning with its losses."""

@@ -1,0 +1,95 @@
+"""The adversary in the loop: word vectors that bring the concept back, found by gradient descent.
+
+A search over embeddings only, no UNet: AdvUnlearn (Zhang et al. 2024, arXiv 2405.15234) does the
+same through the UNet. What it finds is forgotten like another name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..concept import Concept
+from ..lora.encoder_lora import EncoderLora
+from ..settings import UnlearnSettings
+from ..text.text_encoder import TextEncoder
+from ..text.tokenizer import VOCABULARY
+from ..words.prompts import Name, fill, make_prompts, pair_prompts
+from .examples import ForgetLesson, forget_lessons
+from .losses import RoleScales, role_distance
+
+SEARCHES = 4
+"""Vectors searched at once, each from another start."""
+STEP = 0.1
+"""Adam's step per element, relative to a word vector's size per element."""
+TEMPLATES = ("a photo of {it}", "{it}", "a picture of {it}", "an image of {it}")
+STYLE_TEMPLATES = ("a photo in {it} style", "{it} style", "a picture, {it} style", "{it}")
+
+
+class Adversary:
+    """Searches word vectors whose states under the LoRA are the concept's under no LoRA."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        lora: EncoderLora,
+        concept: Concept,
+        stand_in: Name,
+        settings: UnlearnSettings,
+        generator: torch.Generator,
+        scales: RoleScales,
+    ) -> None:
+        self.encoder, self.lora, self.stand_in = encoder, lora, stand_in
+        self.settings, self.generator, self.scales = settings, generator, scales
+        templates = STYLE_TEMPLATES if concept.kind == "style" else TEMPLATES
+        name = Name.of(concept.name, concept.kind)
+        size = settings.inversion_vectors
+        # Repeating the last piece aligns a longer search with the concept's own states.
+        padded = (name.ids + (name.ids[-1],) * size)[:size] if len(name.ids) < size else name.ids
+        self._name = Name(name.text, padded, name.takes_article)
+        self._templates = templates
+        wanted = make_prompts([fill(t, self._name) for t in templates])
+        self._roles = wanted.roles.to(encoder.device)
+        with lora.disabled(), torch.no_grad():
+            self._wanted = encoder.encode(wanted.token_ids)
+
+    def _searched(self, search: int) -> Name:
+        count = len(self._name.ids)
+        first = VOCABULARY + search * count
+        return Name("<found>", tuple(range(first, first + count)), self._name.takes_article)
+
+    def find(self) -> list[ForgetLesson]:
+        """Search, and return the prompts with the vectors found, to be forgotten."""
+        with torch.enable_grad():
+            vectors = self._search()
+        pairs = [
+            (fill(template, self._searched(search)), fill(template, self.stand_in))
+            for search in range(SEARCHES)
+            for template in self._templates
+        ]
+        return forget_lessons(self.encoder, self.lora, pair_prompts(pairs), vectors)
+
+    def _search(self) -> Tensor:
+        start = self.encoder.words.vectors(self._name.ids)
+        size = float(start.norm(dim=1).mean()) / self.encoder.width**0.5
+        starts = start.repeat(SEARCHES, 1)
+        noise = torch.randn(starts.shape, generator=self.generator).to(starts)
+        vectors = (starts + size * noise).requires_grad_(True)
+        optimizer = torch.optim.Adam([vectors], lr=STEP * size)
+        prompts = make_prompts(
+            [
+                fill(template, self._searched(search))
+                for search in range(SEARCHES)
+                for template in self._templates
+            ]
+        )
+        wanted = self._wanted.repeat(SEARCHES, 1, 1)
+        roles = self._roles.repeat(SEARCHES, 1)
+        length = int(prompts.ends.max()) + 8
+        for _ in range(self.settings.adversary_steps):
+            states = self.encoder.encode(prompts.token_ids[:, :length], vectors)
+            loss = role_distance(states, wanted[:, :length], roles[:, :length], self.scales).mean()
+            (vectors.grad,) = torch.autograd.grad(loss, [vectors])
+            optimizer.step()
+        found: Tensor = vectors.detach()
+        return found

@@ -1,0 +1,169 @@
+"""What a run trains on: prompts cut to a few lengths, with all that is frozen about them.
+
+The encoder is causal, so leaving out what stands behind a position changes nothing at it. Behind
+EOS there are only pads, dozens of them in a short prompt: most prompts keep PADS of them, and every
+WHOLE_EVERY-th prompt keeps all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..lora.encoder_lora import EncoderLora
+from ..progress import RunMonitor
+from ..text.text_encoder import TextEncoder
+from ..text.token_trees import encode_groups
+from ..text.tokenizer import CHUNK
+from ..words.prompts import OWN_STATE, ForgetPrompts, Prompts
+from .losses import RoleScales
+
+LENGTHS = (10, 14, 20, 32, 52, CHUNK)
+PADS = 3
+WHOLE_EVERY = 24
+
+
+@dataclass
+class Lesson:
+    """N prompts cut to T positions."""
+
+    token_ids: Tensor
+    """(N, T) int64."""
+    roles: Tensor
+    """(N, T) int64."""
+    states: Tensor
+    """(N, T, width) float32: what enters the first trained layer."""
+    targets: Tensor
+    """(N, T, width) float32: the conditioning that the trained encoder should give."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.token_ids.shape[1]
+
+    def cut(self, length: int) -> Lesson:
+        """The first `length` positions."""
+        return Lesson(
+            self.token_ids[:, :length],
+            self.roles[:, :length],
+            self.states[:, :length],
+            self.targets[:, :length],
+        )
+
+    def rows(self, chosen: Tensor) -> Lesson:
+        """Some of the prompts."""
+        return Lesson(
+            self.token_ids[chosen], self.roles[chosen], self.states[chosen], self.targets[chosen]
+        )
+
+
+@dataclass
+class ForgetLesson(Lesson):
+    """Prompts with the concept; their targets are the stand-in's states."""
+
+    stand_in_states: Tensor
+    """(N, T, width) float32: what enters the first trained layer for the stand-in's prompts."""
+    source: Tensor
+    """(N, T) int64, see `ForgetPrompts`."""
+
+
+def gather_targets(own: Tensor, stand_in: Tensor, source: Tensor) -> Tensor:
+    """The stand-in's states where `source` says they stand, the own ones where it is OWN_STATE.
+
+    own and stand_in (N, T, width), source (N, T).
+    """
+    source = source.to(own.device)
+    gathered = stand_in.gather(1, source.clamp(min=0)[..., None].expand_as(own))
+    return torch.where((source == OWN_STATE)[..., None], own, gathered)
+
+
+def lengths_of(ends: Tensor) -> Tensor:
+    """The positions that each prompt keeps, one of LENGTHS; ends (N,) int64 are those of EOS."""
+    lengths = torch.tensor(LENGTHS)
+    place = torch.searchsorted(lengths, (ends.cpu() + 1 + PADS).clamp(max=CHUNK))
+    chosen = lengths[place]
+    chosen[::WHOLE_EVERY] = CHUNK
+    return chosen
+
+
+def _by_length(ends: Tensor) -> Iterator[tuple[int, Tensor]]:
+    lengths = lengths_of(ends)
+    for length in LENGTHS:
+        rows = (lengths == length).nonzero().flatten()
+        if len(rows):
+            yield length, rows
+
+
+def forget_lessons(
+    encoder: TextEncoder,
+    lora: EncoderLora,
+    prompts: ForgetPrompts,
+    learned: Tensor | None,
+    monitor: RunMonitor | None = None,
+) -> list[ForgetLesson]:
+    """Concept prompts with the aligned states of the stand-in's prompts as targets."""
+    # What a prompt keeps must hold the stand-in's EOS too, wherever that stands.
+    last = prompts.source.gather(1, prompts.ends[:, None]).flatten()
+    cuts = list(_by_length(torch.maximum(prompts.ends, last)))
+    own_ids = [prompts.token_ids[rows, :length] for length, rows in cuts]
+    other_ids = [prompts.stand_in_ids[rows, :length] for length, rows in cuts]
+    with lora.disabled():
+        encoded = encode_groups(encoder, [*own_ids, *other_ids], learned, monitor)
+    lessons = []
+    for number, (length, rows) in enumerate(cuts):
+        (states, own), (other_states, other) = encoded[number], encoded[number + len(cuts)]
+        source = prompts.source[rows, :length].to(encoder.device)
+        lessons.append(
+            ForgetLesson(
+                own_ids[number].to(encoder.device),
+                prompts.roles[rows, :length].to(encoder.device),
+                states,
+                gather_targets(own, other, source),
+                other_states,
+                source,
+            )
+        )
+    return lessons
+
+
+def keep_lessons(
+    encoder: TextEncoder, lora: EncoderLora, prompts: Prompts, monitor: RunMonitor | None = None
+) -> list[Lesson]:
+    """Prompts whose own states are the targets."""
+    return _keep(encoder, lora, prompts, list(_by_length(prompts.ends)), monitor)
+
+
+def whole_lesson(encoder: TextEncoder, lora: EncoderLora, prompts: Prompts) -> Lesson:
+    """As `keep_lessons`, all with 77 positions."""
+    (lesson,) = _keep(encoder, lora, prompts, [(CHUNK, torch.arange(len(prompts)))], None)
+    return lesson
+
+
+def _keep(
+    encoder: TextEncoder,
+    lora: EncoderLora,
+    prompts: Prompts,
+    cuts: list[tuple[int, Tensor]],
+    monitor: RunMonitor | None,
+) -> list[Lesson]:
+    groups = [prompts.token_ids[rows, :length] for length, rows in cuts]
+    with lora.disabled():
+        encoded = encode_groups(encoder, groups, monitor=monitor)
+    return [
+        Lesson(ids.to(encoder.device), prompts.roles[rows, :length].to(encoder.device), states, own)
+        for ids, (length, rows), (states, own) in zip(groups, cuts, encoded, strict=True)
+    ]
+
+
+def role_scales(lessons: list[Lesson]) -> RoleScales:
+    """The variances of the lessons' targets."""
+    return RoleScales.measure(
+        torch.cat([lesson.targets.flatten(0, 1) for lesson in lessons]),
+        torch.cat([lesson.roles.flatten() for lesson in lessons]),
+    )

@@ -1,0 +1,68 @@
+"""Distances between text-encoder states, as pure functions of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..words.prompts import ROLE_BOS, ROLE_CONCEPT, ROLE_EOS, ROLE_PAD, ROLE_WORD
+
+ROLE_COUNT = 5
+ROLE_WEIGHTS = {ROLE_BOS: 1.0, ROLE_CONCEPT: 1.0, ROLE_WORD: 1.0, ROLE_EOS: 1.0, ROLE_PAD: 1.0}
+VARIANCE_FLOOR = 0.01
+
+
+@dataclass(frozen=True)
+class RoleScales:
+    """The variance of the unchanged encoder's states in each role.
+
+    Dividing by it makes a distance unit-free: 1 is as far as two random prompts lie apart, on a
+    tiny model and on a full one.
+    """
+
+    variance: Tensor
+    """(5,) float32, one per role, at least 1 % of the variance over all roles."""
+
+    @classmethod
+    def measure(cls, states: Tensor, roles: Tensor) -> RoleScales:
+        """From states (..., width) float32 of a few hundred prompts with roles (...)."""
+        total = states.flatten(0, -2).var(dim=0, unbiased=False).mean()
+        variance = torch.full((ROLE_COUNT,), float(total))
+        for role in range(ROLE_COUNT):
+            chosen = states[roles == role]
+            if len(chosen) > 1:
+                variance[role] = chosen.var(dim=0, unbiased=False).mean()
+        # BOS is the same in every prompt: measured against everything, it has its own guard.
+        variance[ROLE_BOS] = total
+        return cls(variance.clamp(min=float(total) * VARIANCE_FLOOR).to(states.device))
+
+
+def role_distance(states: Tensor, targets: Tensor, roles: Tensor, scales: RoleScales) -> Tensor:
+    """Mean squared distance in units of each role's variance, roles weighed alike. (N,) float32.
+
+    states and targets (N, T, width), roles (N, T). Every role that a prompt has counts the same,
+    however many positions it fills: one EOS weighs as much as sixty pads.
+    """
+    squared = (states - targets).pow(2).mean(dim=-1) / scales.variance[roles]
+    total = squared.new_zeros(len(squared))
+    weights = squared.new_zeros(len(squared))
+    for role, weight in ROLE_WEIGHTS.items():
+        mask = (roles == role).to(squared.dtype)
+        count = mask.sum(dim=1)
+        present = (count > 0).to(squared.dtype)
+        total = total + weight * present * (squared * mask).sum(dim=1) / count.clamp(min=1)
+        weights = weights + weight * present
+    return total / weights
+
+
+def drift(states: Tensor, before: Tensor) -> Tensor:
+    """Greatest relative change |E - E0| / |E0| over all positions but BOS. (N,) float32.
+
+    Both (N, T, width).
+    """
+    change = (states - before)[:, 1:].norm(dim=-1)
+    size = before[:, 1:].norm(dim=-1).clamp(min=1e-12)
+    greatest: Tensor = (change / size).amax(dim=1)
+    return greatest

@@ -1,0 +1,1 @@
+"""Which words matter to a concept, and the prompts made of them."""

@@ -1,0 +1,168 @@
+"""Choosing what takes the concept's place and which near words are kept first.
+
+Candidates are words that the model knows, ranked by the mean-removed cosine of their states at
+EOS to the concept's. A near word keeps the neighbours still; a synonym or a more general word
+would go on drawing the concept, so those are dropped, and a candidate is taken only if the model
+does not draw the concept for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..concept import Concept
+from ..errors import BadConcept
+from ..models.denoising import denoising_losses
+from ..models.lent_model import LentModel
+from ..models.sampling import denoise, paired_noise
+from ..progress import RunMonitor, stop_if_asked
+from ..text.text_encoder import TextEncoder
+from ..text.word_tables import find_noun, is_general, is_hypernym
+from .neighbours import Neighbourhood, _are_siblings, _rank
+from .prompt_templates import COLORS
+from .prompt_writer import plain_template
+from .prompts import Name, fill, make_prompts, whole_prompts
+
+logger = logging.getLogger(__name__)
+
+FAR = -0.1
+"""Cosine below which even a word of the concept's group is no neighbour: to the demo model "neon
+sign" is farther from "robot" than most words are. "dagger" and "bomb" have -0.05."""
+TRIED = 3
+"""Candidates that are drawn before the one that draws the concept least is taken."""
+DRAW_STEPS = 10
+DRAW_GUIDANCE = 5.0
+READ_TIMESTEPS = (200, 350, 500, 650, 800)
+"""Timesteps at which a picture is told apart by its denoising loss."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What takes the concept's place, and why."""
+
+    word: str
+    chosen_by: str
+    """"you", or "nearness" of its states."""
+    cosine: float
+    """Nearness to the concept at EOS, mean removed, -1 to 1."""
+    drawn: int = 0
+    """Pictures drawn for it to see whether they show the concept; 0: not tested."""
+    drawn_as_concept: int = 0
+    """How many of them did, read by the denoising loss: the floor of what can be forgotten."""
+
+
+def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
+    """The ranked words that may stand in: none that contains, is or generalises the concept.
+
+    General words come last, for "animal" a model draws anything, and sometimes the concept; among
+    the others those that are far.
+    Nor the name of a colour: "orange" is read as that, and anything may be drawn in it. Nor, for a
+    thing, a word for a picture: what is drawn for "drawing" is anything, the concept too.
+    """
+    noun = find_noun(concept.name)
+    kept = {word.casefold() for word in concept.keep}
+    free = [
+        (word, cosine)
+        for word, cosine in around.ranked
+        if word.casefold() not in (*kept, *COLORS)
+        and not any(is_hypernym(name, word) for name in concept.names)
+    ]
+    if concept.kind == "style":
+        return free
+    if not is_hypernym("picture", concept.name):
+        free = [pair for pair in free if not is_hypernym("picture", pair[0])]
+    if concept.kind == "person":
+        people = ((word, find_noun(word)) for word, _ in free)
+        fitting = {word for word, other in people if other and other.category == "person"}
+    else:
+        fitting = {w for w, near in free if near > FAR and _are_siblings(noun, find_noun(w))}
+        if concept.kind == "unsafe":
+            fitting = {word for word, _ in free} - fitting
+    chosen = [pair for pair in free if pair[0] in fitting] or free
+    return sorted(chosen, key=lambda pair: (is_general(pair[0]), pair[1] <= FAR))
+
+
+def choose_stand_in(
+    encoder: TextEncoder,
+    concept: Concept,
+    around: Neighbourhood,
+    model: LentModel | None,
+    pictures: int,
+    seed: int,
+    monitor: RunMonitor,
+) -> StandIn:
+    """The user's stand-in, or the best candidate; with a model it is drawn `pictures` times.
+
+    Raises BadConcept for a stand-in that the model has no vectors for, and when no candidate is
+    left.
+    """
+    if concept.stand_in is not None:
+        if not encoder.knows(concept.stand_in):
+            raise BadConcept(
+                f"The model has no word vector for the stand-in {concept.stand_in!r}. Choose a "
+                f"word that it draws, such as {', '.join(around.nearest(3)) or 'a common noun'}."
+            )
+        cosine = dict(_rank(encoder, concept, [concept.stand_in]))[concept.stand_in]
+        return _try(encoder, concept, concept.stand_in, cosine, "you", model, pictures, seed)
+    possible = candidates(concept, around)
+    if not possible:
+        raise BadConcept(
+            f"No word was found to take the place of {concept.name!r}; name a stand-in yourself."
+        )
+    tried: list[StandIn] = []
+    for word, cosine in possible[:TRIED]:
+        stop_if_asked(monitor)
+        choice = _try(encoder, concept, word, cosine, "nearness", model, pictures, seed)
+        if choice.drawn_as_concept == 0:
+            return choice
+        logger.info("%s draws the concept %d of %d times", word, choice.drawn_as_concept, pictures)
+        tried.append(choice)
+    return min(tried, key=lambda choice: choice.drawn_as_concept)
+
+
+def _try(
+    encoder: TextEncoder,
+    concept: Concept,
+    word: str,
+    cosine: float,
+    chosen_by: str,
+    model: LentModel | None,
+    pictures: int,
+    seed: int,
+) -> StandIn:
+    if model is None or pictures == 0:
+        return StandIn(word, chosen_by, cosine)
+    shown = drawn_as_concept(encoder, concept, word, model, pictures, seed)
+    return StandIn(word, chosen_by, cosine, pictures, shown)
+
+
+@torch.no_grad()
+def drawn_as_concept(
+    encoder: TextEncoder, concept: Concept, word: str, model: LentModel, pictures: int, seed: int
+) -> int:
+    """Draw `pictures` for `word`; how many denoise better as the concept than as the word.
+
+    A diffusion classifier (Li et al. 2023, arXiv 2303.16203, equation 5) with two classes.
+    """
+    size = model.native_size
+    empty, as_word, as_concept = _conditionings(encoder, concept, word)
+    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(pictures)])
+    latents = denoise(
+        model, as_word.expand(pictures, -1, -1), empty, noise, DRAW_STEPS, DRAW_GUIDANCE
+    )
+    losses = [
+        denoising_losses(model, latents, text.expand(pictures, -1, -1), READ_TIMESTEPS, seed)
+        for text in (as_word, as_concept)
+    ]
+    return int((losses[1] < losses[0]).sum())
+
+
+def _conditionings(encoder: TextEncoder, concept: Concept, word: str) -> list[Tensor]:
+    template = plain_template(concept)
+    rows = [fill(template, Name.of(text, concept.kind)) for text in (word, concept.name)]
+    ids = torch.cat([whole_prompts([""]).token_ids, make_prompts(rows).token_ids])
+    return list(encoder.encode(ids).split(1))
