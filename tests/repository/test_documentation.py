@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 import install
-from unlearn_core.command_line import build_parser
-from unlearn_core.concept_list import read_list
+from unlearn_core.cli.concept_list import read_list
+from unlearn_core.cli.parser import build_parser
 from unlearn_core.settings import PRESETS
 from unlearn_webui.request import ForgetRequest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [
     *GUIDES,
