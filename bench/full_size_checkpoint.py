@@ -20,7 +20,7 @@ from unlearn_core.loaders import single_file
 from unlearn_core.loaders.ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, text_key, vae_key
 from unlearn_core.loaders.model_files import TEXT_PREFIX
 from unlearn_core.loaders.pipeline_folder import empty_parts
-from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.families import Prediction
 
 _SLIM = {
     "block_out_channels": [320],

@@ -29,7 +29,7 @@ from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, estimate
 from unlearn_core.forgetting.memory_plan import gigabytes
 from unlearn_core.loaders.pipeline_folder import empty_parts
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
-from unlearn_core.models.gradients import recomputed
+from unlearn_core.models.gradients import checkpointed
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import PRESETS, UnlearnSettings
 
@@ -107,7 +107,7 @@ def most_bytes(unet: nn.Module, batch: int, edge: int, recomputes: bool | None) 
     """The most that is alive during a prediction and its way back; None: without a gradient."""
     live = LiveBytes(unet)
     with live, torch.set_grad_enabled(recomputes is not None):
-        with recomputed(unet) if recomputes else nullcontext():
+        with checkpointed(unet) if recomputes else nullcontext():
             output = _predict(unet, batch, edge)
         if recomputes is not None:
             output.sum().backward()
@@ -144,7 +144,7 @@ def comparison(unet: nn.Module, batch: int, edge: int) -> Iterator[tuple[str, in
 
     kept = batch * sizes.kept(edge, edge, recomputes=False) * width
     yield "kept for the way back", kept_bytes(unet, batch, edge), kept
-    for recomputes, name in ((False, "there and back"), (True, "the same, recomputed")):
+    for recomputes, name in ((False, "there and back"), (True, "the same, checkpointed")):
         counted = most_bytes(unet, batch, edge, recomputes)
         yield name, counted, estimated(batch, recomputes).gradient_bytes
     drawing = batch * sizes.drawing(edge, edge) * width
@@ -192,7 +192,7 @@ def main() -> None:
     """Print both tables."""
     with _fused_attention():
         _print_table(["pictures", "size", "what", "counted", "estimated", "off by"], _compared())
-    ways = ("", "recomputed", "one picture at a time")
+    ways = ("", "checkpointed", "one picture at a time")
     header = [f"{size} {way}".strip() for size in SIZES for way in ways]
     _print_table(["preset", *header], _presets())
 

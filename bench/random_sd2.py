@@ -24,7 +24,8 @@ from unlearn_core.loaders.model_files import TEXT_PREFIX, fill_module
 from unlearn_core.loaders.pipeline_folder import assemble_pipeline, empty_parts
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
 from unlearn_core.models.devices import default_compute_dtype, free_memory
-from unlearn_core.models.lent_model import LentModel, Prediction
+from unlearn_core.models.families import Prediction
+from unlearn_core.models.lent_model import LentModel
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

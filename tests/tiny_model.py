@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearn_core.concept import Kind
-from unlearn_core.models.lent_model import Prediction
-from unlearn_core.models.unet_sizes import UnetSizes
+from unlearn_core.models.families import Prediction
 from unlearn_core.progress import Progress
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text.text_encoder import TextEncoder

@@ -241,7 +241,7 @@ def complete(in_channels: int = 4, width: int = 1024, **more: tuple[int, ...]) -
         (
             complete(**{TABLE: (49408, 768)}),
             WrongModel,
-            r"SD 1\.x: its text encoder is of width 768",
+            r"SD 1\.x: its text width is 768",
         ),
         (complete(**{f"{UNET}label_emb.0.0.weight": (1,)}), WrongModel, "extra conditions"),
         ({"lora_te_x.lora_up.weight": (1,)}, BadFile, "no complete checkpoint.*UNet"),

@@ -98,8 +98,9 @@ def test_the_header_is_sorted_and_the_data_starts_at_a_multiple_of_8() -> None:
 def test_every_process_writes_the_same_bytes() -> None:
     code = (
         "import sys, hashlib, torch\n"
-        "from unlearn_core.lora_file import *\n"
-        "from unlearn_core.lora_keys import ModuleKey\n"
+        "from unlearn_core.lora.file import *\n"
+        "from unlearn_core.lora.weights import *\n"
+        "from unlearn_core.lora.keys import ModuleKey\n"
         "pairs = {ModuleKey(n, 'q_proj'): LoraPair(torch.full((2, 8), n / 7),"
         " torch.ones(8, 2), 1.0) for n in (2, 0, 1)}\n"
         "notes = {f'unlearn_{n}': str(n) for n in range(20)}\n"

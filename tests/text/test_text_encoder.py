@@ -180,7 +180,6 @@ def shapes_of(width: int, layers: int, vocabulary: int, positions: int) -> dict[
 @pytest.mark.parametrize(
     ("shapes", "last_used", "message"),
     [
-        ((768, 12, VOCABULARY, CHUNK), 11, r"Stable Diffusion 1\.x: its text width is 768"),
         ((1024, 24, 1000, CHUNK), 22, "has 1000 tokens, 77 positions and width 1024"),
         ((1024, 24, VOCABULARY + 2, CHUNK), 22, "has 49410 tokens.*textual inversion"),
         ((1024, 24, VOCABULARY, 248), 22, "248 positions"),

@@ -15,8 +15,6 @@ ATTENTION: tuple[ModuleName, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Hosts apply these only if all four exist for a layer."""
 MLP: tuple[ModuleName, ...] = ("fc1", "fc2")
 MODULES: tuple[ModuleName, ...] = (*ATTENTION, *MLP)
-LAST_LAYER = 22
-"""The last text encoder layer that conditions SD2's UNet; a file that names a later one fails."""
 
 
 class ModuleKey(NamedTuple):

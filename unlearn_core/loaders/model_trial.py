@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UnlearnError, WrongModel
+from ..models.lent_model import LentModel
 from ..text.tokenizer import CHUNK
-from .lent_model import LentModel
 
 _EDGE = 8
 
 
 @torch.no_grad()
 def try_once(model: LentModel, text_width: int, folder: Path) -> None:
-    """Raise WrongModel if UNet or VAE can't compute what a Stable Diffusion 2 does.
+    """Raise WrongModel if UNet or VAE can't compute what one of its family does.
 
     The libraries take many an odd number in a config and stumble over it in the first picture. At
     this size a step costs little more than reading the weights once.
@@ -45,9 +45,8 @@ def try_once(model: LentModel, text_width: int, folder: Path) -> None:
             ) from error
         if found.shape != expected.shape:
             raise WrongModel(
-                f"{folder}: what {part}/config.json describes gives {tuple(found.shape)}, Stable "
-                f"Diffusion 2 {tuple(expected.shape)}. Restore the file from where the model comes "
-                "from."
+                f"{folder}: what {part}/config.json describes gives {tuple(found.shape)}, not "
+                f"{tuple(expected.shape)}. Restore the file from where the model comes from."
             )
         if not bool(found.isfinite().all()):
             raise WrongModel(
