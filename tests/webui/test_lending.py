@@ -290,7 +290,7 @@ def test_a_checkpoint_that_is_not_loaded_yet_is_not_judged(thin: Any) -> None:
         (lambda thin, model: setattr(model.model, "conditioning_key", "crossattn-adm"), "unCLIP"),
         (
             lambda thin, model: delattr(model.cond_stage_model.wrapped, "model"),
-            "text encoder SimpleNamespace",
+            "text encoder Simple",
         ),
         (lambda thin, model: make_sd1(model), r"SD 1\.x"),
         (lambda thin, model: delattr(model, "alphas_cumprod"), "unknown kind"),
