@@ -23,7 +23,7 @@ from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
 from unlearn_core.forgetting import run as engine
 from unlearn_core.lora.file import lora_bytes
-from unlearn_core.lora.keys import ATTENTION, ModuleKey
+from unlearn_core.lora.keys import ATTENTION, text_module
 from unlearn_core.lora.weights import complete, round_to_half
 from unlearn_core.measuring.headline import run_lines
 from unlearn_core.models.families import Prediction
@@ -478,5 +478,5 @@ def test_the_time_of_every_stage_is_told() -> None:
         "learning the concept", "preparing the prompts", "forgetting",
     ]  # fmt: skip
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    assert ModuleKey(LAST_USED, "fc2") in result.lora.pairs
+    assert text_module(LAST_USED, "fc2") in result.lora.pairs
     assert round_to_half(result.lora).pairs.keys() == result.lora.pairs.keys()

@@ -37,7 +37,7 @@ from bench.task_pictures import task_pictures
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
 from unlearn_core.loaders.diffusers_model import load_model
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights, round_to_half
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import UnlearnSettings, preset
@@ -232,7 +232,7 @@ def test_a_stacks_pictures_are_counted_as_they_are_laid_out(world: World) -> Non
 
 def test_stacked_files_add_up(base: Erased) -> None:
     generator = torch.Generator().manual_seed(0)
-    key = ModuleKey(3, "fc1")
+    key = text_module(3, "fc1")
     width = base.encoder.width
     loras = []
     for name, stand_in in (("dog", "pig"), ("car", "truck")):

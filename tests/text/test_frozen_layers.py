@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unlearn_core.concept import Concept
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.file import lora_bytes
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.models import devices, lent_model
 from unlearn_core.settings import preset
 from unlearn_core.text.frozen_layers import FrozenLinear, FrozenNorm, multiplying_in, ready_in
@@ -56,7 +56,7 @@ def test_lessons_and_the_trained_tail_round_alike() -> None:
     """What a lesson teaches differs from what the tail gives by less than either rounds."""
     encoder, exact = encoder_in(torch.bfloat16), encoder_in(torch.float32)
     encoder.split_at(1)
-    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     prompts = make_writer().keep([Name.of("cat")], 24)
     for lesson in keep_lessons(encoder, lora, prompts):
         rounding = error(lesson.targets, exact.encode(lesson.token_ids))
@@ -67,7 +67,7 @@ def test_lessons_and_the_trained_tail_round_alike() -> None:
 def test_the_gradient_reaches_the_lora_alone_and_in_float32() -> None:
     encoder = encoder_in(torch.bfloat16)
     encoder.split_at(1)
-    lora = EncoderLora(encoder, [ModuleKey(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
     states, _ = encode_all(encoder, PROMPTS)
     encoder.tail(states).square().mean().backward()
     (up,) = (lora.up(key) for key in lora.modules)
@@ -80,7 +80,7 @@ def test_the_gradient_reaches_the_lora_alone_and_in_float32() -> None:
 
 def test_the_detached_encoder_holds_nothing_twice_and_computes_as_before() -> None:
     encoder = encoder_in(torch.bfloat16)
-    lora = EncoderLora(encoder, [ModuleKey(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
     linears = [m for m in encoder.layers.modules() if isinstance(m, FrozenLinear)]
     assert any(linear.holds_twice for linear in linears)
     lora.detach()
@@ -135,7 +135,7 @@ def test_the_lora_is_the_same_up_to_rounding(
 ) -> None:
     exact, fast = (run_in(dtype, steps) for dtype in (torch.float32, torch.bfloat16))
     assert (fast.stand_in.word, fast.kept) == (exact.stand_in.word, exact.kept)
-    key = ModuleKey(LAST_USED, "fc2")
+    key = text_module(LAST_USED, "fc2")
     assert error(fast.lora.pairs[key].delta(), exact.lora.pairs[key].delta()) < 0.05
     hashes = {result.lora.metadata["unlearn_base_model_hash"] for result in (exact, fast)}
     assert len(hashes) == 1

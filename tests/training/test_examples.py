@@ -6,7 +6,7 @@ from tiny_model import Recorder, make_writer, tiny_encoder
 
 from unlearn_core.errors import Cancelled
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import CHUNK
 from unlearn_core.training.examples import (
@@ -28,7 +28,7 @@ PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and a
 
 def tiny_lora(encoder: TextEncoder) -> EncoderLora:
     encoder.split_at(1)
-    keys = [ModuleKey(1, "q_proj"), ModuleKey(2, "fc2")]
+    keys = [text_module(1, "q_proj"), text_module(2, "fc2")]
     lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for number, key in enumerate(keys):
