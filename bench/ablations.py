@@ -35,11 +35,6 @@ def _each(start: str, *changes: str) -> tuple[str, ...]:
     return (start, *(f"{start}{joint}{change}" for change in changes))
 
 
-def _ideas(*names: str) -> tuple[str, ...]:
-    """Of `bench.variants`, all of which start from LOOP."""
-    return tuple(f"variant:{name}" for name in names)
-
-
 FAMILIES: dict[str, tuple[str, ...]] = {
     "start and steps": (
         LEAST_SQUARES,
@@ -56,8 +51,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "keep_prompts=64", "keep_prompts=768",
     ),
     "least squares: keep": _each(
-        LEAST_SQUARES, "keep_weight=0.0", "keep_weight=0.5", "keep_weight=8.0", "keep_nearest=0",
-        "keep_nearest=40", "null_space_guard=False",
+        LEAST_SQUARES, "keep_weight=0.0", "keep_weight=0.5", "keep_weight=8.0",
+        "null_space_guard=False",
     ),
     "loop: layers": _each(
         LOOP, "layers=last:1+rank=24", "layers=last:2+rank=12", "layers=last:4+rank=6",
@@ -67,36 +62,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "loop: rank and steps": _each(LOOP, "rank=1", "rank=16", "steps=50", "steps=300"),
     "loop: modules": _each(LOOP, "modules=attention+rank=18", "modules=mlp+rank=14"),
     "loop: keep": _each(
-        LOOP, "keep_weight=0.0", "keep_nearest=0", "null_space_guard=False",
-        "null_space_guard=False+guard_weight=0.0", "strength_low=1.0+strength_high=1.0",
-        "templates=plain",
-    )
-    + _ideas("keep_random", "mined_keep", "gradient_surgery"),
-    "loop: objective": (
-        LOOP,
-        *_ideas(
-            "stand_in_unet", "stand_in_mixed", "esd_negative", "esd_negative_mixed",
-            "random_vector", "ascent_text_keep",
-        ),
+        LOOP, "keep_weight=0.0", "null_space_guard=False",
+        "null_space_guard=False+guard_weight=0.0",
     ),
-    "loop: stand-in": (LOOP, *_ideas("stand_in_empty", "stand_in_by_hand", "stand_in_far")),
-    "loop: positions": (LOOP, *_ideas("name_only", "name_and_end")),
-    "loop: adversary": (
-        *_each(LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4"),
-        SEEN,
-        *_ideas("inversion_loop"),
-    ),
-    "pictures": (
-        *_each(
-            SEEN, "inversion_steps=50", "inversion_vectors=4", "image_weight=1.0",
-            "objective=ascent",
-        ),
-        LOOP,
-        *_ideas(
-            "pictures_1", "pictures_4", "pictures_16", "no_name", "nonsense_name",
-            "nonsense_name_alone",
-        ),
-    ),
+    "loop: adversary": (*_each(LOOP, "adversary=pgd", "adversary=pgd+layers=all+rank=4"), SEEN),
+    "pictures": (*_each(SEEN, "inversion_steps=50", "objective=ascent"), LOOP),
 }  # fmt: skip
 """Family -> methods; the first is what the others change. Layers and modules have equal budgets:
 the rank makes up for their number."""
@@ -132,7 +102,7 @@ def _methods(families: Iterable[str]) -> tuple[str, ...]:
 
 def shown_words(method: str) -> str:
     """What a plot calls it: "layers=all, rank=4"."""
-    for start, words in ((LOOP, "loop"), (SEEN, "loop, pictures"), ("variant:", "")):
+    for start, words in ((LOOP, "loop"), (SEEN, "loop, pictures")):
         if method.startswith(start):
             changes = method.removeprefix(start).strip("+").replace("+", ", ")
             return changes or words

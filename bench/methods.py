@@ -2,8 +2,7 @@
 
 A rival's plain name means its `FITTED` settings; "NAME:published" and "NAME:newest" are those of
 its paper and of its repository today, "NAME:0", "NAME:1", ... those of its SWEEP. A preset's plain
-name means the preset, "quick:steps=12+layers=last:2" the same with other settings, and
-"variant:NAME" an idea that only the bench tries, see `bench.variants`.
+name means the preset, "quick:steps=12+layers=last:2" the same with other settings.
 """
 
 from __future__ import annotations
@@ -72,9 +71,6 @@ def find_method(name: str) -> Method:
         return lambda base, task: base
     if rival in OURS:
         return _changed_preset(rival, variant)
-    if rival == "variant":
-        method: Method = importlib.import_module("bench.variants").find_variant(variant)
-        return method
     if rival in RIVALS:
         found = _variants(rival).get(variant or "fitted")
         if found is not None:

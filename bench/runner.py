@@ -145,7 +145,7 @@ class Runner:
             erased = joint(self.base, [self.task(name, job.seed) for name in gone], job.method)
         else:
             loras = [self.lora(name, job.method, job.seed) for name in gone]
-            erased = stack(self.base, loras, mode)
+            erased = stack(self.base, loras)
         cells = stack_cells(self.world, gone, self.plan.stacked, job.seed, self.plan.sizes)
         read = {}
         for name, cell in cells.items():

@@ -1,7 +1,6 @@
 """Several concepts forgotten at once.
 
 stacked   each file is added to the encoder by itself, as a host does with several loaders
-merged    the encoder gets the one file that the command `merge` makes of them, in float16
 joint     one run of the preset on all concepts gives one LoRA
 """
 
@@ -15,22 +14,17 @@ from bench.erased import Erased, Task
 from bench.methods import with_lora
 from bench.protocol import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
 from unlearn_core.concept import Concept
-from unlearn_core.lora_file import LoraWeights, complete, lora_bytes, round_to_half
+from unlearn_core.lora_file import LoraWeights, lora_bytes
 from unlearn_core.lora_math import apply_lora
-from unlearn_core.merging import fit_loras
 from unlearn_core.settings import preset
 from unlearn_core.text_encoder import TextEncoder
 from unlearn_core.unlearn import unlearn_together
 
-MODES = ("stacked", "merged", "joint")
+MODES = ("stacked", "joint")
 
 
-def stack(base: Erased, loras: Sequence[LoraWeights], mode: str) -> Erased:
+def stack(base: Erased, loras: Sequence[LoraWeights]) -> Erased:
     """The base with all of these LoRAs; raises WrongModel as `apply_lora` does."""
-    if mode == "merged" and loras:
-        merged = loras[0] if len(loras) == 1 else fit_loras(base.encoder, loras)
-        merged = round_to_half(complete(merged))
-        return dataclasses.replace(with_lora(base, merged), file_bytes=len(lora_bytes(merged)))
     weights = base.model.text_encoder_weights()
     for lora in loras:
         weights = apply_lora(weights, lora)

@@ -37,9 +37,8 @@ from bench.task_pictures import task_pictures
 from unlearn_core.concept import Concept
 from unlearn_core.diffusers_model import load_model
 from unlearn_core.errors import BadSettings
-from unlearn_core.lora_file import LoraPair, LoraWeights, round_to_half
+from unlearn_core.lora_file import LoraPair, LoraWeights
 from unlearn_core.lora_keys import ModuleKey
-from unlearn_core.merging import fit_loras
 from unlearn_core.prompt_templates import GUARD_PROMPTS, VARIED_OBJECT, VARIED_STYLE
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.unlearn import build_encoder
@@ -231,30 +230,19 @@ def test_a_stacks_pictures_are_counted_as_they_are_laid_out(world: World) -> Non
     assert set(TEST).isdisjoint({*cells["others"].objects, *cells["others"].styles})
 
 
-def test_stacked_files_add_up_and_the_merged_one_is_what_the_command_makes(base: Erased) -> None:
+def test_stacked_files_add_up(base: Erased) -> None:
     generator = torch.Generator().manual_seed(0)
-    key = ModuleKey(3, "fc1")
-    width = base.encoder.width
+    key, width = ModuleKey(3, "fc1"), base.encoder.width
     loras = []
-    for name, stand_in in (("dog", "pig"), ("car", "truck")):
+    for _ in range(2):
         down = torch.randn(2, width, generator=generator)
         up = 0.1 * torch.randn(4 * width, 2, generator=generator)
-        notes = {
-            "unlearn_concept": name, "unlearn_kind": "object", "unlearn_stand_in": stand_in,
-            "unlearn_names": f'["{name}"]', "unlearn_synonyms": "[]", "unlearn_kept": "[]",
-        }  # fmt: skip
-        loras.append(round_to_half(LoraWeights({key: LoraPair(down, up, 2.0)}, notes)))
-
-    def after(mode: str, chosen: list[LoraWeights]) -> torch.Tensor:
-        weight = stack(base, chosen, mode).encoder.layers[3].mlp.fc1.weight
-        return weight - base.encoder.layers[3].mlp.fc1.weight
-
+        loras.append(LoraWeights({key: LoraPair(down, up, 2.0)}))
+    before, after = (
+        erased.encoder.layers[3].mlp.fc1.weight for erased in (base, stack(base, loras))
+    )
     wanted = loras[0].pairs[key].delta() + loras[1].pairs[key].delta()
-    assert torch.allclose(after("stacked", loras), wanted, atol=1e-6)
-    fitted = round_to_half(fit_loras(base.encoder, loras)).pairs[key].delta()
-    assert torch.allclose(after("merged", loras), fitted, atol=1e-6)
-    assert (fitted - wanted).norm() > 0.1 * wanted.norm()
-    assert torch.allclose(after("merged", loras[:1]), loras[0].pairs[key].delta(), atol=1e-6)
+    assert torch.allclose(after - before, wanted, atol=1e-6)
 
 
 def test_every_method_of_the_plans_exists_and_has_settings() -> None:

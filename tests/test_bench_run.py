@@ -226,7 +226,6 @@ def test_a_family_of_ablations_becomes_a_table_and_a_plot(
         (f"{LOOP}+layers=all+rank=4", "layers=all, rank=4"),
         (SEEN, "loop, pictures"),
         (f"{SEEN}+inversion_steps=50", "inversion_steps=50"),
-        ("variant:no_name", "no_name"),
     ],
 )
 def test_a_plot_calls_a_variant_by_what_it_changes(method: str, words: str) -> None:

@@ -238,7 +238,6 @@ def test_the_products_of_the_unet_are_counted() -> None:
         ({"use_pictures": True}, False),
         ({"use_pictures": True, "inversion_steps": 0}, True),
         ({"stand_in_pictures": 16}, False),
-        ({"image_weight": 1.0}, False),
     ],
 )
 def test_which_settings_never_ask_for_the_unet(changes: dict, expected: bool) -> None:
