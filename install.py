@@ -36,9 +36,7 @@ TEST_FILES = (*DEMO_FILES, "requirements-bench.txt", "requirements-test.txt")
 OLDEST_VENV = ROOT / ".venv-oldest"
 OLDEST_FILE = ROOT / "requirements-oldest.txt"
 NOT_OF_THE_ENGINE = (
-    "hosts", "test_attacks.py", "test_bench_metrics.py", "test_bench_protocol.py",
-    "test_bench_run.py", "test_cost_aims.py", "test_emoji_canvas.py", "test_full_size.py",
-    "test_install.py", "test_peft_pairs.py", "test_repository.py", "test_rivals.py",
+    "bench", "hosts", "test_install.py", "test_peft_pairs.py", "test_repository.py",
 )  # fmt: skip
 ENGINE = ("-m", "not host and not slow", *(f"--ignore=tests/{name}" for name in NOT_OF_THE_ENGINE))
 

@@ -20,14 +20,15 @@ from typing import Any
 
 import torch
 
-from bench import ablations
 from bench.attacks.pictures import SHOWN
-from bench.cells import DRAW_STEPS
-from bench.methods import BASE
-from bench.plan import FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
-from bench.run import run_jobs
-from bench.setup import ModelChoice, make_runner
-from bench.workers import run_beside
+from bench.jobs.plan import FULL_PLAN, QUICK_PLAN, STAGES, Plan, job_pictures
+from bench.jobs.run import run_jobs
+from bench.jobs.runner import make_runner
+from bench.jobs.workers import run_beside
+from bench.methods.find import BASE
+from bench.protocol.cells import DRAW_STEPS
+from bench.protocol.setup import ModelChoice
+from bench.trials import ablations
 from unlearn_core.errors import BadSettings, UnlearnError
 
 MILLISECONDS = 60
@@ -162,7 +163,7 @@ def count(plan: Plan, stages: tuple[str, ...]) -> str:
 
 
 def _report(out: Path) -> None:
-    from bench.report import write_report
+    from bench.report.report import write_report
 
     print(f"report: {write_report(out)}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.cells import World
+from bench.protocol.cells import World
 from unlearn_core.concept import Concept
 from unlearn_core.demo_model import demo_folder
 from unlearn_core.diffusers_model import DiffusersModel, load_model

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.metrics import Share
+from bench.protocol.metrics import Share
 
 
 @dataclass(frozen=True)

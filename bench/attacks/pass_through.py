@@ -21,8 +21,8 @@ from torch import Tensor
 from bench.attacks.curve import AttackCurve, Point
 from bench.attacks.target import Descent, Target, adam, attacked
 from bench.attacks.textual_inversion import TEMPLATES
-from bench.cells import World
-from bench.erased import Erased
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
 from unlearn_core.tokenizer import VOCABULARY, tokenize
 
 NAME = "pass-through"

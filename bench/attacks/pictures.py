@@ -20,7 +20,7 @@ from bench.emoji_canvas.drawings import load_drawings
 from bench.emoji_canvas.pictures import EDGE, GENERATOR_SETS, Painter, Scene
 from bench.emoji_canvas.world import BACKGROUNDS, OBJECTS, STYLES
 from bench.emoji_canvas.world import CONTROLS as UNTAUGHT
-from bench.splits import ATTACKED, CONTROLS
+from bench.protocol.splits import ATTACKED, CONTROLS
 from unlearn_core.pictures import read_picture
 
 COUNT = 8

@@ -18,16 +18,9 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve
-from bench.attacks.target import (
-    Descent,
-    Target,
-    Templates,
-    attacked,
-    random_vectors,
-    word_size,
-)
-from bench.cells import World
-from bench.erased import Erased
+from bench.attacks.target import Descent, Target, Templates, attacked, random_vectors, word_size
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
 from unlearn_core.prompts import Name
 from unlearn_core.tokenizer import tokenize
 

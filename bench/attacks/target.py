@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve, Point, Restart
-from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World
-from bench.erased import Erased
-from bench.metrics import Share
+from bench.protocol.cells import DRAW_STEPS, GUIDANCE, Cell, World
+from bench.protocol.erased import Erased
+from bench.protocol.metrics import Share
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.inversion import TEST_TIMESTEPS, denoising_losses, encode_pictures
 from unlearn_core.lent_model import LentModel

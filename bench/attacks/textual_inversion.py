@@ -23,8 +23,8 @@ from bench.attacks.target import (
     random_vectors,
     word_size,
 )
-from bench.cells import World
-from bench.erased import Erased
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
 from unlearn_core.inversion import starting_vectors
 
 NAME = "textual inversion"

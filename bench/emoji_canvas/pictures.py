@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .drawings import SIZE, lacks
-from .world import BACKGROUNDS, STYLES
+from bench.emoji_canvas.drawings import SIZE, lacks
+from bench.emoji_canvas.world import BACKGROUNDS, STYLES
 
 EDGE = 64
 """Edge of a picture in pixels."""

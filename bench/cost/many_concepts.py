@@ -1,0 +1,226 @@
+"""What it costs to forget several objects in one run, and how far they get in each other's way.
+
+    python -m bench.cost.many_concepts --out FOLDER [--preset quick] [--heights 1,5,20,50]
+
+Runs on the demo model. For each height k one run on the first k objects of a shuffled list, and
+each of the first `--alone` objects by itself. Both sides are judged on the same pictures: every
+forgotten object by name and in other sentences, and all that no run of that height has forgotten.
+Seconds are processor time, which other work on the machine hardly changes.
+FOLDER gets many.json and many.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
+from bench.methods.stacking import joint
+from bench.protocol.cells import Cell, World, agree
+from bench.protocol.erased import Erased, Task
+from bench.protocol.metrics import Share, overall
+from bench.protocol.protocol import draw
+from bench.protocol.setup import open_model
+
+ORDER_SEED = 11
+NAMED, REST = 24, 120
+"""Pictures of a forgotten object, by name and in sentences, and of everything else together."""
+
+Numbers = dict[str, Any]
+
+
+def objects_in_order(world: World) -> list[str]:
+    """All objects, the tuning and the test concepts among them, shuffled once and for all."""
+    objects = sorted(world.objects)
+    random.Random(ORDER_SEED).shuffle(objects)
+    return objects
+
+
+def run(base: Erased, names: Sequence[str], method: str, seed: int) -> tuple[Erased, float]:
+    """One run on all names: the erased model, and its processor seconds."""
+    tasks = [Task(name, "object", seed=seed) for name in names]
+    started = time.process_time()
+    return joint(base, tasks, method), time.process_time() - started
+
+
+def judge(world: World, erased: Erased, gone: Sequence[str], rest: Sequence[str]) -> Numbers:
+    """H_o of each forgotten object, with IRA and CRA on the `rest`, which no run has forgotten."""
+
+    def read(cell: Cell) -> tuple[str, str]:
+        seen = world.read(draw(erased, cell))
+        return agree(seen.objects, cell.objects), agree(seen.styles, cell.styles)
+
+    ira, cra = (Share.of(side) for side in read(world.cell([(w, w) for w in rest], REST, seed=3)))
+    shown, h_o = {}, {}
+    for name in gone:
+        by_name = Share.of(read(world.cell([(name, name)], NAMED, seed=1))[0])
+        other = world.cell([(name, name)], NAMED, seed=5, grammars=HELD_OUT_GRAMMARS)
+        generally = Share.of(read(other)[0]).value
+        shown[name] = by_name.value
+        h_o[name] = overall(1 - by_name.value, generally, ira.value, cra.value)
+    return {"ira": ira.value, "cra": cra.value, "shown": shown, "h_o": h_o}
+
+
+def measure(
+    base: Erased, world: World, method: str, heights: Sequence[int], alone: int, seed: int
+) -> Numbers:
+    """All runs of one seed."""
+    order = objects_in_order(world)
+    singles: dict[str, Numbers] = {}
+    rest = order[max(alone, 1) :]
+    for name in order[:alone]:
+        erased, seconds = run(base, [name], method, seed)
+        judged = judge(world, erased, [name], rest)
+        singles[name] = {"seconds": seconds, "h_o": judged["h_o"][name]}
+        print(f"alone, {name}: {seconds:.1f} s, H_o {100 * singles[name]['h_o']:.1f}", flush=True)
+    together = []
+    for height in heights:
+        gone = order[:height]
+        erased, seconds = run(base, gone, method, seed)
+        # Up to `alone` objects are judged on the same rest as the single runs.
+        others = rest if height <= alone else order[height:]
+        judged = {"k": height, "seconds": seconds, **judge(world, erased, gone, others)}
+        together.append(judged)
+        print(line(judged, singles), flush=True)
+    return {"seed": seed, "alone": singles, "together": together}
+
+
+def line(judged: Numbers, singles: dict[str, Numbers]) -> str:
+    """One run in words."""
+    shown = judged["shown"].values()
+    words = (
+        f"k = {judged['k']}: {judged['seconds']:.1f} s, shown {100 * mean(shown):.1f} % "
+        f"(worst {100 * max(shown):.1f} %), IRA {100 * judged['ira']:.1f}, "
+        f"CRA {100 * judged['cra']:.1f}, H_o {100 * mean(judged['h_o'].values()):.1f}"
+    )
+    if singles:
+        share, behind = compared(judged, singles)
+        words += (
+            f", {100 * behind:+.1f} behind the single runs, {share:.2f} of the time of "
+            f"{judged['k']} of them"
+        )
+    return words
+
+
+def compared(judged: Numbers, singles: dict[str, Numbers]) -> tuple[float, float]:
+    """(Its part of the time of as many single runs, how far its H_o is behind theirs).
+
+    Behind in the mean of the concepts that were forgotten alone too.
+    """
+    single = mean(one["seconds"] for one in singles.values()) * judged["k"]
+    both = [name for name in judged["h_o"] if name in singles]
+    behind = mean(singles[name]["h_o"] - judged["h_o"][name] for name in both)
+    return judged["seconds"] / single, behind
+
+
+def save_plot(
+    runs: Sequence[Numbers], path: Path, full_size: Mapping[int, float] | None = None
+) -> None:
+    """Cost and interference against the number of concepts, a line for each seed.
+
+    `full_size`: seconds at SD2's size, which get a panel of their own.
+    """
+    from matplotlib import pyplot as plt
+
+    from bench.report.plots import save
+
+    count = 3 if full_size else 2
+    figure, panels = plt.subplots(1, count, figsize=(4.5 * count, 3.6), layout="constrained")
+    cost, harm = panels[:2]
+    for number, seeded in enumerate(runs):
+        heights = [one["k"] for one in seeded["together"]]
+        single = mean(one["seconds"] for one in seeded["alone"].values())
+        first = number == 0
+        cost.plot(
+            heights,
+            [one["seconds"] for one in seeded["together"]],
+            "o-",
+            color="#0072B2",
+            label="one run" if first else None,
+        )
+        cost.plot(
+            heights,
+            [single * height for height in heights],
+            "--",
+            color="#7F7F7F",
+            label="as many single runs" if first else None,
+        )
+        for values, colour, marker, label in (
+            ([mean(one["h_o"].values()) for one in seeded["together"]], "#0072B2", "o", "H_o"),
+            ([one["ira"] for one in seeded["together"]], "#009E73", "s", "other objects kept"),
+            (
+                [max(one["shown"].values()) for one in seeded["together"]],
+                "#D55E00",
+                "^",
+                "worst concept shown",
+            ),
+        ):
+            harm.plot(
+                heights,
+                [100 * value for value in values],
+                marker + "-",
+                color=colour,
+                label=label if first else None,
+            )
+    if full_size:
+        heights = sorted(full_size)
+        seconds = [full_size[height] for height in heights]
+        panels[2].plot(heights, seconds, "o-", color="#0072B2", label="one run")
+        if 1 in full_size:
+            single = [full_size[1] * height for height in heights]
+            panels[2].plot(heights, single, "--", color="#7F7F7F", label="as many single runs")
+        panels[2].set_title("SD2's size, random weights", fontsize=10)
+        panels[2].set_ylabel("seconds")
+    for axes, unit in ((cost, "processor seconds"), (harm, "%")):
+        axes.set_title("demo model", fontsize=10)
+        axes.set_ylabel(unit)
+    for axes in panels:
+        axes.set_xlabel("concepts in one run")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, how many concepts share a run, and the seeds."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in text.split(",")]
+
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--heights", type=numbers, default="1,5,20,50")
+    parser.add_argument("--seeds", type=numbers, default="0,1,2")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.cost.many_concepts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--alone", type=int, default=20)
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    base, world, about = open_model("demo")
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs: list[Numbers] = []
+    for seed in args.seeds:
+        runs.append(measure(base, world, args.preset, args.heights, args.alone, seed))
+        numbers = {"about": about, "preset": args.preset, "runs": runs}
+        (args.out / "many.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    save_plot(runs, args.out / "many.png")
+
+
+if __name__ == "__main__":
+    main()

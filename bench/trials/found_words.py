@@ -1,0 +1,76 @@
+"""How often the model's own word for a concept's pictures is the concept's name.
+
+    python -m bench.trials.found_words [--json FILE]
+
+finds words for the pictures of each tuning concept, and for those of the controls, which the demo
+model never learned and for which none should be found. The nouns are also sifted by their general
+words, as a model that knows thousands has them, to see how many lie before the right one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.attacks.pictures import attack_pictures
+from bench.protocol.splits import CONTROLS, SEEDS, TUNING
+from bench.protocol.task_pictures import COUNT, task_pictures
+from unlearn_core.concept import Kind
+from unlearn_core.demo_model import load_demo_world
+from unlearn_core.diffusers_model import DiffusersModel, load_model
+from unlearn_core.errors import BadConcept
+from unlearn_core.inversion import encode_pictures
+from unlearn_core.lent_model import SilentMonitor
+from unlearn_core.naming import find_words
+from unlearn_core.text_encoder import TextEncoder
+from unlearn_core.unlearn import build_encoder
+from unlearn_core.word_sift import sift_words
+from unlearn_core.word_tables import nouns
+
+
+def measure(model: DiffusersModel, encoder: TextEncoder, name: str, seed: int) -> dict[str, Any]:
+    """One row: the words found for a concept's pictures, and how long it took."""
+    kind: Kind = "style" if name in load_demo_world()["styles"] else "object"
+    shown = attack_pictures(name)[:COUNT] if name in CONTROLS else task_pictures(name)
+    row: dict[str, Any] = {"concept": name, "seed": seed}
+    started = time.monotonic()
+    try:
+        found = find_words(model, encoder, shown, kind, seed, SilentMonitor())
+        words = [word.word for word in found.words]
+        row |= {"rank": words.index(name) + 1 if name in words else None, **found.as_dict()}
+    except BadConcept as error:
+        row["refused"] = str(error)
+    row["seconds"] = round(time.monotonic() - started, 1)
+    if kind != "style" and name not in CONTROLS:
+        known = [word for word in nouns() if encoder.knows(word)]
+        latents = encode_pictures(model, shown)
+        generator = torch.Generator().manual_seed(seed)
+        sifted, _ = sift_words(model, encoder, latents, known, generator, SilentMonitor())
+        row["sifted_rank"] = sifted.index(name) + 1
+    return row
+
+
+def main() -> None:
+    """Print a line for each concept and seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write all rows there too")
+    chosen = parser.parse_args()
+    model, _ = load_model("demo")
+    encoder = build_encoder(model)
+    rows = []
+    for name in (*TUNING, *CONTROLS):
+        for seed in SEEDS:
+            row = measure(model, encoder, name, seed)
+            rows.append(row)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
