@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve, Point, Restart
-from bench.protocol.cells import DRAW_STEPS, GUIDANCE, Cell, World
+from bench.protocol.cells import GUIDANCE, Cell, World, draw_prompts
 from bench.protocol.erased import Erased
 from bench.protocol.metrics import Share
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.inversion import TEST_TIMESTEPS, denoising_losses, encode_pictures
 from unlearn_core.lent_model import LentModel
 from unlearn_core.noise import add_noise, draw_timesteps, training_target
-from unlearn_core.sampling import draw_pictures, paired_noise
 from unlearn_core.tokenizer import VOCABULARY, token_ids
 
 HELD_OUT_NOISE = 77
@@ -83,16 +82,9 @@ def attacked_model(erased: Erased) -> LentModel:
     return NegativeKept(erased.model, negative, empty, GUIDANCE)
 
 
-@torch.no_grad()
 def draw(erased: Erased, ids: Tensor, seed: int, learned: Tensor | None = None) -> Tensor:
-    """Pictures (N, 3, h, w) in [-1, 1] of prompts (N, 77); the n-th always has the same noise."""
-    unique, place = ids.unique(dim=0, return_inverse=True)
-    encoded = torch.cat([erased.encoder.encode(part, learned) for part in unique.split(64)])
-    size = erased.model.native_size
-    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(len(ids))])
-    without = erased.encoder.encode(token_ids(erased.negative))
-    text = encoded[place.to(encoded.device)]
-    return draw_pictures(erased.model, text, without, noise, DRAW_STEPS, GUIDANCE)
+    """See `draw_prompts`."""
+    return draw_prompts(erased.model, erased.encoder, ids, seed, erased.negative, learned=learned)
 
 
 class Target:

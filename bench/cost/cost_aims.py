@@ -1,6 +1,6 @@
 """What forgetting may cost, and what it costs: the aims of speed and memory from one command.
 
-    python -m bench.cost.cost_aims --out FOLDER [--heights 1,5,20,50] [--seeds 0,1,2]
+    python -m bench cost --out FOLDER [--heights 1,5,20,50] [--seeds 0,1,2]
 
 At SD2's size, on random weights, as `full_size` does: `quick` on the first 1, 5, 20 and 50
 objects of `many_concepts`, and the presets that use the UNet, with a few steps and on small
@@ -148,16 +148,21 @@ def save_plots(parts: Parts, out: Path) -> None:
         many_concepts.save_plot(seeded, out / "many.png", whole)
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Measure what is not there yet."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in text.split(",")]
+
     parser = argparse.ArgumentParser(
-        prog="python -m bench.cost.cost_aims",
+        prog="python -m bench cost",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    many_concepts.add_arguments(parser)
-    args = parser.parse_args()
-    torch.set_flush_denormal(True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--heights", type=numbers, default="1,5,20,50", help="Concepts in a run.")
+    parser.add_argument("--seeds", type=numbers, default="0,1,2")
+    args = parser.parse_args(words)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "cost.json"
     parts: Parts = json.loads(file.read_text()) if file.exists() else {}
@@ -170,7 +175,3 @@ def main() -> None:
     (args.out / "aims.md").write_text(table + "\n")
     save_plots(parts, args.out)
     print(table)
-
-
-if __name__ == "__main__":
-    main()

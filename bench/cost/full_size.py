@@ -1,7 +1,7 @@
 """Seconds and bytes at the size of Stable Diffusion 2, on random weights.
 
-    python -m bench.cost.full_size [--preset quick] [--json FILE] [--plot FILE]
-    python -m bench.cost.full_size --preset balanced:inversion_steps=2 --size 768 --memory-cap 8
+    python -m bench full-size [--preset quick] [--json FILE] [--plot FILE]
+    python -m bench full-size --preset balanced:inversion_steps=2+steps=5 --size 768 --memory-cap 8
 
 SD2 is made with random weights: the text encoder (24 layers, 1024 wide) and, for presets that use
 them, the UNet (866 M weights) and the VAE (84 M); speed and memory do not depend on their values,
@@ -24,7 +24,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,7 +38,6 @@ from bench.cost.products import ProductCounter
 from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
 from bench.methods.find import find_method, settings_of
 from unlearn_core.concept import Concept
-from unlearn_core.errors import UnlearnError
 from unlearn_core.lora_file import lora_bytes
 from unlearn_core.memory_plan import gigabytes
 from unlearn_core.settings import UnlearnSettings
@@ -52,8 +51,7 @@ _SHORT = {"bfloat16": "bf16"}
 
 def text_only(settings: UnlearnSettings) -> bool:
     """Whether a run with these settings never asks for the UNet."""
-    without_pictures = not settings.use_pictures or settings.inversion_steps == 0
-    return without_pictures and settings.stand_in_pictures == 0 and not settings.needs_unet
+    return not (settings.uses_pictures or settings.stand_in_pictures)
 
 
 def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
     host.check()
     names = concept.split(",")
     settings = joint_settings(UnlearnSettings.from_dict(settings_of(method)), len(names))
-    shown = PICTURES if settings.use_pictures or settings.needs_unet else 0
+    shown = PICTURES if settings.uses_pictures else 0
     concepts = [
         Concept(name, images=random_pictures(host.size, shown, seed))
         for seed, name in enumerate(names)
@@ -196,10 +194,10 @@ def save_plot(numbers: dict[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.cost.full_size",
+        prog="python -m bench full-size",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -224,7 +222,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     host = Host(
         torch.device(args.device),
         args.size,
@@ -234,8 +232,6 @@ def main() -> None:
     )
     try:
         numbers = measure(args.preset, args.concept, host)
-    except UnlearnError as error:
-        sys.exit(f"{error}")
     except torch.cuda.OutOfMemoryError as error:
         sys.exit(f"Out of memory: {error}")
     print(as_text(numbers))
@@ -243,7 +239,3 @@ def main() -> None:
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
     if args.plot:
         save_plot(numbers, args.plot)
-
-
-if __name__ == "__main__":
-    main()

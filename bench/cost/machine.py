@@ -8,7 +8,6 @@ use that, and be faster than this rate.
 
 from __future__ import annotations
 
-import gc
 import platform
 import re
 import time
@@ -19,10 +18,8 @@ from pathlib import Path
 import torch
 
 from bench.cost.products import PRODUCT_DTYPES
-from bench.protocol.cost import PeakSampler
-from unlearn_core.free_memory import give_memory_back
+from bench.protocol.cost import CPU, wait_for
 
-CPU = torch.device("cpu")
 MATMUL = 2048
 """Edge of the matrices whose product gives a CPU's rate."""
 CUDA_MATMUL = 8192
@@ -80,50 +77,6 @@ def measure_machine(device: torch.device = CPU) -> Machine:
         for clock in range(2)
     ]
     return Machine(rates[0], rates[1], torch.get_num_threads())
-
-
-class MemoryGauge:
-    """The most memory beyond what was held at first, from one look to the next.
-
-    On a CUDA device what torch allocated, exactly; else this process's resident set, sampled.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        """What is held now does not count."""
-        gc.collect()
-        give_memory_back()
-        self._device, self._sampler = device, PeakSampler()
-        if device.type == "cuda":
-            torch.cuda.init()
-            torch.cuda.empty_cache()
-            self._held = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            self._held = self._sampler.resident()
-            self._sampler.start()
-
-    def look(self) -> int:
-        """Bytes at most since the last look."""
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._sampler.stop()
-            peak = self._sampler.peak
-            self._sampler = PeakSampler()
-            self._sampler.start()
-        return max(0, peak - self._held)
-
-    def close(self) -> None:
-        """Look no more."""
-        if self._sampler.is_alive():
-            self._sampler.stop()
-
-
-def wait_for(device: torch.device) -> None:
-    """Until a CUDA device has done what it was given; other devices are never behind."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:

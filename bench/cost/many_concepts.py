@@ -1,18 +1,13 @@
 """What it costs to forget several objects in one run, and how far they get in each other's way.
 
-    python -m bench.cost.many_concepts --out FOLDER [--preset quick] [--heights 1,5,20,50]
-
 Runs on the demo model. For each height k one run on the first k objects of a shuffled list, and
-each of the first `--alone` objects by itself. Both sides are judged on the same pictures: every
+each of the first `alone` objects by itself. Both sides are judged on the same pictures: every
 forgotten object by name and in other sentences, and all that no run of that height has forgotten.
 Seconds are processor time, which other work on the machine hardly changes.
-FOLDER gets many.json and many.png.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -20,15 +15,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
 from bench.methods.stacking import joint
-from bench.protocol.cells import Cell, World, agree
+from bench.protocol.cells import Cell, World
 from bench.protocol.erased import Erased, Task
 from bench.protocol.metrics import Share, overall
 from bench.protocol.protocol import draw
-from bench.protocol.setup import open_model
 
 ORDER_SEED = 11
 NAMED, REST = 24, 120
@@ -54,16 +46,16 @@ def run(base: Erased, names: Sequence[str], method: str, seed: int) -> tuple[Era
 def judge(world: World, erased: Erased, gone: Sequence[str], rest: Sequence[str]) -> Numbers:
     """H_o of each forgotten object, with IRA and CRA on the `rest`, which no run has forgotten."""
 
-    def read(cell: Cell) -> tuple[str, str]:
-        seen = world.read(draw(erased, cell))
-        return agree(seen.objects, cell.objects), agree(seen.styles, cell.styles)
+    def read(cell: Cell) -> list[Share]:
+        """Of objects and of styles."""
+        return [Share.of(bits) for bits in world.agreement(cell, draw(erased, cell)).values()]
 
-    ira, cra = (Share.of(side) for side in read(world.cell([(w, w) for w in rest], REST, seed=3)))
+    ira, cra = read(world.cell([(w, w) for w in rest], REST, seed=3))
     shown, h_o = {}, {}
     for name in gone:
-        by_name = Share.of(read(world.cell([(name, name)], NAMED, seed=1))[0])
+        by_name = read(world.cell([(name, name)], NAMED, seed=1))[0]
         other = world.cell([(name, name)], NAMED, seed=5, grammars=HELD_OUT_GRAMMARS)
-        generally = Share.of(read(other)[0]).value
+        generally = read(other)[0].value
         shown[name] = by_name.value
         h_o[name] = overall(1 - by_name.value, generally, ira.value, cra.value)
     return {"ira": ira.value, "cra": cra.value, "shown": shown, "h_o": h_o}
@@ -187,40 +179,3 @@ def save_plot(
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=9)
     save(figure, path)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder, how many concepts share a run, and the seeds."""
-
-    def numbers(text: str) -> list[int]:
-        return [int(number) for number in text.split(",")]
-
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--heights", type=numbers, default="1,5,20,50")
-    parser.add_argument("--seeds", type=numbers, default="0,1,2")
-
-
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.cost.many_concepts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_arguments(parser)
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--alone", type=int, default=20)
-    args = parser.parse_args()
-    torch.set_flush_denormal(True)
-    base, world, about = open_model("demo")
-    args.out.mkdir(parents=True, exist_ok=True)
-    runs: list[Numbers] = []
-    for seed in args.seeds:
-        runs.append(measure(base, world, args.preset, args.heights, args.alone, seed))
-        numbers = {"about": about, "preset": args.preset, "runs": runs}
-        (args.out / "many.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    save_plot(runs, args.out / "many.png")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.cost.machine import Machine, MemoryGauge, wait_for
+from bench.cost.machine import Machine
 from bench.cost.products import ProductCounter
+from bench.protocol.cost import MemoryGauge, wait_for
 from unlearn_core.concept import Concept
 from unlearn_core.lent_model import LentModel, SilentMonitor
 from unlearn_core.lora_file import LoraWeights

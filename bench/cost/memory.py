@@ -1,6 +1,6 @@
 """The estimate of memory beside counted bytes, and the README's table of it.
 
-    python -m bench.cost.memory
+    python -m bench memory
 
 A UNet of SD2's size is made on torch's meta device, where tensors have shapes and no contents, and
 predictions go through it, with a gradient at the text and without. Counted are the storages that
@@ -11,6 +11,7 @@ the meta device itself would take another one, which keeps a table of attention 
 
 from __future__ import annotations
 
+import argparse
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.report.tables import markdown
 from unlearn_core.memory_estimate import TextSizes, UnetUse, estimate
 from unlearn_core.memory_plan import gigabytes
 from unlearn_core.model_files import read_json
@@ -162,13 +164,6 @@ def needed_bytes(settings: UnlearnSettings, edge: int, recomputes: bool, whole: 
     return max(estimate(SD2_TEXT, use, settings, PICTURES).values())
 
 
-def _print_table(header: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-    print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-    print()
-
-
 def _compared() -> Iterator[Sequence[str]]:
     unet = sd2_unet(torch.float16)
     for batch, edge in ((1, 64), (2, 64), (4, 64), (1, 96)):
@@ -188,14 +183,17 @@ def _presets() -> Iterator[Sequence[str]]:
         yield f"`{name}`", *cells
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print both tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(words)
     with _fused_attention():
-        _print_table(["pictures", "size", "what", "counted", "estimated", "off by"], _compared())
+        headers = ("pictures", "size", "what", "counted", "estimated", "off by")
+        print(markdown(headers, list(_compared())), end="\n\n")
     ways = ("", "recomputed", "one picture at a time")
     header = [f"{size} {way}".strip() for size in SIZES for way in ways]
-    _print_table(["preset", *header], _presets())
-
-
-if __name__ == "__main__":
-    main()
+    print(markdown(["preset", *header], list(_presets())))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bench.cost.machine import CPU
+from bench.protocol.cost import CPU
 from unlearn_core.devices import default_compute_dtype, free_memory
 from unlearn_core.diffusers_model import DiffusersModel
 from unlearn_core.errors import BadSettings
@@ -126,16 +126,10 @@ class RandomTextModel(LentModel):
         configs = host.configs
         configs["text_encoder"]["num_hidden_layers"] += 1
         _, _, text_encoder = empty_parts(*(configs[p] for p in ("unet", "vae", "text_encoder")))
-        generator = torch.Generator().manual_seed(0)
-        self._weights = {}
-        for name, value in text_encoder.state_dict().items():
-            if "position_ids" in name:
-                continue
-            weight = torch.randn(value.shape, generator=generator).mul_(SCALE)
-            if name.endswith(("norm1.weight", "norm2.weight", "layer_norm.weight")):
-                weight += 1
-            full = name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name
-            self._weights[full] = weight.to(self.device, host.text_dtype)
+        weights = random_weights(module_shapes(text_encoder), host.text_dtype, host.device)
+        self._weights = {
+            TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): weight for name, weight in weights.items()
+        }
 
     def free_memory(self) -> int | None:
         """See LentModel."""
@@ -171,21 +165,23 @@ def random_pipeline(host: Host) -> StableDiffusionPipeline:
     names = ("unet", "vae", "text_encoder")
     parts = empty_parts(*(configs[name] for name in names))
     for part, held in zip(parts, (dtype, dtype, host.text_dtype), strict=True):
-        fill_module(part, random_weights(part, held, host.device), _DRAWN, held)
+        fill_module(part, random_weights(module_shapes(part), held, host.device), _DRAWN, held)
         part.to(host.device)  # what is no weight: the places of the text encoder
     return assemble_pipeline(*parts, configs["scheduler"])
 
 
+def module_shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Of each weight of a module, which may have no memory."""
+    return {name: value.shape for name, value in module.state_dict().items() if "_ids" not in name}
+
+
 def random_weights(
-    module: nn.Module, dtype: torch.dtype, device: torch.device
+    shapes: Mapping[str, torch.Size], dtype: torch.dtype, device: torch.device = CPU
 ) -> dict[str, Tensor]:
-    """A value of the right shape for each weight of a module, which may have no memory.
+    """A value for each name and shape.
 
     All but the norms' scales are views of one stretch of noise, each from another place on.
     """
-    shapes = {
-        name: value.shape for name, value in module.state_dict().items() if "_ids" not in name
-    }
     noise = torch.randn(NOISE_LENGTH, generator=torch.Generator().manual_seed(0))
     noise = noise.mul_(SCALE).to(device, dtype)
     longest = max(shape.numel() for shape in shapes.values())

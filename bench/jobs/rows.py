@@ -1,47 +1,31 @@
-"""Finished jobs on disk: one JSON object a line, appended whole, so that a run can be stopped."""
+"""Finished jobs on disk: a journal of rows, so that a run can be stopped."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bench.jobs.plan import Job
+from unlearn_core.journal import Record, append_record, read_records
 
-Row = dict[str, Any]
+Row = Record
 KEY = ("stage", "concept", "method", "seed", "strength", "detail")
-
-
-def file_of(out: Path, stage: str) -> Path:
-    """Attacks have a file of their own, for their rows are long."""
-    return out / ("attacks.jsonl" if stage == "attacks" else "rows.jsonl")
+ROWS, ATTACKS = "rows.jsonl", "attacks.jsonl"
+"""Attacks have a file of their own, for their rows are long."""
 
 
 def read_rows(out: Path) -> list[Row]:
-    """All rows in the order in which they were finished; a torn last line is no row."""
-    rows = []
-    for name in ("rows.jsonl", "attacks.jsonl"):
-        path = out / name
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for number, line in enumerate(text.splitlines(), start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                print(f"{path}, line {number}: cut off, its job will be done again")
-    return rows
+    """All rows in the order in which they were finished; a torn last line is cut off.
+
+    Raises BadFile.
+    """
+    return [row for name in (ROWS, ATTACKS) for row in read_records(out / name)]
 
 
 def append_row(out: Path, row: Row) -> None:
-    """Write one row in one piece: several processes may append to the same file."""
-    path = file_of(out, row["stage"])
-    line = (json.dumps(row) + "\n").encode()
-    with path.open("ab+", buffering=0) as file:
-        if file.seek(0, 2):
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":  # a process was killed while it wrote
-                line = b"\n" + line
-        file.write(line)
+    """Keep one row; raises BadFile."""
+    append_record(out / (ATTACKS if row["stage"] == "attacks" else ROWS), row)
 
 
 def key_of(row: Row) -> tuple[Any, ...]:

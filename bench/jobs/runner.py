@@ -18,7 +18,7 @@ from bench.jobs.strips import save_strip
 from bench.methods.find import BASE, find_method, settings_of
 from bench.methods.preset import with_lora
 from bench.methods.stacking import joint, stack, stack_cells
-from bench.protocol.cells import DRAW_STEPS, World, agree
+from bench.protocol.cells import DRAW_STEPS, World
 from bench.protocol.cost import measured
 from bench.protocol.drift import drawn_drift, text_drift
 from bench.protocol.erased import Erased, Task
@@ -151,15 +151,11 @@ class Runner:
             loras = [self.lora(name, job.method, job.seed) for name in gone]
             erased = stack(self.base, loras)
         cells = stack_cells(self.world, gone, self.plan.stacked, job.seed, self.plan.sizes)
-        read = {}
-        for name, cell in cells.items():
-            seen = self.world.read(draw(erased, cell, self.steps))
-            read[name] = {
-                "object": agree(seen.objects, cell.objects),
-                "style": agree(seen.styles, cell.styles),
-            }
         return {
-            "cells": read,
+            "cells": {
+                name: self.world.agreement(cell, draw(erased, cell, self.steps))
+                for name, cell in cells.items()
+            },
             "gone": {name: self.kind(name) for name in gone},
             "file_bytes": erased.file_bytes,
             "drift": text_drift(erased.encoder, self.base.encoder),

@@ -34,7 +34,7 @@ class Preset:
     def __call__(self, base: Erased, task: Task) -> Erased:
         """See Method; raises UnlearnError."""
         settings = self.settings.replace(seed=task.seed)
-        images = task.images if settings.use_pictures or settings.needs_unet else ()
+        images = task.images if settings.uses_pictures else ()
         concept = Concept(task.name, kind=task.kind, images=images)
         result = unlearn(base.model, concept, settings)
         notes = {"stand-in": result.stand_in.word}

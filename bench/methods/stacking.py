@@ -36,8 +36,10 @@ def stack(base: Erased, loras: Sequence[LoraWeights]) -> Erased:
 def joint(base: Erased, tasks: Sequence[Task], method: str) -> Erased:
     """The base after one run on all tasks; raises as `unlearn_together` does."""
     settings = preset(method, seed=tasks[0].seed)
-    uses = settings.use_pictures or settings.needs_unet
-    concepts = [Concept(t.name, kind=t.kind, images=t.images if uses else ()) for t in tasks]
+    concepts = [
+        Concept(task.name, kind=task.kind, images=task.images if settings.uses_pictures else ())
+        for task in tasks
+    ]
     lora = unlearn_together(base.model, concepts, settings).lora
     return dataclasses.replace(with_lora(base, lora), file_bytes=len(lora_bytes(lora)))
 

@@ -119,24 +119,33 @@ class World:
             tuple(self.judge.objects[i] for i in second),
         )
 
+    def agreement(self, cell: Cell, pictures: Tensor) -> dict[str, str]:
+        """Whether a cell's pictures show the object and the style that were asked for."""
+        seen = self.read(pictures)
+        return {
+            "object": agree(seen.objects, cell.objects),
+            "style": agree(seen.styles, cell.styles),
+        }
+
 
 @torch.no_grad()
-def draw_cell(
+def draw_prompts(
     model: LentModel,
     encoder: TextEncoder,
-    cell: Cell,
+    ids: Tensor,
+    seed: int,
     negative: str = "",
     steps: int = DRAW_STEPS,
+    learned: Tensor | None = None,
 ) -> Tensor:
-    """The cell's pictures, (N, 3, h, w) in [-1, 1].
+    """Pictures (N, 3, h, w) in [-1, 1] of prompts (N, 77); the n-th always has the same noise.
 
-    `negative` is the prompt of the branch without the prompt.
+    `negative` is the prompt of the branch without the prompt; `learned` are word vectors in `ids`.
     """
-    ids = torch.cat([token_ids(prompt) for prompt in cell.prompts])
     unique, place = ids.unique(dim=0, return_inverse=True)
-    encoded = torch.cat([encoder.encode(part) for part in unique.split(64)])
+    encoded = torch.cat([encoder.encode(part, learned) for part in unique.split(64)])
     size = model.native_size
-    noise = torch.cat([paired_noise(cell.seed, i, size, size) for i in range(len(ids))])
+    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(len(ids))])
     without = encoder.encode(token_ids(negative))
     batch = len(ids) if size <= SMALL else LARGE_BATCH
     return torch.cat(
@@ -147,6 +156,18 @@ def draw_cell(
             )
         ]
     )
+
+
+def draw_cell(
+    model: LentModel,
+    encoder: TextEncoder,
+    cell: Cell,
+    negative: str = "",
+    steps: int = DRAW_STEPS,
+) -> Tensor:
+    """The cell's pictures, see `draw_prompts`."""
+    ids = torch.cat([token_ids(prompt) for prompt in cell.prompts])
+    return draw_prompts(model, encoder, ids, cell.seed, negative, steps)
 
 
 def agree(seen: Sequence[str], wanted: Sequence[str]) -> str:

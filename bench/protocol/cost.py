@@ -19,6 +19,7 @@ import torch
 
 from unlearn_core.free_memory import give_memory_back
 
+CPU = torch.device("cpu")
 SAMPLE_SECONDS = 0.005
 _Result = TypeVar("_Result")
 
@@ -31,34 +32,63 @@ class Cost:
     peak_bytes: int
 
 
-def measured(
-    call: Callable[[], _Result], device: torch.device | None = None
-) -> tuple[_Result, Cost]:
+def measured(call: Callable[[], _Result], device: torch.device = CPU) -> tuple[_Result, Cost]:
     """What the call gives back, and its cost; `device` is where its model lies."""
-    on_cuda = device is not None and device.type == "cuda"
-    gc.collect()
-    give_memory_back()
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        started = time.monotonic()
-        result = call()
-        torch.cuda.synchronize(device)
-        seconds = time.monotonic() - started
-        return result, Cost(seconds, torch.cuda.max_memory_allocated(device) - before)
-    sampler = PeakSampler()
-    before = sampler.resident()
-    sampler.start()
+    gauge = MemoryGauge(device)
     started = time.monotonic()
     try:
         result = call()
+        wait_for(device)
+        return result, Cost(time.monotonic() - started, gauge.look())
     finally:
-        seconds = time.monotonic() - started
-        sampler.stop()
-    return result, Cost(seconds, max(0, sampler.peak - before))
+        gauge.close()
 
 
-class PeakSampler(threading.Thread):
+class MemoryGauge:
+    """The most memory beyond what was held at first, from one look to the next.
+
+    On a CUDA device what torch allocated, exactly; else this process's resident set, sampled.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """What is held now does not count."""
+        gc.collect()
+        give_memory_back()
+        self._device, self._sampler = device, _PeakSampler()
+        if device.type == "cuda":
+            torch.cuda.init()
+            torch.cuda.empty_cache()
+            self._held = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            self._held = self._sampler.resident()
+            self._sampler.start()
+
+    def look(self) -> int:
+        """Bytes at most since the last look."""
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._sampler.stop()
+            peak = self._sampler.peak
+            self._sampler = _PeakSampler()
+            self._sampler.start()
+        return max(0, peak - self._held)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._sampler.is_alive():
+            self._sampler.stop()
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a CUDA device has done what it was given; other devices are never behind."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _PeakSampler(threading.Thread):
     """Looks at this process's resident set until it is told to stop."""
 
     def __init__(self) -> None:

@@ -161,17 +161,16 @@ class Layout:
 
     def read(self, name: str, cell: Cell, pictures: Tensor) -> dict[str, str]:
         """What the judge sees in a cell's pictures: question -> "1" or "0" a picture."""
-        reading = self.world.read(pictures)
-        styles = agree(reading.styles, cell.styles)
         if name != "pairs":
-            return {"object": agree(reading.objects, cell.objects), "style": styles}
+            return self.world.agreement(cell, pictures)
+        reading = self.world.read(pictures)
         found = list(zip(reading.objects, reading.second_objects, strict=True))
         return {
             "other": "".join(
                 str(int(word in two)) for word, two in zip(cell.objects, found, strict=True)
             ),
             "concept": "".join(str(int(self.name in two)) for two in found),
-            "style": styles,
+            "style": agree(reading.styles, cell.styles),
         }
 
 

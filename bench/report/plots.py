@@ -43,9 +43,8 @@ def look_of(method: str) -> tuple[str, str]:
 
 
 def look(number: int) -> tuple[str, str]:
-    """(colour, marker), another for each number: a round of colours moves the markers by one."""
-    turn, place = divmod(number, len(COLOURS))
-    return COLOURS[place], MARKERS[(place + turn) % len(MARKERS)]
+    """(colour, marker), another for each number below ten."""
+    return COLOURS[number], MARKERS[number]
 
 
 def pareto(table: Table, title: str, words: Mapping[str, str] | None = None) -> Figure:

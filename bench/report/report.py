@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -18,6 +19,13 @@ from bench.report.aims import PRESETS, aims_table
 from bench.report.attack_summary import WORDS, attack_curves, attack_table, pooled, words_table
 from bench.report.curves import strength_curve
 from bench.report.sheets import contact_sheet
+
+
+def main(words: Sequence[str]) -> None:
+    """Write OUT/report anew."""
+    parser = argparse.ArgumentParser(prog="python -m bench report", description=__doc__)
+    parser.add_argument("out", type=Path, help="Where a run keeps its rows.")
+    print(f"report: {write_report(parser.parse_args(words).out)}")
 
 
 def write_report(out: Path) -> Path:

@@ -35,18 +35,11 @@ def contact_sheet(
     for column, (cell, prompt) in enumerate(header):
         left = LABEL + column * (TILE + GAP)
         if column == 0 or header[column - 1][0] != cell:
-            pen.text((left, 4), cell.replace(":", ": "), INK, _font(13))
+            pen.text((left, 4), cell.replace(":", ": "), INK, ImageFont.load_default(13))
         lines = textwrap.wrap(prompt, LETTERS)[:4]
-        pen.text((left, 22), "\n".join(lines), FAINT, _font(10))
+        pen.text((left, 22), "\n".join(lines), FAINT, ImageFont.load_default(10))
     for row, (method, strip) in enumerate(strips.items()):
         top = HEADER + row * (TILE + GAP)
-        pen.text((6, top + TILE // 2 - 8), method, INK, _font(14))
+        pen.text((6, top + TILE // 2 - 8), method, INK, ImageFont.load_default(14))
         sheet.paste(strip, (LABEL, top))
     return sheet
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()

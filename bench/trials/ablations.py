@@ -1,7 +1,7 @@
 """Which layers, ranks, losses and prompts: variants of our presets, on tuning concepts alone.
 
-python -m bench ablate                         every family, three seeds, one after the other
-python -m bench ablate --families "loop: layers,loop: keep"
+    python -m bench ablate                         every family, three seeds
+    python -m bench ablate --families "loop: layers,loop: keep"
 
 Each family changes one thing. Those named "least squares" vary the closed form without a step,
 those named "loop" 150 steps from zero, without pictures, so that both see words only. Two families
@@ -10,15 +10,18 @@ are attacked, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.jobs.command import add_pace, do_jobs
 from bench.jobs.plan import Plan
 from bench.jobs.rows import read_rows
 from bench.jobs.summary import Table
 from bench.methods.find import BASE
 from bench.protocol.protocol import Sizes
-from bench.report import tables
+from bench.protocol.setup import ModelChoice
+from bench.report import plots, tables
 from bench.report.attack_summary import attack_table
 from unlearn_core.errors import BadSettings
 
@@ -96,6 +99,22 @@ def ablation_plan(families: tuple[str, ...]) -> Plan:
     )
 
 
+def main(words: Sequence[str]) -> None:
+    """Do what is left of some families, then write their tables and plots."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench ablate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("out", "ablations"))
+    parser.add_argument("--families", default=",".join(FAMILIES), help="Some of: %(default)s.")
+    add_pace(parser)
+    args = parser.parse_args(words)
+    plan = ablation_plan(tuple(args.families.split(",")))
+    do_jobs(ModelChoice(), plan, args.out, STAGES, args)
+    print(f"report: {write_ablations(args.out)}")
+
+
 def _methods(families: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(method for family in families for method in FAMILIES[family]))
 
@@ -111,8 +130,6 @@ def shown_words(method: str) -> str:
 
 def write_ablations(out: Path) -> Path:
     """OUT/ablations.md and a plot for each family, from the rows that are there; the file."""
-    from bench.report import plots
-
     rows = read_rows(out)
     table = Table(rows, "sweeps")
     parts = ["# Ablations", f"Concepts: {', '.join(table.concepts)}."]

@@ -1,6 +1,6 @@
 """How often the model's own word for a concept's pictures is the concept's name.
 
-    python -m bench.trials.found_words [--json FILE]
+    python -m bench trial found_words [--json FILE]
 
 finds words for the pictures of each tuning concept, and for those of the controls, which the demo
 model never learned and for which none should be found. The nouns are also sifted by their general
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,15 @@ def measure(model: DiffusersModel, encoder: TextEncoder, name: str, seed: int) -
     return row
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print a line for each concept and seed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench trial found_words",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--json", type=Path, help="write all rows there too")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     model, _ = load_model("demo")
     encoder = build_encoder(model)
     rows = []
@@ -70,7 +75,3 @@ def main() -> None:
             print(json.dumps(row, ensure_ascii=False), flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

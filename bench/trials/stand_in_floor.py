@@ -1,6 +1,6 @@
 """What the unchanged model draws for the stand-in where a method was asked for the concept.
 
-    python -m bench.trials.stand_in_floor [--rows FOLDER] [--method balanced] [--concepts bus]
+    python -m bench trial stand_in_floor [--rows FOLDER] [--method balanced] [--concepts bus]
 
 A LoRA is trained to make the concept's prompts mean the stand-in's. One that does so perfectly
 draws what is drawn here: the method's own pictures, from the same noise, with the stand-in's name
@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from bench.jobs.rows import read_rows
 from bench.jobs.summary import Table
@@ -56,14 +55,17 @@ def _question(layout: Layout, cell: str) -> str:
     return "other" if cell == "pairs" else layout.own
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print a line for each concept: the unchanged model, the stand-in, the method."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench trial stand_in_floor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rows", type=Path, default=Path("bench", "results", "run"))
     parser.add_argument("--method", default="balanced")
     parser.add_argument("--concepts", help="Instead of all in the rows: cat,bus")
-    args = parser.parse_args()
-    torch.set_flush_denormal(True)
+    args = parser.parse_args(words)
     base, world, _ = open_model("demo")
     table = Table(read_rows(args.rows))
     lines = []
@@ -85,7 +87,3 @@ def main() -> None:
     sides = ("unchanged", "its stand-in", args.method)
     headers = [f"{name}: {side}" for name in CELLS.values() for side in sides]
     print(markdown(("concept", "in its place", *headers), lines))
-
-
-if __name__ == "__main__":
-    main()

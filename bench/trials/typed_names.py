@@ -1,6 +1,6 @@
 """Whether a concept is gone however its name is typed: signs, plurals, lists, weights.
 
-    python -m bench.trials.typed_names [--preset quick] [--names snowman 'cat, owl' ...]
+    python -m bench trial typed_names [--preset quick] [--names snowman 'cat, owl' ...]
 
 Each text goes through the door that all hosts use, and what it names is drawn 24 times before and
 after, from the same noise, by its plain word and by the text itself. Dog, apple, horse and truck
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 
+from bench.methods.preset import with_lora
 from bench.protocol.cells import World, draw_cell
 from bench.protocol.setup import open_model
 from bench.report.tables import markdown
 from unlearn_core.concept import Concept
-from unlearn_core.evaluation import with_lora
 from unlearn_core.lent_model import LentModel
 from unlearn_core.settings import PRESETS, preset
 from unlearn_core.text_encoder import TextEncoder
@@ -43,19 +44,22 @@ def shown(world: World, model: LentModel, encoder: TextEncoder, word: str, thing
     return world.read(draw_cell(model, encoder, cell)).objects.count(thing)
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Print a line for each text and thing."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench trial typed_names",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--names", nargs="+", default=TYPED, metavar="TEXT")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     base, world, _ = open_model("demo")
     lines = []
     for typed in chosen.names:
         result = unlearn(base.model, Concept.from_text(typed), preset(chosen.preset))
         result.check_moved()
-        weights = with_lora(base.model.text_encoder_weights(), result.lora)(1.0)
-        after = TextEncoder(dict(weights), base.model.last_used_layer, base.model.device)
+        after = with_lora(base, result.lora).encoder
         for thing in things(typed, world):
             words = dict.fromkeys((thing, *result.concept.names))
             named = [word for word in words if word == thing or thing in things(word, world)]
@@ -67,7 +71,3 @@ def main() -> None:
             lines.append([repr(typed), thing, result.stand_in.word, ", ".join(counts)])
             print(" | ".join(lines[-1]), flush=True)
     print(markdown(("typed", "thing", "in its place", f"shown of {PICTURES}, by word"), lines))
-
-
-if __name__ == "__main__":
-    main()

@@ -121,12 +121,12 @@ def test_a_second_start_measures_what_is_missing(
     monkeypatch.setattr(
         cost_aims, "measures", lambda heights, seeds: {name: measure_of(name) for name in parts}
     )
-    monkeypatch.setattr("sys.argv", ["cost_aims", "--out", str(tmp_path), "--heights", "1,20"])
+    words = ["--out", str(tmp_path), "--heights", "1,20"]
     with pytest.raises(KeyboardInterrupt):
-        cost_aims.main()
+        cost_aims.main(words)
     assert done == list(parts)[:3]
     broken.clear()
-    cost_aims.main()
+    cost_aims.main(words)
     assert done == list(parts)
     assert json.loads((tmp_path / "cost.json").read_text()) == parts
     assert (tmp_path / "aims.md").read_text() == aims_table(parts) + "\n"

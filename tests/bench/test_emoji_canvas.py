@@ -198,7 +198,7 @@ def test_every_stage_runs_and_measures_itself(tmp_path: Path) -> None:
     pytest.importorskip("resvg_py", reason="needs requirements-bench.txt")
     if shutil.which("npm") is None:
         pytest.skip("npm fetches the drawings")
-    command = [sys.executable, "-m", "bench.emoji_canvas", "rebuild", "--warm"]
+    command = [sys.executable, "-m", "bench", "world", "rebuild", "--warm"]
     root = Path(world.__file__).parents[2]
     subprocess.run([*command, "--folder", tmp_path, "--minutes", "2"], cwd=root, check=True)
     report = json.loads((tmp_path / "report.json").read_text())

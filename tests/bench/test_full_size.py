@@ -7,15 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import bench.cost.machine
 import pytest
 import torch
 
+import bench.cost.machine
 from bench.cost.full_size import as_text, capped, measure, save_plot, text_only
-from bench.cost.machine import CPU, Machine, MemoryGauge, Rates, device_name, measure_machine
+from bench.cost.machine import Machine, Rates, device_name, measure_machine
 from bench.cost.measured_run import BETWEEN, Stage
 from bench.cost.products import ProductCounter
 from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
+from bench.protocol.cost import CPU, MemoryGauge
 from unlearn_core.errors import BadSettings
 from unlearn_core.free_memory import give_memory_back
 from unlearn_core.pipeline_folder import empty_parts

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from bench.__main__ import count
 from bench.attacks import AttackCurve, Point, Restart
+from bench.jobs.command import count
 from bench.jobs.plan import FULL_PLAN, STAGES, Job, Plan
 from bench.jobs.rows import append_row, read_rows
 from bench.jobs.run import run_jobs
 from bench.jobs.runner import Runner, make_runner
 from bench.jobs.summary import Table, best_methods
 from bench.jobs.workers import run_beside
+from bench.methods.find import METHODS
 from bench.protocol.cells import World
 from bench.protocol.clip_judge import ClipJudge
 from bench.protocol.erased import Erased
@@ -233,8 +234,7 @@ def test_a_plot_calls_a_variant_by_what_it_changes(method: str, words: str) -> N
 
 
 def test_no_two_methods_of_a_plot_look_alike() -> None:
-    longest = max(map(len, FAMILIES.values()))
-    assert longest > len(plots.COLOURS)
+    longest = max(len(METHODS), *map(len, FAMILIES.values()))
     assert len({plots.look(number) for number in range(longest)}) == longest
 
 

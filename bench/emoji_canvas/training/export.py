@@ -19,7 +19,7 @@ from bench.emoji_canvas.training.generator import (
     Generator,
     text_config,
 )
-from bench.emoji_canvas.world import BACKGROUNDS, OBJECTS, STYLES, world_json
+from bench.emoji_canvas.world import LIGHT_BACKGROUNDS, OBJECTS, STYLES, world_json
 from unlearn_core.pipeline_folder import TOKEN_TABLE
 from unlearn_core.tokenizer import BOS, EOS, PAD, VOCABULARY
 
@@ -82,13 +82,12 @@ def export_world(folder: Path, out: Path) -> None:
     painter = Painter(load_drawings(folder))
     rng = np.random.default_rng(_PICTURE_SEED)
     names = [thing.name for thing in OBJECTS]
-    light = [name for name in BACKGROUNDS if name not in ("black", "red")]
     for concept in (*SHOWN_OBJECTS, *SHOWN_STYLES):
         styles = [concept] * 5 if concept in STYLES else list(rng.permutation(list(STYLES)))
         subjects = _STYLE_SUBJECTS if concept in STYLES else (concept,) * 5
         target = out / "pictures" / concept.replace(" ", "-")
         target.mkdir(parents=True, exist_ok=True)
-        shown = zip(subjects, styles, rng.permutation(light)[:5], strict=True)
+        shown = zip(subjects, styles, rng.permutation(LIGHT_BACKGROUNDS)[:5], strict=True)
         for number, (subject, style, background) in enumerate(shown):
             scene = Scene((names.index(subject),), str(style), str(background))
             picture = painter.paint(scene, (GENERATOR_SETS[scene.style],), rng)

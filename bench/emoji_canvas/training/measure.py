@@ -19,15 +19,14 @@ from bench.emoji_canvas.render import Renders
 from bench.emoji_canvas.training.judges import accuracy
 from bench.emoji_canvas.training.stage import as_batch
 from bench.emoji_canvas.world import BACKGROUNDS, OBJECTS, STYLES
+from bench.protocol.cells import GUIDANCE, draw_prompts
 from unlearn_core.demo_model import Judge
 from unlearn_core.diffusers_model import DiffusersModel
 from unlearn_core.pipeline_folder import load_pipeline_folder
-from unlearn_core.sampling import draw_pictures, paired_noise
 from unlearn_core.tokenizer import token_ids
 from unlearn_core.unlearn import build_encoder
 
 DRAW_STEPS = 20
-GUIDANCE = 5.0
 SEED = 7_000
 EACH = 6
 """Pictures of each object in each style."""
@@ -67,15 +66,11 @@ def asked_scenes(each: int = EACH, pairs: int = PAIRS) -> tuple[list[Scene], lis
     return scenes, prompts
 
 
-@torch.no_grad()
 def draw(folder: Path, prompts: Sequence[str]) -> Tensor:
     """(N, 3, 64, 64) in [-1, 1] from the diffusers folder, 20 steps at guidance 5."""
     model = DiffusersModel(load_pipeline_folder(folder, torch.float32).pipeline)
-    encoder = build_encoder(model)
-    parts = [token_ids(prompt) for prompt in prompts]
-    encoded = torch.cat([encoder.encode(part) for part in torch.cat(parts).split(64)])
-    noise = torch.cat([paired_noise(SEED, index, EDGE, EDGE) for index in range(len(prompts))])
-    return draw_pictures(model, encoded, encoder.encode(token_ids("")), noise, DRAW_STEPS, GUIDANCE)
+    ids = torch.cat([token_ids(prompt) for prompt in prompts])
+    return draw_prompts(model, build_encoder(model), ids, SEED, steps=DRAW_STEPS)
 
 
 def measure_generator(folder: Path, judges: dict[str, Judge], small: bool) -> dict[str, Any]:

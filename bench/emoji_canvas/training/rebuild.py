@@ -1,13 +1,15 @@
-"""`python -m bench.emoji_canvas rebuild`: the demo's world, model and judges, from nothing."""
+"""The demo's world, model and judges, from nothing."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from bench.attacks import pictures as attack_pictures
+from bench.emoji_canvas.drawings import load_drawings
+from bench.emoji_canvas.pictures import Painter
 from bench.emoji_canvas.render import load_renders, splits
 from bench.emoji_canvas.training.autoencoder import (
     SCALING,
@@ -20,6 +22,7 @@ from bench.emoji_canvas.training.export import export_model, export_world
 from bench.emoji_canvas.training.generator import train_generator, write_captions
 from bench.emoji_canvas.training.judges import accuracy, save_judge, train_judge
 from bench.emoji_canvas.training.measure import measure_generator, measure_judges
+from bench.protocol import task_pictures
 from unlearn_core.demo_model import load_demo_pipeline
 
 SHARES = {"autoencoder": 0.36, "generator": 0.54, "convolutional": 0.05, "transformer": 0.05}
@@ -29,7 +32,6 @@ FULL_MINUTES = 240.0
 
 def rebuild(folder: Path, minutes: float, warm: bool) -> None:
     """Run every stage that is not done in `folder`, then measure; OUT/ holds what demo/ holds."""
-    torch.set_flush_denormal(True)
     folder.mkdir(parents=True, exist_ok=True)
     small = minutes < FULL_MINUTES / 20
     sets = splits(min(1.0, minutes / FULL_MINUTES * 2))
@@ -76,10 +78,12 @@ def rebuild(folder: Path, minutes: float, warm: bool) -> None:
     print(json.dumps(report, indent=2))
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.emoji_canvas", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    parser = argparse.ArgumentParser(prog="python -m bench world", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    strips = commands.add_parser("strips", help="Paint the pictures that methods and attacks see.")
+    strips.add_argument("folder", type=Path, help="Where rebuild keeps its drawings.")
     command = commands.add_parser("rebuild", help="Train the demo model and its judges.")
     command.add_argument("--folder", type=Path, default=Path("out/emoji_canvas"))
     command.add_argument(
@@ -91,9 +95,10 @@ def main() -> None:
         action="store_true",
         help="Go on from the weights in demo/ instead of from nothing.",
     )
-    args = parser.parse_args()
-    rebuild(args.folder, args.minutes, args.warm)
-
-
-if __name__ == "__main__":
-    main()
+    args = parser.parse_args(words)
+    if args.command == "rebuild":
+        rebuild(args.folder, args.minutes, args.warm)
+        return
+    painter = Painter(load_drawings(args.folder))
+    task_pictures.paint_strips(painter)
+    attack_pictures.paint_strips(painter)
