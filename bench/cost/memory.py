@@ -37,6 +37,8 @@ from unlearn_core.unet_sizes import UnetSizes
 
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
 PICTURES = 5
+COMPARED = ((1, 64), (2, 64), (4, 64), (1, 96))
+"""(Pictures, edge of their latents)."""
 SIZES = {"512 px, epsilon": 512, "768 px, v": 768}
 
 
@@ -166,7 +168,7 @@ def needed_bytes(settings: UnlearnSettings, edge: int, recomputes: bool, whole: 
 
 def _compared() -> Iterator[Sequence[str]]:
     unet = sd2_unet(torch.float16)
-    for batch, edge in ((1, 64), (2, 64), (4, 64), (1, 96)):
+    for batch, edge in COMPARED:
         for name, counted, expected in comparison(unet, batch, edge):
             numbers = [f"{counted / 1e6:,.0f} MB", f"{expected / 1e6:,.0f} MB"]
             yield str(batch), f"{8 * edge} px", name, *numbers, f"{expected / counted - 1:+.1%}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.jobs.attack_jobs import settings_for
 from bench.methods.find import BASE, METHODS, REFITTED, RIVALS, sweep_names
 from bench.methods.preset import OURS
 from bench.methods.stacking import MODES
@@ -179,8 +180,6 @@ def job_pictures(plan: Plan, job: Job, world_objects: dict[str, dict], styles: A
 
 def attack_pictures_read(attack: str, quick: bool) -> int:
     """Pictures that the judge reads in one attack by vectors; 0 for words."""
-    from bench.jobs.attack_jobs import settings_for
-
     if attack == "words":
         return 0
     settings = settings_for(attack, quick)

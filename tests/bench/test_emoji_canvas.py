@@ -15,7 +15,6 @@ import torch
 
 from bench.emoji_canvas import captions, pictures, world
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS, LABELS, write_caption
-from bench.emoji_canvas.drawings import SETS, SIZE
 from bench.emoji_canvas.pictures import (
     GENERATOR_SETS,
     JUDGE_SETS,
@@ -31,15 +30,6 @@ from bench.emoji_canvas.training.stage import Stage
 from bench.emoji_canvas.world import BACKGROUNDS, CONTROLS, OBJECTS, STYLES
 from unlearn_core import prompt_templates
 from unlearn_core.demo_model import load_demo_world
-
-
-@pytest.fixture
-def painter() -> Painter:
-    """Every object a red disc, on its set's own transparent ground."""
-    rows, columns = np.mgrid[:SIZE, :SIZE] - SIZE // 2
-    disc = np.zeros((SIZE, SIZE, 4), np.uint8)
-    disc[rows**2 + columns**2 < (SIZE // 2) ** 2] = (200, 30, 30, 255)
-    return Painter({name: np.stack([disc] * len(OBJECTS + CONTROLS)) for name in SETS})
 
 
 def test_the_shipped_world_is_the_one_that_the_recipe_makes() -> None:
