@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve, Point
-from bench.attacks.target import Descent, Target, adam, attacked
+from bench.attacks.descent import Descent, adam, attacked
+from bench.attacks.target import Target
 from bench.attacks.textual_inversion import TEMPLATES
 from bench.protocol.cells import World
 from bench.protocol.erased import Erased

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve
-from bench.attacks.target import Descent, Target, Templates, attacked, random_vectors, word_size
+from bench.attacks.descent import Descent, attacked, random_vectors, word_size
+from bench.attacks.target import Target, Templates
 from bench.protocol.cells import World
 from bench.protocol.erased import Erased
 from unlearn_core.prompts import Name

@@ -80,13 +80,13 @@ def test_report_reads_the_kept_rows(tmp_path: Path) -> None:
 
 
 def test_ablate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablations, "FAMILIES", {"few": ("quick", "quick:rank=1")})
+    monkeypatch.setattr(ablations, "FAMILIES", {"few": ("negative_prompt", "negative_prompt:0")})
     monkeypatch.setattr(ablations, "CONCEPTS", ("sketch",))
     monkeypatch.setattr(ablations, "SIZES", FEW)
     monkeypatch.setattr(ablations, "Plan", partial(Plan, seeds=(0,)))
     monkeypatch.setattr(ablations, "ModelChoice", partial(ModelChoice, steps=1))
     main(["ablate", "--out", str(tmp_path)])
-    assert "| quick:rank=1 |" in (tmp_path / "ablations.md").read_text()
+    assert "| negative_prompt:0 |" in (tmp_path / "ablations.md").read_text()
     assert (tmp_path / "few.png").exists()
 
 
