@@ -82,10 +82,6 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
         lora, _ = run.go()
     stages = [replace(s, flops=flops.get(s.name, {})).as_dict(machine) for s in run.stages]
     report = run.memory_report
-
-    def total(key: str) -> float:
-        return float(sum(stage[key] for stage in stages))
-
     return {
         "method": method,
         "concept": concept,
@@ -97,12 +93,7 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
         "dtype of the lent weights": _plain(host.text_dtype),
         "dtype of most products": _plain(run.encoder.products),
         "dtype of the UNet's products": _plain(host.compute_dtype) if whole else None,
-        "seconds": total("seconds"),
-        "floor_seconds": total("floor_seconds"),
-        "ratio": total("seconds") / total("floor_seconds"),
-        "processor_seconds": total("processor_seconds"),
-        "processor_floor_seconds": total("processor_floor_seconds"),
-        "processor_ratio": total("processor_seconds") / total("processor_floor_seconds"),
+        **_totals(stages),
         "extra_bytes": max(stage["extra_bytes"] for stage in stages),
         "unet_bytes": whole.unet_bytes if whole else None,
         "memory_report": asdict(report) | {"in_words": report.in_words()},
@@ -110,6 +101,22 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
         "machine": asdict(machine),
         "stages": stages,
     }
+
+
+def _totals(stages: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of all stages, their floor and the ratio, by the wall's and the processor's clock."""
+    found: dict[str, float] = {}
+    for clock in ("", "processor_"):
+        seconds, floor = (
+            float(sum(stage[f"{clock}{name}"] for stage in stages))
+            for name in ("seconds", "floor_seconds")
+        )
+        found |= {
+            f"{clock}seconds": seconds,
+            f"{clock}floor_seconds": floor,
+            f"{clock}ratio": seconds / floor,
+        }
+    return found
 
 
 @contextmanager

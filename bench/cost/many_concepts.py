@@ -10,23 +10,34 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
 from bench.methods.stacking import joint
 from bench.protocol.cells import Cell, World
 from bench.protocol.erased import Erased, Task
+from bench.protocol.layout import draw
 from bench.protocol.metrics import Share, overall
-from bench.protocol.protocol import draw
+from bench.report.plots import save
 
 ORDER_SEED = 11
 NAMED, REST = 24, 120
 """Pictures of a forgotten object, by name and in sentences, and of everything else together."""
 
 Numbers = dict[str, Any]
+
+HARM: tuple[tuple[str, str, Callable[[Numbers], float]], ...] = (
+    ("H_o", "o#0072B2", lambda one: mean(one["h_o"].values())),
+    ("other objects kept", "s#009E73", lambda one: one["ira"]),
+    ("worst concept shown", "^#D55E00", lambda one: max(one["shown"].values())),
+)
+"""What is drawn of a run: label, marker and colour, value."""
 
 
 def objects_in_order(world: World) -> list[str]:
@@ -120,62 +131,33 @@ def save_plot(
 
     `full_size`: seconds at SD2's size, which get a panel of their own.
     """
-    from matplotlib import pyplot as plt
-
-    from bench.report.plots import save
-
     count = 3 if full_size else 2
     figure, panels = plt.subplots(1, count, figsize=(4.5 * count, 3.6), layout="constrained")
-    cost, harm = panels[:2]
-    for number, seeded in enumerate(runs):
-        heights = [one["k"] for one in seeded["together"]]
+    for seeded in runs:
+        together = {one["k"]: one for one in seeded["together"]}
         single = mean(one["seconds"] for one in seeded["alone"].values())
-        first = number == 0
-        cost.plot(
-            heights,
-            [one["seconds"] for one in seeded["together"]],
-            "o-",
-            color="#0072B2",
-            label="one run" if first else None,
-        )
-        cost.plot(
-            heights,
-            [single * height for height in heights],
-            "--",
-            color="#7F7F7F",
-            label="as many single runs" if first else None,
-        )
-        for values, colour, marker, label in (
-            ([mean(one["h_o"].values()) for one in seeded["together"]], "#0072B2", "o", "H_o"),
-            ([one["ira"] for one in seeded["together"]], "#009E73", "s", "other objects kept"),
-            (
-                [max(one["shown"].values()) for one in seeded["together"]],
-                "#D55E00",
-                "^",
-                "worst concept shown",
-            ),
-        ):
-            harm.plot(
-                heights,
-                [100 * value for value in values],
-                marker + "-",
-                color=colour,
-                label=label if first else None,
-            )
+        _cost_panel(panels[0], {k: one["seconds"] for k, one in together.items()}, single)
+        for label, look, value in HARM:
+            values = [100 * value(one) for one in together.values()]
+            panels[1].plot(list(together), values, look[0] + "-", color=look[1:], label=label)
     if full_size:
-        heights = sorted(full_size)
-        seconds = [full_size[height] for height in heights]
-        panels[2].plot(heights, seconds, "o-", color="#0072B2", label="one run")
-        if 1 in full_size:
-            single = [full_size[1] * height for height in heights]
-            panels[2].plot(heights, single, "--", color="#7F7F7F", label="as many single runs")
-        panels[2].set_title("SD2's size, random weights", fontsize=10)
-        panels[2].set_ylabel("seconds")
-    for axes, unit in ((cost, "processor seconds"), (harm, "%")):
-        axes.set_title("demo model", fontsize=10)
-        axes.set_ylabel(unit)
-    for axes in panels:
+        _cost_panel(panels[2], dict(sorted(full_size.items())), full_size.get(1))
+    titles = ("demo model", "demo model", "SD2's size, random weights")
+    units = ("processor seconds", "%", "seconds")
+    for axes, title, unit in zip(panels, titles, units, strict=False):
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("concepts in one run")
+        axes.set_ylabel(unit)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=9)
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))  # not for every seed again
+        axes.legend(once.values(), once.keys(), frameon=False, fontsize=9)
     save(figure, path)
+
+
+def _cost_panel(axes: Axes, seconds: Mapping[int, float], single: float | None) -> None:
+    """Seconds by the number of concepts, beside as many single runs."""
+    axes.plot(list(seconds), list(seconds.values()), "o-", color="#0072B2", label="one run")
+    if single is not None:
+        several = [single * height for height in seconds]
+        axes.plot(list(seconds), several, "--", color="#7F7F7F", label="as many single runs")

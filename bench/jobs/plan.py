@@ -17,7 +17,7 @@ from bench.jobs.attack_jobs import settings_for
 from bench.methods.find import BASE, METHODS, REFITTED, RIVALS, sweep_names
 from bench.methods.preset import OURS
 from bench.methods.stacking import MODES
-from bench.protocol.protocol import FULL, QUICK, Sizes
+from bench.protocol.layout import FULL, QUICK, Sizes
 from bench.protocol.splits import ATTACKED, CONTROLS, SEEDS, TEST
 
 STAGES = ("main", "curves", "stacking", "attacks", "sweeps")

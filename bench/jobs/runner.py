@@ -22,7 +22,7 @@ from bench.protocol.cells import DRAW_STEPS, World
 from bench.protocol.cost import measured
 from bench.protocol.drift import drawn_drift, text_drift
 from bench.protocol.erased import Erased, Task
-from bench.protocol.protocol import Layout, draw
+from bench.protocol.layout import Layout, draw
 from bench.protocol.setup import ModelChoice
 from bench.protocol.splits import kept_words
 from bench.protocol.task_pictures import COUNT, DRAWN_SEED, Pictures, drawn_pictures, task_pictures

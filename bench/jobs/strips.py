@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.jobs.plan import Job
-from bench.protocol.protocol import Layout
+from bench.protocol.layout import Layout
 from unlearn_core.pictures import to_image
 from unlearn_core.sheets import GAP, PAPER, TILE
 

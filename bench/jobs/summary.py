@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from bench.jobs.rows import Row
 from bench.methods.find import BASE
@@ -71,7 +72,7 @@ class Result:
     peak_bytes: int
     file_bytes: int
     family: str
-    notes: tuple[str, ...]
+    stand_ins: tuple[str, ...]
 
 
 class Table:
@@ -127,38 +128,14 @@ class Table:
         pairs = self.pair(concept, method)
         if not pairs:
             return None
-        own = pairs[0][1]["kind"]
-        other = "style" if own == "object" else "object"
-
-        def sides(cell: str, question: str) -> tuple[str, str]:
-            before, after = zip(
-                *((b["cells"][cell][question], m["cells"][cell][question]) for b, m in pairs),
-                strict=True,
-            )
-            return "".join(before), "".join(after)
-
-        cells = pairs[0][1]["cells"]
-        before, shown = (Share.of(side) for side in sides("name", own))
-        grammars = Share.of(sides("grammars", own)[1]) if "grammars" in cells else Share(0, 0)
-        synonyms = Share.of(sides("synonyms", own)[1]) if "synonyms" in cells else None
-        asked = pairs[0][1].get("words", {}).get("others", [])
-        left_out = self.left_out if own == "object" else ()
-        in_domain, across = (
-            tuple(reported(side, asked, left_out) for side in sides("others", question))
-            for question in (own, other)
-        )
-        ira, cra = retain_accuracy(in_domain[1]), retain_accuracy(across[1])
-        near = {
-            name.partition(":")[2]: sides(name, own) for name in cells if name.startswith("near:")
-        }
-        weak = tuple(word for word, (first, _) in near.items() if Share.of(first).value < WEAK)
-        strong = {word: both for word, both in near.items() if word not in weak}
-        pair = sides("pairs", "other") if "pairs" in cells else None
-        aligned = selective_alignment(*pair) if pair else (None, None)
+        own: str = pairs[0][1]["kind"]
+        read = _Readings(pairs, own)
+        before, shown = (Share.of(side) for side in read.both("name", own))
+        grammars, synonyms = (read.after(cell, own) for cell in ("grammars", "synonyms"))
+        kept = read.kept(self.left_out if own == "object" else ())
+        near = read.near(*((concept,) if before.value < WEAK else ()))
         ua = unlearning_accuracy(shown)
-        generally = (synonyms or grammars).value
-        rows = [row for _, row in pairs]
-        drifts = [list(row["drift"].values()) for row in rows if "drift" in row]
+        generally = (synonyms or grammars or Share(0, 0)).value
         return Result(
             concept=concept,
             method=method,
@@ -166,32 +143,15 @@ class Table:
             before=before,
             shown=shown,
             shown_by_seed=tuple(Share.of(row["cells"]["name"][own]) for _, row in pairs),
-            grammars=grammars,
+            grammars=grammars or Share(0, 0),
             synonyms=synonyms,
             ua=ua,
             generally=generally,
-            ira=ira,
-            cra=cra,
-            ira_drop=paired_drop(*in_domain),
-            cra_drop=paired_drop(*across),
-            h_o=overall(ua, generally, ira.value, cra.value),
-            near=neighbours(*({w: both[i] for w, both in strong.items()} for i in (0, 1)))
-            if strong
-            else None,
-            near_drops={word: paired_drop(*both) for word, both in near.items()},
-            weak=(*((concept,) if before.value < WEAK else ()), *weak),
-            pairs=aligned[0],
-            pairs_before=Share.of(pair[0]) if pair else None,
-            pairs_drop=aligned[1],
-            pairs_concept=Share.of(sides("pairs", "concept")[1]) if pair else None,
-            drift_empty=max((values[0] for values in drifts), default=0.0),
-            drift_negative=max((max(values[1:]) for values in drifts), default=0.0),
-            drawn_drift=max(row.get("drawn_drift", {}).get("", 0.0) for row in rows),
-            seconds=median(row.get("seconds", 0.0) for row in rows),
-            peak_bytes=int(median(row.get("peak_bytes", 0) for row in rows)),
-            file_bytes=max(row.get("file_bytes", 0) for row in rows),
-            family=rows[0].get("family", BASE),
-            notes=tuple(dict.fromkeys(note for row in rows for note in _notes(row))),
+            h_o=overall(ua, generally, kept["ira"].value, kept["cra"].value),
+            **kept,
+            **near,
+            **read.pairs_of_things(),
+            **_price([row for _, row in pairs]),
         )
 
     def results(self, method: str) -> list[Result]:
@@ -200,8 +160,80 @@ class Table:
         return [result for result in found if result is not None]
 
 
-def _notes(row: Row) -> list[str]:
-    return [f"{name}: {text}" for name, text in row.get("notes", {}).items() if name == "stand-in"]
+@dataclass(frozen=True)
+class _Readings:
+    """What the judge read in the same pictures of the base and of a method, seeds joined."""
+
+    pairs: Sequence[tuple[Row, Row]]
+    own: str
+    """The question that asks about the concept itself."""
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        return self.pairs[0][1]["cells"]
+
+    def both(self, cell: str, question: str) -> tuple[str, str]:
+        """Of the base and of the method."""
+        before, after = zip(
+            *((b["cells"][cell][question], m["cells"][cell][question]) for b, m in self.pairs),
+            strict=True,
+        )
+        return "".join(before), "".join(after)
+
+    def after(self, cell: str, question: str) -> Share | None:
+        return Share.of(self.both(cell, question)[1]) if cell in self.cells else None
+
+    def kept(self, left_out: Sequence[str]) -> dict[str, Any]:
+        """IRA and CRA with their drops."""
+        asked = self.pairs[0][1].get("words", {}).get("others", [])
+        other = "style" if self.own == "object" else "object"
+        found: dict[str, Any] = {}
+        for name, question in (("ira", self.own), ("cra", other)):
+            sides = [reported(s, asked, left_out) for s in self.both("others", question)]
+            found |= {name: retain_accuracy(sides[1]), f"{name}_drop": paired_drop(*sides)}
+        return found
+
+    def near(self, *weak: str) -> dict[str, Any]:
+        """The three nearest; those that the base rarely draws join the `weak` ones."""
+        near = {
+            name.partition(":")[2]: self.both(name, self.own)
+            for name in self.cells
+            if name.startswith("near:")
+        }
+        strong = {word: both for word, both in near.items() if Share.of(both[0]).value >= WEAK}
+        sides = [{word: both[i] for word, both in strong.items()} for i in (0, 1)]
+        return {
+            "near": neighbours(*sides) if strong else None,
+            "near_drops": {word: paired_drop(*both) for word, both in near.items()},
+            "weak": (*weak, *(word for word in near if word not in strong)),
+        }
+
+    def pairs_of_things(self) -> dict[str, Any]:
+        """The cell of pairs, which a style lacks."""
+        both = self.both("pairs", "other") if "pairs" in self.cells else None
+        aligned = selective_alignment(*both) if both else (None, None)
+        return {
+            "pairs": aligned[0],
+            "pairs_before": Share.of(both[0]) if both else None,
+            "pairs_drop": aligned[1],
+            "pairs_concept": self.after("pairs", "concept"),
+        }
+
+
+def _price(rows: Sequence[Row]) -> dict[str, Any]:
+    """Drift, time, memory and size."""
+    drifts = [list(row["drift"].values()) for row in rows if "drift" in row]
+    notes = [row["notes"]["stand-in"] for row in rows if "stand-in" in row.get("notes", {})]
+    return {
+        "drift_empty": max((values[0] for values in drifts), default=0.0),
+        "drift_negative": max((max(values[1:]) for values in drifts), default=0.0),
+        "drawn_drift": max(row.get("drawn_drift", {}).get("", 0.0) for row in rows),
+        "seconds": median(row.get("seconds", 0.0) for row in rows),
+        "peak_bytes": int(median(row.get("peak_bytes", 0) for row in rows)),
+        "file_bytes": max(row.get("file_bytes", 0) for row in rows),
+        "family": rows[0].get("family", BASE),
+        "stand_ins": tuple(dict.fromkeys(notes)),
+    }
 
 
 def best_methods(rows: Sequence[Row], count: int = 3) -> tuple[str, ...]:

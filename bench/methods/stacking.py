@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from bench.methods.preset import with_lora
 from bench.protocol.cells import GRAMMARS, Cell, World
 from bench.protocol.erased import Erased, Task
-from bench.protocol.protocol import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
+from bench.protocol.layout import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
 from unlearn_core.concept import Concept
 from unlearn_core.lora_file import LoraWeights, lora_bytes
 from unlearn_core.lora_math import apply_lora

@@ -103,7 +103,7 @@ def by_concept(table: Table, method: str) -> str:
         mark = " †" if r.concept in r.weak else ""
         weak = "".join(f"; {word} †" for word in r.weak if word != r.concept)
         worst = f"{r.near.worst_word} {points(r.near.worst)}" if r.near else "-"
-        stand_in = ", ".join(note.removeprefix("stand-in: ") for note in r.notes) or "-"
+        stand_in = ", ".join(r.stand_ins) or "-"
         pairs = f"{percent(r.pairs_before)} to {percent(r.pairs)}" if r.pairs else "-"
         lines.append([
             r.concept + mark, stand_in, str(r.seeds), percent(r.before), percent(r.shown),

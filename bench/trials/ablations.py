@@ -19,7 +19,7 @@ from bench.jobs.plan import Plan
 from bench.jobs.rows import read_rows
 from bench.jobs.summary import Table
 from bench.methods.find import BASE
-from bench.protocol.protocol import Sizes
+from bench.protocol.layout import Sizes
 from bench.protocol.setup import ModelChoice
 from bench.report import plots, tables
 from bench.report.attack_summary import attack_table

@@ -20,8 +20,8 @@ from bench.jobs.rows import read_rows
 from bench.jobs.summary import Table
 from bench.protocol.cells import Cell
 from bench.protocol.erased import Erased
+from bench.protocol.layout import FULL, Layout, draw
 from bench.protocol.metrics import Share
-from bench.protocol.protocol import FULL, Layout, draw
 from bench.protocol.setup import open_model
 from bench.report.tables import markdown, percent
 from unlearn_core.prompts import Name

@@ -19,7 +19,7 @@ from bench.emoji_canvas.pictures import Painter
 from bench.emoji_canvas.training import rebuild
 from bench.jobs.plan import Plan
 from bench.protocol import task_pictures
-from bench.protocol.protocol import Sizes
+from bench.protocol.layout import Sizes
 from bench.protocol.setup import ModelChoice
 from bench.trials import ablations, found_words, stand_in_floor, typed_names
 

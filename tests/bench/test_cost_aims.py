@@ -146,9 +146,7 @@ def test_the_plot_has_a_panel_for_sd2s_size_where_it_was_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     panels: list[int] = []
-    monkeypatch.setattr(
-        "bench.report.plots.save", lambda figure, path: panels.append(len(figure.axes))
-    )
+    monkeypatch.setattr(many_concepts, "save", lambda figure, path: panels.append(len(figure.axes)))
     many_concepts.save_plot([demo_run(16.0, 0.9)], tmp_path / "a.png")
     many_concepts.save_plot([demo_run(16.0, 0.9)], tmp_path / "a.png", {1: 20.0, 20: 160.0})
     assert panels == [2, 3]

@@ -20,7 +20,7 @@ from bench.jobs.summary import Table
 from bench.jobs.workers import run_beside
 from bench.protocol.cells import World
 from bench.protocol.erased import Erased
-from bench.protocol.protocol import Sizes
+from bench.protocol.layout import Sizes
 from bench.protocol.setup import ModelChoice
 from bench.protocol.task_pictures import task_pictures
 from bench.report.report import write_report

@@ -30,7 +30,7 @@ from bench.protocol.cells import Cell, Reading, World, draw_cell
 from bench.protocol.cost import measured
 from bench.protocol.drift import drawn_drift, text_drift
 from bench.protocol.erased import Erased, Task
-from bench.protocol.protocol import FULL, GRAMMARS, Layout, Sizes
+from bench.protocol.layout import FULL, GRAMMARS, Layout, Sizes
 from bench.protocol.splits import SEEDS, TEST, TUNING
 from bench.protocol.task_pictures import task_pictures
 from bench.trials.stand_in_floor import floor, renamed
