@@ -100,7 +100,9 @@ def choose(prog: str, about: str, helps: dict[str, str], words: Words) -> tuple[
 def main(words: Words | None = None) -> None:
     """Run one command; an error that the user can mend is said without a trace."""
     helps = {name: command.__doc__ or "" for name, command in COMMANDS.items()}
-    name, rest = choose("python -m bench", __doc__ or "", helps, words or sys.argv[1:])
+    name, rest = choose(
+        "python -m bench", __doc__ or "", helps, sys.argv[1:] if words is None else words
+    )
 
     import torch  # here, since the help needs none
 
