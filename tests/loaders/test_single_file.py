@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.full_size_checkpoint import write_checkpoint
+from bench.cost.full_size_checkpoint import write_checkpoint
 from unlearn_core.errors import BadFile, BadSettings, WrongModel
 from unlearn_core.loaders import single_file
 from unlearn_core.loaders.diffusers_model import load_model
