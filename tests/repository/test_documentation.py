@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.__main__
 import install
 from unlearn_core.cli.concept_list import read_list
 from unlearn_core.cli.parser import build_parser
@@ -30,7 +33,7 @@ PAGES = [
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(-m unlearn_core|install\.py)\b([^\n`]*)")
+COMMAND = re.compile(r"(-m unlearn_core|-m bench|install\.py)\b([^\n`]*)")
 HERE_DOCUMENT = re.compile(r"<<END\n(.*?)\n\s*END$", re.MULTILINE | re.DOTALL)
 
 
@@ -96,8 +99,21 @@ def check_install_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPa
             check_engine_command(rest, monkeypatch)
 
 
+def check_bench_command(arguments: Sequence[str], _: pytest.MonkeyPatch) -> None:
+    """Its help must know every flag: a command that is parsed is run at once."""
+    words = [word for word in arguments if not word.startswith("-")]
+    names = words[:2] if words[:1] in (["trial"], ["world"]) else words[:1]
+    said = io.StringIO()
+    with pytest.raises(SystemExit) as end, contextlib.redirect_stdout(said):
+        bench.__main__.main([*names, "--help"])
+    assert not end.value.code
+    missing = [word for word in arguments if word.startswith("--") and word not in said.getvalue()]
+    assert missing == []
+
+
 CHECKS: dict[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]] = {
     "-m unlearn_core": check_engine_command,
+    "-m bench": check_bench_command,
     "install.py": check_install_command,
 }
 
@@ -115,7 +131,7 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
     assert broken_links(page) == ["gone.md", "#gone"]
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+@pytest.mark.parametrize("page", [*GUIDES, ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_every_command_in_the_guides_is_understood(
     page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +141,12 @@ def test_every_command_in_the_guides_is_understood(
 
 @pytest.mark.parametrize(
     "text",
-    ["python -m unlearn_core forget \\\n    --model demo --outt x", "python3 install.py --tests"],
+    [
+        "python -m unlearn_core forget \\\n    --model demo --outt x",
+        "python3 install.py --tests",
+        "python -m bench run --quickly",
+        "python -m bench rounding",
+    ],
 )
 def test_a_command_with_a_wrong_flag_is_found(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
