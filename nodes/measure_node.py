@@ -8,8 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..unlearn_core.files.pictures import to_tensor
 from ..unlearn_core.measuring.demo_judge import evaluation_judge
-from ..unlearn_core.measuring.evaluation import between, evaluate
-from ..unlearn_core.measuring.forgotten import Forgotten
+from ..unlearn_core.measuring.evaluation import between, evaluate, forgotten_by_nearness
 from ..unlearn_core.measuring.headline import main_numbers
 from ..unlearn_core.measuring.sheets import contact_sheet, strength_sheet
 from ..unlearn_core.models.lent_model import build_encoder
@@ -88,9 +87,9 @@ class MeasureForgetting(io.ComfyNode):
             before = lent.text_encoder_weights()
             weights_at = between(before, text_weights(clip_after))
             if unlearn_lora is not None:
-                forgotten = Forgotten.from_result(unlearn_lora.result)
+                forgotten = unlearn_lora.result.forgotten
             else:
-                forgotten = Forgotten.by_nearness(build_encoder(lent), concept.named, seed)
+                forgotten = forgotten_by_nearness(build_encoder(lent), concept.named, seed)
             judge = evaluation_judge(forgotten.concept.kind) if is_demo(model) else None
             monitor = ComfyMonitor(cls.hidden.unique_id, shows_pictures=False)
             evaluation = evaluate(lent, forgotten, weights_at, seed, monitor, judge)

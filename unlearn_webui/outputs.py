@@ -13,11 +13,11 @@ from unlearn_core.files.file_names import safe_file_name
 from unlearn_core.files.output_files import make_folder, png_bytes
 from unlearn_core.files.tensor_file import write_whole
 from unlearn_core.lora.file import save_lora
+from unlearn_core.lora.metadata import hide_words
 from unlearn_core.lora.weights import LoraWeights
 from unlearn_core.text.embedding_file import free_embedding_name, save_embedding
 
-from .private import NEUTRAL_STEM, hide_words
-
+NEUTRAL_STEM = "unlearned"
 _ENDINGS = (".safetensors", ".json", ".png")
 
 

@@ -15,7 +15,6 @@ from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.files.output_files import check_writable
 from unlearn_core.lora.weights import apply_lora
 from unlearn_core.measuring.evaluation import Evaluation, evaluate, with_lora
-from unlearn_core.measuring.forgotten import Forgotten
 from unlearn_core.measuring.headline import main_numbers, run_lines
 from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
 from unlearn_core.models.denoising import STAGE as READING
@@ -145,7 +144,7 @@ def _save_card(
 
 def _measure(lent: LentModel, result: UnlearnResult, monitor: WebuiMonitor) -> Evaluation:
     weights_at = with_lora(lent.text_encoder_weights(), result.lora)
-    forgotten = Forgotten.from_result(result)
+    forgotten = result.forgotten
     return evaluate(lent, forgotten, weights_at, result.settings.seed, monitor)
 
 

@@ -26,8 +26,8 @@ from unlearn_core.errors import BadConcept, BadFile, Cancelled
 from unlearn_core.files import output_files
 from unlearn_core.files.output_files import png_bytes
 from unlearn_core.lora.file import load_lora
+from unlearn_core.lora.metadata import all_from_metadata
 from unlearn_core.measuring import evaluation, strength_curve
-from unlearn_core.measuring.forgotten import all_from_metadata
 from unlearn_core.progress import RunMonitor
 from unlearn_core.settings import UnlearnSettings, preset
 

@@ -16,10 +16,10 @@ from ..files.pictures import left_out, read_pictures
 from ..loaders.demo_model import demo_folder
 from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import load_lora, save_lora
+from ..lora.metadata import BASE_MODEL, Forgotten, all_from_metadata
 from ..lora.weights import LoraWeights
 from ..measuring.demo_judge import evaluation_judge
-from ..measuring.evaluation import Evaluation, Judge, evaluate, with_lora
-from ..measuring.forgotten import Forgotten, all_from_metadata
+from ..measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness, with_lora
 from ..measuring.headline import main_numbers, run_lines
 from ..measuring.report import check_report_folder, report_paths, write_report
 from ..models.lent_model import build_encoder
@@ -146,7 +146,7 @@ def forget(
         session.say(f"written: {embedding.absolute()}. {RECIPE}")
     if report is None:
         return result, None
-    forgotten = Forgotten.from_result(result)
+    forgotten = result.forgotten
     try:
         evaluation = _report(session, model, forgotten, result.lora, report, settings.seed, result)
     except Cancelled as error:
@@ -244,10 +244,10 @@ def measure(
         )
     model = session.load()
     encoder = build_encoder(model)
-    made_for = lora.metadata.get("unlearn_base_model_hash")
+    made_for = lora.metadata.get(BASE_MODEL)
     if made_for is not None and made_for != encoder.fingerprint():
         session.say("note: this LoRA was made for another text encoder than this model's.")
-    forgotten = Forgotten.by_nearness(encoder, concept, seed)
+    forgotten = forgotten_by_nearness(encoder, concept, seed)
     if known is not None:
         names = tuple(dict.fromkeys((*concept.names, *known.names)))
         forgotten = dataclasses.replace(forgotten, names=names, kept=known.kept)
@@ -269,7 +269,7 @@ def demo(session: Session, out: Path) -> None:
     lora, report = out / "forget-dog.safetensors", out / "report"
     quiet = dataclasses.replace(session, say=lambda _: None)
     if is_file(lora):
-        made_for = load_lora(lora).metadata.get("unlearn_base_model_hash")
+        made_for = load_lora(lora).metadata.get(BASE_MODEL)
         if made_for != build_encoder(quiet.load()).fingerprint():
             raise BadFile(f"{lora} is not of the demo and would be replaced: choose another --out.")
     _, evaluation = forget(quiet, concept, settings, lora, report)

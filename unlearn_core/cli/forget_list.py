@@ -32,7 +32,6 @@ from ..loaders.diffusers_model import DiffusersModel
 from ..lora.file import lora_bytes
 from ..measuring.demo_judge import evaluation_judge
 from ..measuring.evaluation import evaluate, with_lora
-from ..measuring.forgotten import Forgotten
 from ..measuring.report import check_report_folder, report_files, report_paths
 from ..progress import RunMonitor
 from ..settings import UnlearnSettings
@@ -202,7 +201,7 @@ class _Here:
 def _report(
     model: DiffusersModel, order: Order, result: UnlearnResult, monitor: RunMonitor
 ) -> dict[str, bytes]:
-    forgotten = Forgotten.from_result(result)
+    forgotten = result.forgotten
     judge = evaluation_judge(forgotten.concept.kind) if order.model == DEMO else None
     weights_at = with_lora(model.text_encoder_weights(), result.lora)
     evaluation = evaluate(model, forgotten, weights_at, order.settings.seed, monitor, judge)

@@ -12,18 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..concept import Concept
 from ..errors import WrongModel
 from ..forgetting.held_out import kept_prompts
 from ..forgetting.memory_plan import rows_that_fit
+from ..lora.metadata import Forgotten
 from ..lora.weights import LoraWeights, apply_lora
 from ..models.lent_model import LentModel, Stoppable
-from ..progress import Progress, RunMonitor, stop_if_asked
+from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
+from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import nouns, styles
 from ..training.losses import drift
+from ..words.neighbours import look_around
 from ..words.prompt_templates import GUARD_PROMPTS
 from ..words.prompts import Name, fill, make_prompts, whole_prompts
-from .forgotten import Forgotten
+from ..words.stand_in import choose_stand_in
 from .strength_curve import DRAW_STEPS, CurvePoint, draw_prompt, recommend, strength_curve
 
 WeightsAt = Callable[[float], Mapping[str, Tensor]]
@@ -98,6 +102,14 @@ def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Weight
         return {**before, **moved}
 
     return at
+
+
+def forgotten_by_nearness(encoder: TextEncoder, concept: Concept, seed: int) -> Forgotten:
+    """What a run would choose from the words alone; raises BadConcept."""
+    around = look_around(encoder, concept)
+    choice = choose_stand_in(encoder, concept, around, None, 0, seed, SilentMonitor())
+    kept = around.nearest(UnlearnSettings().keep_nearest)
+    return Forgotten(concept, concept.names, choice.word, kept)
 
 
 @torch.no_grad()

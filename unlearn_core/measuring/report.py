@@ -14,6 +14,7 @@ from ..errors import BadFile
 from ..files.input_files import is_file, read_text
 from ..files.output_files import check_file, check_writable, make_folder, remove_file
 from ..files.tensor_file import write_whole
+from ..lora.metadata import BASE_MODEL
 from ..unlearn import UnlearnResult
 from .evaluation import Evaluation
 from .sheets import contact_sheet, loss_curve, strength_sheet
@@ -131,7 +132,7 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
             "seconds": result.seconds,
             "memory_in_bytes": {"used": result.memory.used, **asdict(result.memory.plan)},
             "settings": result.settings.as_dict(),
-            "base_model_hash": result.lora.metadata["unlearn_base_model_hash"],
+            "base_model_hash": result.lora.metadata[BASE_MODEL],
         }
     return numbers
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..forgetting.held_out import concept_prompts, kept_prompts
+from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel
 from ..models.sampling import draw_pictures, paired_noise
 from ..progress import Progress, RunMonitor, stop_if_asked
@@ -16,7 +17,6 @@ from ..text.text_encoder import TextEncoder
 from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
 from ..words.prompts import whole_prompts
-from .forgotten import Forgotten
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 CURVE_PICTURES = 2
