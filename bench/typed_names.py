@@ -16,7 +16,7 @@ from bench.cells import World, draw_cell
 from bench.setup import open_model
 from bench.tables import markdown
 from unlearn_core.concept import Concept
-from unlearn_core.measuring.evaluation import with_lora
+from unlearn_core.lora.weights import apply_lora
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.settings import PRESETS, preset
 from unlearn_core.text.text_encoder import TextEncoder
@@ -54,8 +54,8 @@ def main() -> None:
     for typed in chosen.names:
         result = unlearn(base.model, Concept.from_text(typed), preset(chosen.preset))
         result.check_moved()
-        weights = with_lora(base.model.text_encoder_weights(), result.lora)(1.0)
-        after = TextEncoder(dict(weights), base.model.last_used_layer, base.model.device)
+        weights = apply_lora(base.model.text_encoder_weights(), result.lora)
+        after = TextEncoder(weights, base.model.last_used_layer, base.model.device)
         for thing in things(typed, world):
             words = dict.fromkeys((thing, *result.concept.names))
             named = [word for word in words if word == thing or thing in things(word, world)]

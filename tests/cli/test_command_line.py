@@ -30,7 +30,7 @@ from unlearn_core.files.pictures import read_pictures
 from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.lora.file import load_lora
-from unlearn_core.measuring import evaluation, strength_curve
+from unlearn_core.measuring import drawing, evaluation, strength_curve
 from unlearn_core.models import denoising
 from unlearn_core.progress import Progress, stop_if_asked
 from unlearn_core.settings import preset
@@ -70,8 +70,7 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
         (inversion, "PREVIEW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
         (strength_curve, "STRENGTHS", (0.0, 1.0)),
-        (evaluation, "DRAW_STEPS", 1),
-        (strength_curve, "DRAW_STEPS", 1),
+        (drawing, "DRAW_STEPS", 1),
         (inversion, "TEST_PICTURES", 2),
         (inversion, "TEST_STEPS", 1),
         (inversion, "TEST_TIMESTEPS", (500,)),

@@ -27,7 +27,7 @@ from unlearn_core.files import output_files
 from unlearn_core.files.output_files import png_bytes
 from unlearn_core.lora.file import load_lora
 from unlearn_core.lora.metadata import all_from_metadata
-from unlearn_core.measuring import evaluation, strength_curve
+from unlearn_core.measuring import drawing, evaluation, strength_curve
 from unlearn_core.progress import RunMonitor
 from unlearn_core.settings import UnlearnSettings, preset
 
@@ -45,10 +45,9 @@ def tiny_and_fast(monkeypatch: pytest.MonkeyPatch) -> tiny_model.TinyModel:
     monkeypatch.setitem(settings.PRESETS, "quick", settings.PRESETS["quick"].replace(**TINY))
     for module, name, value in (
         (evaluation, "SHEET_COLUMNS", 1),
-        (evaluation, "DRAW_STEPS", 1),
+        (drawing, "DRAW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
         (strength_curve, "STRENGTHS", (0.0, 1.0)),
-        (strength_curve, "DRAW_STEPS", 1),
     ):
         monkeypatch.setattr(module, name, value)
     return model

@@ -19,9 +19,10 @@ from ..lora.file import load_lora, save_lora
 from ..lora.metadata import BASE_MODEL, Forgotten, all_from_metadata
 from ..lora.weights import LoraWeights
 from ..measuring.demo_judge import evaluation_judge
-from ..measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness, with_lora
+from ..measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness
 from ..measuring.headline import main_numbers, run_lines
 from ..measuring.report import check_report_folder, report_paths, write_report
+from ..measuring.scaled_encoder import ScaledEncoder
 from ..models.lent_model import build_encoder
 from ..names import split_typed
 from ..progress import RunMonitor, stop_if_asked
@@ -146,9 +147,11 @@ def forget(
         session.say(f"written: {embedding.absolute()}. {RECIPE}")
     if report is None:
         return result, None
-    forgotten = result.forgotten
+    scaled = ScaledEncoder.with_lora(model, result.lora)
     try:
-        evaluation = _report(session, model, forgotten, result.lora, report, settings.seed, result)
+        evaluation = _report(
+            session, model, result.forgotten, scaled, report, settings.seed, result
+        )
     except Cancelled as error:
         raise Cancelled(f"Stopped while measuring: {out} is written, the report is not.") from error
     return result, evaluation
@@ -243,16 +246,16 @@ def measure(
             stand_in=asked.stand_in or known.stand_in,
         )
     model = session.load()
-    encoder = build_encoder(model)
+    scaled = ScaledEncoder.with_lora(model, lora)
     made_for = lora.metadata.get(BASE_MODEL)
-    if made_for is not None and made_for != encoder.fingerprint():
+    if made_for is not None and made_for != scaled.encoder.fingerprint():
         session.say("note: this LoRA was made for another text encoder than this model's.")
-    forgotten = forgotten_by_nearness(encoder, concept, seed)
+    forgotten = forgotten_by_nearness(scaled.encoder, concept, seed)
     if known is not None:
         names = tuple(dict.fromkeys((*concept.names, *known.names)))
         forgotten = dataclasses.replace(forgotten, names=names, kept=known.kept)
     session.say(f"stand-in: {forgotten.stand_in}; kept first: {', '.join(forgotten.kept)}")
-    return _report(session, model, forgotten, lora, report, seed, None)
+    return _report(session, model, forgotten, scaled, report, seed, None)
 
 
 def say_notes(session: Session, lora: LoraWeights) -> None:
@@ -284,14 +287,13 @@ def _report(
     session: Session,
     model: DiffusersModel,
     forgotten: Forgotten,
-    lora: LoraWeights,
+    scaled: ScaledEncoder,
     folder: Path,
     seed: int,
     result: UnlearnResult | None,
 ) -> Evaluation:
     judge = session.judge(forgotten.concept.kind)
-    weights_at = with_lora(model.text_encoder_weights(), lora)
-    evaluation = evaluate(model, forgotten, weights_at, seed, session.monitor, judge)
+    evaluation = evaluate(model, forgotten, scaled, seed, session.monitor, judge)
     stop_if_asked(session.monitor)
     paths = write_report(folder, evaluation, result)
     for line in main_numbers(evaluation):

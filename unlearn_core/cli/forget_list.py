@@ -31,8 +31,9 @@ from ..files.tensor_file import write_whole
 from ..loaders.diffusers_model import DiffusersModel
 from ..lora.file import lora_bytes
 from ..measuring.demo_judge import evaluation_judge
-from ..measuring.evaluation import evaluate, with_lora
+from ..measuring.evaluation import evaluate
 from ..measuring.report import check_report_folder, report_files, report_paths
+from ..measuring.scaled_encoder import ScaledEncoder
 from ..progress import RunMonitor
 from ..settings import UnlearnSettings
 from ..unlearn import UnlearnResult, unlearn
@@ -203,8 +204,8 @@ def _report(
 ) -> dict[str, bytes]:
     forgotten = result.forgotten
     judge = evaluation_judge(forgotten.concept.kind) if order.model == DEMO else None
-    weights_at = with_lora(model.text_encoder_weights(), result.lora)
-    evaluation = evaluate(model, forgotten, weights_at, order.settings.seed, monitor, judge)
+    scaled = ScaledEncoder.with_lora(model, result.lora)
+    evaluation = evaluate(model, forgotten, scaled, order.settings.seed, monitor, judge)
     return report_files(evaluation, result)
 
 
