@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.measuring.drawing import draw_after
-from ..unlearn_core.measuring.headline import run_lines
+from ..unlearn_core.measuring.report import run_lines
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,

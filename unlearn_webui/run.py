@@ -14,7 +14,7 @@ from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.files.output_files import check_writable
 from unlearn_core.measuring.drawing import draw_after
 from unlearn_core.measuring.evaluation import Evaluation, evaluate
-from unlearn_core.measuring.headline import main_numbers, run_lines
+from unlearn_core.measuring.report import main_numbers, run_lines
 from unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
 from unlearn_core.models.denoising import STAGE as READING
