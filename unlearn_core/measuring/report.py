@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import BadFile
 from ..files.input_files import is_file, read_text
-from ..files.output_files import check_file, check_writable, make_folder, remove_file
+from ..files.output_files import check_file, check_writable, make_folder, png_bytes, remove_file
 from ..files.tensor_file import write_whole
 from ..lora.metadata import BASE_MODEL
 from ..unlearn import UnlearnResult
@@ -52,11 +49,11 @@ def report_files(evaluation: Evaluation, result: UnlearnResult | None) -> dict[s
     numbers = json.dumps(numbers_of(evaluation, result), indent=1, ensure_ascii=False) + "\n"
     files = {
         NUMBERS: numbers.encode("utf-8", "backslashreplace"),
-        "contact-sheet.png": _png(contact_sheet(evaluation)),
-        "strength.png": _png(strength_sheet(evaluation)),
+        "contact-sheet.png": png_bytes(contact_sheet(evaluation), optimize=True),
+        "strength.png": png_bytes(strength_sheet(evaluation), optimize=True),
     }
     if result is not None:
-        files["loss.png"] = _png(loss_curve(result.losses))
+        files["loss.png"] = png_bytes(loss_curve(result.losses), optimize=True)
     return files
 
 
@@ -113,30 +110,32 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
             for group in evaluation.groups
         ],
     }
-    if result is not None:
-        choice = result.stand_in
-        numbers |= {
-            "stand_in_chosen_by": choice.chosen_by,
-            "stand_in_cosine": choice.cosine,
-            "stand_in_pictures_drawn": choice.drawn,
-            "stand_in_pictures_like_concept": choice.drawn_as_concept,
-            "learned_vectors": None
-            if result.learned is None
-            else {
-                "count": len(result.learned.vectors),
-                "explained": result.learned.explained,
-                "accepted": result.learned.accepted,
-                "losses": list(result.learned.losses),
-            },
-            "losses": list(result.losses),
-            "found_words": None if result.found is None else result.found.as_dict(),
-            "notes": list(result.notes),
-            "seconds": result.seconds,
-            "memory_in_bytes": {"used": result.memory.used, **asdict(result.memory.plan)},
-            "settings": result.settings.as_dict(),
-            "base_model_hash": result.lora.metadata[BASE_MODEL],
-        }
-    return numbers
+    return numbers | (_numbers_of_run(result) if result is not None else {})
+
+
+def _numbers_of_run(result: UnlearnResult) -> dict[str, Any]:
+    choice = result.stand_in
+    return {
+        "stand_in_chosen_by": choice.chosen_by,
+        "stand_in_cosine": choice.cosine,
+        "stand_in_pictures_drawn": choice.drawn,
+        "stand_in_pictures_like_concept": choice.drawn_as_concept,
+        "learned_vectors": None
+        if result.learned is None
+        else {
+            "count": len(result.learned.vectors),
+            "explained": result.learned.explained,
+            "accepted": result.learned.accepted,
+            "losses": list(result.learned.losses),
+        },
+        "losses": list(result.losses),
+        "found_words": None if result.found is None else result.found.as_dict(),
+        "notes": list(result.notes),
+        "seconds": result.seconds,
+        "memory_in_bytes": {"used": result.memory.used, **asdict(result.memory.plan)},
+        "settings": result.settings.as_dict(),
+        "base_model_hash": result.lora.metadata[BASE_MODEL],
+    }
 
 
 def run_lines(result: UnlearnResult) -> list[str]:
@@ -182,9 +181,3 @@ def _seen(groups: Sequence[Group]) -> str:
     after = sum((group.shown_after or 0) * group.judged for group in judged)
     words = ", ".join(group.word for group in judged)
     return f"{words} seen in {before:.0f} of {count} pictures before, {after:.0f} after; "
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
