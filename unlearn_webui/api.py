@@ -16,8 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from unlearn_core.errors import Cancelled, TrainingFailed, UnlearnError, WrongModel
 from unlearn_core.files.output_files import png_bytes
 
-from .api_body import MOST_BODY, BadBody, parse
-from .api_schema import forget_body
+from .api_body import MOST_BODY, BadBody, forget_body, parse
 from .host.checkpoint import api_logins
 from .host.run import queued
 from .host.settings import default_preset

@@ -103,8 +103,8 @@ def _forget_list(
     if chosen.together:
         if chosen.ray is not None or chosen.report is not None:
             raise BadSettings(
-                "--together is one run: it is not shared on --ray, and --report is made of its "
-                "LoRA by `measure --concept NAME`."
+                "--together is one run for all concepts: leave --ray and --report out, and measure "
+                "its LoRA with `measure --concept NAME`."
             )
         forget_together(session, chosen.list, settings, chosen.out)
         return

@@ -107,7 +107,7 @@ def _add_forget(command: NewCommand) -> None:
         help="the LoRA to write; an existing file is replaced (with --list: a folder)",
     )  # fmt: skip
     parser.add_argument(
-        "--report", type=typed_path, metavar="DIR", help="also measure it: numbers and sheets"
+        "--report", type=typed_path, metavar="DIR", help="also measure it: numbers and pictures"
     )
     parser.add_argument(
         "--embedding", type=typed_path, metavar="FILE.safetensors",

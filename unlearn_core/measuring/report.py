@@ -164,7 +164,7 @@ def main_numbers(evaluation: Evaluation) -> list[str]:
     stand_in = evaluation.forgotten.stand_in
     return [
         f"forgotten: {_seen(own)}its prompts moved {point.forgotten:.0%} of the way to "
-        f"{stand_in!r} (in grammars that were not trained)",
+        f"{stand_in!r} (in prompts that were not trained)",
         f"kept: {_seen(rest)}prompts with kept words stay {point.kept:.1%} the same",
         f"strength: use {evaluation.recommended_strength:g}; the empty prompt changes by "
         f"{evaluation.drift_of_empty:.2%}",
