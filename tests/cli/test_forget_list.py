@@ -664,7 +664,7 @@ def test_together_one_lora_forgets_the_whole_list(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--together", "--ray"], "not shared on --ray"),
+        (["--together", "--ray"], "leave --ray and --report out"),
         (["--together", "--report", "report"], "measure --concept NAME"),
     ],
 )
