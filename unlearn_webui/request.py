@@ -83,7 +83,9 @@ class ForgetRequest:
         False, "A neutral file name; hashes instead of names; no picture beside the LoRA."
     )
     measure: bool = _said(
-        True, "Draw about 120 pictures before and after and compare them: minutes on a GPU."
+        True,
+        "Draw about 100 pictures, before, after and at other strengths, and compare them: minutes "
+        "on a GPU.",
     )
 
     def __post_init__(self) -> None:
@@ -107,7 +109,7 @@ class ForgetRequest:
         if self.save_embedding and not learns:
             raise BadSettings(
                 "The embedding holds what is learned from pictures: give some, and choose a preset "
-                "that learns from them (not quick)."
+                "that learns from them (balanced or robust)."
             )
 
     @property

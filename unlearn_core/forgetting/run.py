@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..concept import Concept
 from ..errors import BadConcept, BadSettings
 from ..lora.encoder_lora import EncoderLora, chosen_modules
+from ..lora.metadata import all_to_metadata
 from ..lora.weights import LoraWeights, complete, round_to_half
 from ..models.devices import give_memory_back
 from ..models.lent_model import LentModel, Stoppable, build_encoder
@@ -44,7 +44,7 @@ from ..words.prompts import ForgetPrompts, Prompts, whole_prompts
 from ..words.stand_in import choose_stand_in
 from .held_out import measure_moved
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
-from .part import PARTS, Part, concept_metadata, part_notes
+from .part import Part, part_notes
 from .prompt_plan import LessonPlan, mentions, plan_lessons, prompts_each
 
 
@@ -268,13 +268,12 @@ class UnlearnRun:
         return tuple(notes)
 
     def _metadata(self) -> dict[str, str]:
-        shared = {
-            "unlearn_settings": json.dumps(self.settings.as_dict(), sort_keys=True),
-            "unlearn_base_model_hash": self.encoder.fingerprint(),
-            "unlearn_torch": torch.__version__,
-        }
-        said = [concept_metadata(part, self._pictures_used(part)) for part in self.parts]
-        return (said[0] if len(said) == 1 else {PARTS: json.dumps(said)}) | shared
+        return all_to_metadata(
+            [part.forgotten for part in self.parts],
+            [self._pictures_used(part) for part in self.parts],
+            self.settings,
+            self.encoder.fingerprint(),
+        )
 
     def _pictures_used(self, part: Part) -> int:
         """How many pictures had a part in the result: in its name, its vectors or its loss."""

@@ -22,7 +22,9 @@ class Conditioning:
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
         """The prompts of all parts, one after the other; parts of one family."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return cls(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
+        return cls(
+            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -44,4 +46,6 @@ class Conditioning:
     @property
     def requires_grad(self) -> bool:
         """Whether a gradient is wanted of any of it."""
-        return self.tokens.requires_grad or bool(self.pooled is not None and self.pooled.requires_grad)
+        return self.tokens.requires_grad or bool(
+            self.pooled is not None and self.pooled.requires_grad
+        )
