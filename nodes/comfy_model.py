@@ -92,7 +92,7 @@ class ComfyModel:
 
         `pictures` is how many there are to learn from.
         """
-        reads = settings.needs_unet or learns(settings, pictures)
+        reads = settings.needs_pictures or learns(settings, pictures)
         if reads or settings.stand_in_pictures > 0:
             self._needed(self._model, "MODEL")
         if reads:

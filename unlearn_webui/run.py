@@ -166,7 +166,7 @@ def _stages(request: ForgetRequest) -> Iterator[str]:
     settings = request.settings
     if isinstance(request.concept, Nameless):
         yield READING
-    if request.pictures and settings.use_pictures and settings.inversion_steps:
+    if request.pictures and settings.learns_vectors:
         yield "learning the concept"
     yield PREPARING
     yield "forgetting"

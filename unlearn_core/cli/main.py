@@ -114,9 +114,7 @@ def _forget_list(
 
 
 def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    settings = UnlearnSettings(
-        seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
-    )
+    settings = UnlearnSettings(seed=chosen.seed, inversion_steps=chosen.steps)
     session = _session(chosen, monitor)
     named = commands.make_concept(chosen.concept, chosen.kind)
     concept = commands.with_pictures(session, named, chosen.images, settings)

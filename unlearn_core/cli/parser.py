@@ -118,7 +118,6 @@ def build_parser() -> argparse.ArgumentParser:
     two.add_argument("--kind", choices=KINDS, default="object", help="what sort of thing it is")
     defaults = UnlearnSettings()
     _add_number(two, "--steps", "inversion_steps", defaults.inversion_steps)
-    _add_number(two, "--vectors", "inversion_vectors", defaults.inversion_vectors)
     _add_number(two, "--seed", "seed", defaults.seed)
     two.add_argument(
         "--out", required=True, type=typed_path, metavar="FILE.safetensors",

@@ -17,7 +17,7 @@ from ..settings import UnlearnSettings
 from ..text.tokenizer import CHUNK
 from ..training.adversary import SEARCHES, TEMPLATES
 from ..training.loop import TOKENS
-from ..training.picture_loss import BANK, BATCH, PROMPTS
+from ..training.picture_loss import BATCH, PROMPTS
 from ..words.prompt_templates import GUARD_PROMPTS
 from .prompt_plan import prompts_each
 
@@ -33,8 +33,6 @@ TEXT_FROZEN = 10
 PROMPT_POSITIONS = 24
 """Of a prompt on average: most are cut short, see lessons.py."""
 ADVERSARY_POSITIONS = 24
-LATENT = 4
-"""Channels of latents."""
 VAE_NUMBERS = 1000
 """Held by the VAE at its finest level, for each pixel: 256 channels, four times."""
 COPYING, LEARNING, DRAWING, FORGETTING = (
@@ -104,7 +102,7 @@ class UnetUse:
 
 def learns(settings: UnlearnSettings, pictures: int) -> bool:
     """Whether a run with these settings learns vectors from its pictures."""
-    return pictures > 0 and settings.use_pictures and settings.inversion_steps > 0
+    return pictures > 0 and settings.learns_vectors
 
 
 def estimate(
@@ -157,14 +155,11 @@ def _forgetting(
     step = positions * per_position
     # While the roles' variances are taken: all targets joined, and those of one role.
     step = max(step, 2 * keep * concepts * a_prompt)
-    if settings.needs_unet:
+    if settings.needs_pictures:
         held += concepts * PROMPTS * CHUNK * 2 * text.width * FLOAT
         step += BATCH * CHUNK * per_position
         if unet is not None:
             rows = min(unet.rows, BATCH)
-            if settings.objective == "stand-in":
-                latents = LATENT * (unet.native_size // 8) ** 2
-                held += concepts * BANK * BATCH * 2 * latents * FLOAT
             step += dataclasses.replace(unet, rows=rows).gradient_bytes
     if settings.closed_form:
         equations = text.inner * (text.inner + text.width) * FLOAT

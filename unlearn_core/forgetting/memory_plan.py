@@ -169,7 +169,7 @@ def gigabytes(size: int) -> str:
 
 def _asked_rows(settings: UnlearnSettings, pictures: int) -> int:
     learning = settings.inversion_batch if learns(settings, pictures) else 0
-    return max(learning, BATCH if settings.needs_unet else 0)
+    return max(learning, BATCH if settings.needs_pictures else 0)
 
 
 def _drawn(settings: UnlearnSettings, pictures: int, previews: bool) -> int:

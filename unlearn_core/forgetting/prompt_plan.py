@@ -74,11 +74,12 @@ def plan_lessons(
 ) -> LessonPlan:
     """Choose the words; learned vectors are a name only when they were accepted."""
     names = [Name.of(word, concept.kind) for word in concept.names]
-    if settings.templates == "varied" and concept.kind != "style":
+    varied = settings.objective != "ascent"
+    if varied and concept.kind != "style":
         names += [Name.of(word, concept.kind) for word in _variants(encoder, concept)]
     if learned is not None and learned.accepted:
         names.append(learned.name(concept))
-    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(settings.keep_nearest))))
+    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest())))
     pool = around.known_styles if concept.kind == "style" else around.known_nouns
     surroundings = Surroundings(
         around.known_nouns,
@@ -86,7 +87,6 @@ def plan_lessons(
         tuple(color for color in COLORS if not mentions(color, concept)),
         tuple(f for f in FILLERS if encoder.knows(f) and not mentions(f, concept)),
     )
-    varied = settings.templates == "varied"
     return LessonPlan(
         concept,
         tuple(names),

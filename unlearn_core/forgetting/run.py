@@ -20,7 +20,7 @@ from ..models.devices import give_memory_back
 from ..models.lent_model import LentModel, Stoppable, build_encoder
 from ..models.sampling import encode_pictures
 from ..progress import LEAST_SQUARES, PREPARING, Progress, RunMonitor, stop_if_asked
-from ..settings import UnlearnSettings
+from ..settings import UnlearnSettings, presets_where
 from ..training.adversary import Adversary
 from ..training.examples import (
     ForgetLesson,
@@ -61,12 +61,13 @@ class UnlearnRun:
         found: FoundWords | None = None,
     ) -> None:
         """`learned` and `found` are of a single concept: vectors learned before, and its name."""
-        if not settings.forgets:
+        if settings.forget_weight == 0:
             raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
-        if settings.needs_unet and not all(concept.images for concept in concepts):
+        if settings.needs_pictures and not all(concept.images for concept in concepts):
+            without = presets_where(lambda settings: not settings.needs_pictures)
             raise BadConcept(
-                "These settings raise or compare the denoising loss of pictures, so they need "
-                "pictures of the concept; give 4 or 5, or choose the preset balanced."
+                "These settings raise the denoising loss of pictures, so they need pictures of the "
+                f"concept; give 4 or 5, or choose the preset {without}."
             )
         self.meter = MemoryMeter(model)
         self.concepts, self.settings, self.monitor = tuple(concepts), settings, monitor
@@ -81,7 +82,7 @@ class UnlearnRun:
         pictures = sum(len(concept.images) for concept in concepts)
         self.memory = plan_memory(
             model, text_sizes(self.encoder), settings,
-            0 if learned and not settings.needs_unet else pictures,
+            0 if learned and not settings.needs_pictures else pictures,
             self.meter.free, monitor.shows_pictures, len(concepts),
         )  # fmt: skip
         self.lent, self.model = model, Stoppable(model, monitor, self.memory.drawn)
@@ -208,13 +209,13 @@ class UnlearnRun:
             self.monitor.report(Progress("forgetting", 1, 1, preview=preview))
         if settings.adversary == "pgd":
             adversaries = [
-                Adversary(encoder, lora, plan.concept, plan.stand_in, settings, generator, scales)
+                Adversary(encoder, lora, plan.concept, plan.stand_in, generator, scales)
                 for plan in self._plans
             ]
             training.find_adversary = lambda: [
                 lesson for adversary in adversaries for lesson in adversary.find()
             ]
-        if settings.needs_unet:
+        if settings.needs_pictures:
             terms = [
                 PictureLoss(
                     self.model, encoder, lora, self.latents(plan.concept),
@@ -278,5 +279,5 @@ class UnlearnRun:
 
     def _pictures_used(self, part: Part) -> int:
         """How many pictures had a part in the result: in its name, its vectors or its loss."""
-        used = self._found or part.learned or self.settings.needs_unet
+        used = self._found or part.learned or self.settings.needs_pictures
         return len(part.concept.images) if used else 0

@@ -11,7 +11,6 @@ from ..concept import Concept, Kind
 from ..errors import BadConcept, BadFile
 from ..forgetting.part import PARTS
 from ..progress import SilentMonitor
-from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..unlearn import UnlearnResult
 from ..words.neighbours import look_around
@@ -39,7 +38,7 @@ class Forgotten:
         """As a run would choose from the words alone; raises BadConcept."""
         around = look_around(encoder, concept)
         choice = choose_stand_in(encoder, concept, around, None, 0, seed, SilentMonitor())
-        kept = around.nearest(UnlearnSettings().keep_nearest)
+        kept = around.nearest()
         return cls(concept, concept.names, choice.word, kept)
 
     @classmethod

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..lora.encoder_lora import EncoderLora
-from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.tokenizer import VOCABULARY
 from ..words.prompts import Name, fill, make_prompts, pair_prompts
@@ -20,6 +19,10 @@ from .losses import RoleScales, role_distance
 
 SEARCHES = 4
 """Vectors searched at once, each from another start."""
+STEPS = 20
+"""Of one search."""
+EVERY = 10
+"""Steps of the training between two searches."""
 STEP = 0.1
 """Adam's step per element, relative to a word vector's size per element."""
 TEMPLATES = ("a photo of {it}", "{it}", "a picture of {it}", "an image of {it}")
@@ -35,18 +38,14 @@ class Adversary:
         lora: EncoderLora,
         concept: Concept,
         stand_in: Name,
-        settings: UnlearnSettings,
         generator: torch.Generator,
         scales: RoleScales,
     ) -> None:
         self.encoder, self.lora, self.stand_in = encoder, lora, stand_in
-        self.settings, self.generator, self.scales = settings, generator, scales
+        self.generator, self.scales = generator, scales
         templates = STYLE_TEMPLATES if concept.kind == "style" else TEMPLATES
         name = Name.of(concept.name, concept.kind)
-        size = settings.inversion_vectors
-        # Repeating the last piece aligns a longer search with the concept's own states.
-        padded = (name.ids + (name.ids[-1],) * size)[:size] if len(name.ids) < size else name.ids
-        self._name = Name(name.text, padded, name.takes_article)
+        self._name = name
         self._templates = templates
         wanted = make_prompts([fill(t, self._name) for t in templates])
         self._roles = wanted.roles.to(encoder.device)
@@ -86,7 +85,7 @@ class Adversary:
         wanted = self._wanted.repeat(SEARCHES, 1, 1)
         roles = self._roles.repeat(SEARCHES, 1)
         length = int(prompts.ends.max()) + 8
-        for _ in range(self.settings.adversary_steps):
+        for _ in range(STEPS):
             states = self.encoder.encode(prompts.token_ids[:, :length], vectors)
             loss = role_distance(states, wanted[:, :length], roles[:, :length], self.scales).mean()
             (vectors.grad,) = torch.autograd.grad(loss, [vectors])

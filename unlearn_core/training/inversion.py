@@ -72,7 +72,7 @@ def invert(
     latents: Tensor | None = None,
     unet_rows: int | None = None,
 ) -> LearnedVectors:
-    """Learn `settings.inversion_vectors` vectors from the concept's pictures.
+    """Learn a word vector from the concept's pictures.
 
     Each picture is captioned with that of `styles` which denoises it best, so that the vectors
     need not carry the style. `latents` are the pictures', if they are known already; `unet_rows`
@@ -83,7 +83,7 @@ def invert(
     if latents is None:
         latents = encode_pictures(model, concept.images)
     captions = _best_styles(model, encoder, concept, latents, styles, settings.seed)
-    start = starting_vectors(encoder, concept.name, settings.inversion_vectors)
+    start = starting_vector(encoder, concept.name)
     vectors = start.clone().to(encoder.device).requires_grad_(True)
     rate = settings.inversion_learning_rate * float(start.pow(2).mean().sqrt())
     optimizer = torch.optim.Adam([vectors], lr=rate)
@@ -138,14 +138,12 @@ def invert(
     return LearnedVectors(learned.cpu(), tuple(losses), explained)
 
 
-def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
-    """(count, width): the vectors of the name's tokens, the last one repeated.
+def starting_vector(encoder: TextEncoder, name: str) -> Tensor:
+    """(1, width): the vector of the name's first token.
 
-    Where the model knows none of them, the most typical known word's vector.
+    Where the model does not know it, the most typical known word's vector.
     """
-    ids = tokenize(name)[:count]
-    ids += [ids[-1]] * (count - len(ids))
-    vectors = encoder.words.vectors(ids)
+    vectors = encoder.words.vectors(tokenize(name)[:1])
     if not bool(vectors.any()):
         table = encoder.words.weight.detach()
         known = table[table.any(dim=1)]

@@ -16,11 +16,14 @@ from ..lora.keys import ModuleKey
 from ..progress import Progress, RunMonitor, preview_is_due, stop_if_asked
 from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
+from .adversary import EVERY
 from .examples import ForgetLesson, Lesson
 from .losses import RoleScales, role_distance
 from .null_space import project_away
 
 WARM_UP_STEPS = 10
+STRENGTHS = 0.6, 1.3
+"""Lowest and highest LoRA strength drawn for a step: users choose it when they draw."""
 TOKENS = 512
 """In one pass through the trained layers, whose states are held for the gradient."""
 
@@ -55,7 +58,7 @@ class Training:
         started = time.monotonic()
         for step in range(settings.steps):
             stop_if_asked(monitor)
-            if self.find_adversary and step and step % settings.adversary_every == 0:
+            if self.find_adversary and step and step % EVERY == 0:
                 self.forget = [*self.forget, *self.find_adversary()]
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
@@ -135,7 +138,7 @@ class Training:
         return lesson.rows(chosen.to(lesson.states.device))
 
     def _draw_strength(self) -> float:
-        low, high = self.settings.strength_low, self.settings.strength_high
+        low, high = (1.0, 1.0) if self.settings.objective == "ascent" else STRENGTHS
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
 
