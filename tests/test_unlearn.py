@@ -21,6 +21,7 @@ from torch import nn
 from unlearn_core import unlearn as public
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
+from unlearn_core.forgetting import building
 from unlearn_core.forgetting import run as engine
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.keys import ATTENTION, ModuleKey
@@ -290,7 +291,7 @@ def test_no_guard_prompt_protects_the_concept(
         guards.append(texts)
         return whole_prompts(texts)
 
-    monkeypatch.setattr(engine, "whole_prompts", watch)
+    monkeypatch.setattr(building, "whole_prompts", watch)
     unlearn(TinyModel(), Concept(name, stand_in="chair"), small(steps=1))
     assert guards[0][0] == ""
     assert len(guards[0]) == expected

@@ -18,9 +18,17 @@ from unlearn_core.measuring.evaluation import Evaluation, evaluate, with_lora
 from unlearn_core.measuring.forgotten import Forgotten
 from unlearn_core.measuring.headline import main_numbers, run_lines
 from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
-from unlearn_core.models.denoising import STAGE as READING
 from unlearn_core.models.lent_model import LentModel, Stoppable
-from unlearn_core.progress import PREPARING, Progress, stop_if_asked
+from unlearn_core.progress import (
+    DRAWING_BEFORE_AND_AFTER,
+    DRAWING_THE_STRENGTH_CURVE,
+    FORGETTING,
+    LEARNING,
+    PREPARING,
+    READING_PICTURES,
+    Progress,
+    stop_if_asked,
+)
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.training.preview import draw_concept
 from unlearn_core.unlearn import UnlearnResult, unlearn
@@ -165,13 +173,13 @@ def _stages(request: ForgetRequest) -> Iterator[str]:
     """The stages that the engine will report, in order."""
     settings = request.settings
     if isinstance(request.concept, Nameless):
-        yield READING
+        yield READING_PICTURES
     if request.pictures and settings.learns_vectors:
-        yield "learning the concept"
+        yield LEARNING
     yield PREPARING
-    yield "forgetting"
+    yield FORGETTING
     if not request.private and request.kind not in HIDDEN_KINDS:
         yield DRAWING_THE_CARD
     if request.measure:
-        yield "drawing before and after"
-        yield "drawing the strength curve"
+        yield DRAWING_BEFORE_AND_AFTER
+        yield DRAWING_THE_STRENGTH_CURVE

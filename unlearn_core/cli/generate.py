@@ -17,7 +17,7 @@ from ..lora.file import load_lora
 from ..lora.weights import LoraWeights, apply_lora
 from ..models.lent_model import LentModel
 from ..models.sampling import BATCH, DEFAULT_GUIDANCE, DEFAULT_STEPS, draw_pictures, paired_noise
-from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
+from ..progress import DRAWING, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import bounds_of
 from ..text.embedding_file import load_embedding
 from ..text.prompt_words import prompt_ids
@@ -146,7 +146,7 @@ def draw_prompts(
         for number, (chunks, jobs) in enumerate(batches):
 
             def on_step(step: int, before: int = number * steps) -> None:
-                watch.report(Progress("drawing", before + step, len(batches) * steps))
+                watch.report(Progress(DRAWING, before + step, len(batches) * steps))
                 stop_if_asked(watch)
 
             stop_if_asked(watch)

@@ -16,8 +16,7 @@ from ..models.unet_sizes import UnetSizes
 from ..settings import UnlearnSettings
 from ..text.tokenizer import CHUNK
 from ..training.adversary import SEARCHES, TEMPLATES
-from ..training.loop import TOKENS
-from ..training.picture_loss import BATCH, PROMPTS
+from ..training.terms import ASCENT_PROMPTS, BATCH_PICTURES, MICRO_BATCH_TOKENS
 from ..words.prompt_templates import GUARD_PROMPTS
 from .prompt_plan import prompts_each
 
@@ -31,7 +30,7 @@ and outputs of two norms, q, k, v, the attended, and the MLP's four times wider 
 TEXT_FROZEN = 10
 """The same of a frozen layer, which does not keep what enters a projection."""
 PROMPT_POSITIONS = 24
-"""Of a prompt on average: most are cut short, see lessons.py."""
+"""Of a prompt on average: most are cut short, see training/examples.py."""
 ADVERSARY_POSITIONS = 24
 VAE_NUMBERS = 1000
 """Held by the VAE at its finest level, for each pixel: 256 channels, four times."""
@@ -151,15 +150,15 @@ def _forgetting(
     held += (3 * forget * (concepts if settings.steps else 1) + 2 * keep * concepts) * a_prompt
     held += 2 * len(GUARD_PROMPTS) * CHUNK * text.width * FLOAT
     per_position = tail * TEXT_TRAINED * text.width * FLOAT
-    positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, TOKENS)
+    positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, MICRO_BATCH_TOKENS)
     step = positions * per_position
     # While the roles' variances are taken: all targets joined, and those of one role.
     step = max(step, 2 * keep * concepts * a_prompt)
     if settings.needs_pictures:
-        held += concepts * PROMPTS * CHUNK * 2 * text.width * FLOAT
-        step += BATCH * CHUNK * per_position
+        held += concepts * ASCENT_PROMPTS * CHUNK * 2 * text.width * FLOAT
+        step += BATCH_PICTURES * CHUNK * per_position
         if unet is not None:
-            rows = min(unet.rows, BATCH)
+            rows = min(unet.rows, BATCH_PICTURES)
             step += dataclasses.replace(unet, rows=rows).gradient_bytes
     if settings.closed_form:
         equations = text.inner * (text.inner + text.width) * FLOAT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,6 +138,34 @@ class EncoderLora:
         for projection in self._tail:
             projection.release()
         del self.encoder.layers.peft_config
+
+
+@contextmanager
+def captured(
+    entering: Mapping[ModuleKey, nn.Module], leaving: Mapping[ModuleKey, nn.Module]
+) -> Iterator[tuple[dict[ModuleKey, Tensor], dict[ModuleKey, Tensor]]]:
+    """What last entered and last left these modules within the `with` block."""
+    inputs: dict[ModuleKey, Tensor] = {}
+    outputs: dict[ModuleKey, Tensor] = {}
+
+    def entered(key: ModuleKey, given: tuple[Tensor, ...]) -> None:
+        inputs[key] = given[0].detach()
+
+    def left(key: ModuleKey, out: Tensor | tuple[Tensor, ...]) -> None:
+        outputs[key] = (out[0] if isinstance(out, tuple) else out).detach()
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, key=key: entered(key, given))
+        for key, module in entering.items()
+    ] + [
+        module.register_forward_hook(lambda _, __, out, key=key: left(key, out))
+        for key, module in leaving.items()
+    ]
+    try:
+        yield inputs, outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _copy(parameter: Tensor) -> Tensor:

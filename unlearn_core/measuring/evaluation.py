@@ -17,7 +17,7 @@ from ..forgetting.held_out import kept_prompts
 from ..forgetting.memory_plan import rows_that_fit
 from ..lora.weights import LoraWeights, apply_lora
 from ..models.lent_model import LentModel, Stoppable
-from ..progress import Progress, RunMonitor, stop_if_asked
+from ..progress import DRAWING_BEFORE_AND_AFTER, Progress, RunMonitor, stop_if_asked
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import nouns, styles
 from ..training.losses import drift
@@ -121,7 +121,7 @@ def evaluate(
     for done, (role, word) in enumerate(subjects):
         stop_if_asked(monitor)
         groups.append(_compare(model, before, after, forgotten, role, word, seed, judge))
-        monitor.report(Progress("drawing before and after", done + 1, len(subjects)))
+        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, done + 1, len(subjects)))
     guard = whole_prompts(GUARD_PROMPTS)
     guard_drift = drift(after.encode(guard.token_ids), before.encode(guard.token_ids)).tolist()
     kept_ids = kept_prompts(forgotten.concept.kind, forgotten.kept).token_ids

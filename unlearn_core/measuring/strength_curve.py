@@ -11,7 +11,7 @@ from torch import Tensor
 from ..forgetting.held_out import concept_prompts, kept_prompts
 from ..models.lent_model import LentModel
 from ..models.sampling import draw_pictures, paired_noise
-from ..progress import Progress, RunMonitor, stop_if_asked
+from ..progress import DRAWING_THE_STRENGTH_CURVE, Progress, RunMonitor, stop_if_asked
 from ..text.text_encoder import TextEncoder
 from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
@@ -87,7 +87,7 @@ def strength_curve(
                 neighbour_pictures,
             )
         )
-        monitor.report(Progress("drawing the strength curve", done + 1, len(STRENGTHS)))
+        monitor.report(Progress(DRAWING_THE_STRENGTH_CURVE, done + 1, len(STRENGTHS)))
     return points
 
 
