@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ def _choice(default: str, choices: tuple[str, ...], text: str) -> Any:
     return dataclasses.field(default=default, metadata={"choices": choices, "help": text})
 
 
-def _switch(default: bool, text: str) -> Any:
+def _plain(default: bool | str, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
@@ -44,12 +44,10 @@ class UnlearnSettings:
 
     seed: int = _number(0, 0, 2**31 - 1, "Seed of every random draw; same seed, same file.")
 
-    layers: str = dataclasses.field(
-        default="last:3",
-        metadata={
-            "help": "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all, or "
-            "several of these with commas. Counted among the layers that condition the picture."
-        },
+    layers: str = _plain(
+        "last:3",
+        "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all, or several of "
+        "these with commas. Counted among the layers that condition the picture.",
     )
     modules: str = _choice(
         "all", ("all", "attention", "mlp"), "Which projections of these layers the LoRA changes."
@@ -59,7 +57,7 @@ class UnlearnSettings:
     steps: int = _number(150, 0, 5000, "Optimisation steps of the unlearning.")
     learning_rate: float = _number(3e-3, 1e-6, 1.0, "Peak learning rate of Adam on the LoRA.")
     batch_size: int = _number(16, 2, 256, "Prompts to forget per step; as many are kept.")
-    closed_form: bool = _switch(False, "Start from a least-squares solution instead of from zero.")
+    closed_form: bool = _plain(False, "Start from a least-squares solution instead of from zero.")
 
     objective: str = _choice(
         "stand-in",
@@ -70,7 +68,7 @@ class UnlearnSettings:
     forget_weight: float = _number(1.0, 0.0, 100.0, "Weight of forgetting the concept.")
     keep_weight: float = _number(2.0, 0.0, 100.0, "Weight of keeping everything else.")
     guard_weight: float = _number(1.0, 0.0, 100.0, "Weight of the empty and negative prompts.")
-    null_space_guard: bool = _switch(
+    null_space_guard: bool = _plain(
         True, "Forbid any change that the empty prompt would feel, by projecting the LoRA."
     )
     forget_prompts: int = _number(512, 8, 4096, "Different prompts with the concept in them.")
@@ -86,7 +84,7 @@ class UnlearnSettings:
         "pgd: while training, search word vectors that bring the concept back, and forget these.",
     )
 
-    use_pictures: bool = _switch(True, "Learn word vectors from the pictures and forget these too.")
+    use_pictures: bool = _plain(True, "Learn word vectors from the pictures and forget these too.")
     inversion_steps: int = _number(150, 0, 5000, "Steps of textual inversion.")
     inversion_learning_rate: float = _number(
         0.1, 1e-5, 10.0, "Adam's step on a learned vector, relative to the size of its elements."
@@ -171,24 +169,17 @@ def _check_type(name: str, value: object, default: object) -> None:
         raise BadSettings(f"{name} is {value!r}; it must be of type {wanted}.")
 
 
-def removed_in_words(names: Iterable[str]) -> str | None:
-    """A line for the user about the REMOVED settings among these names; None without one."""
+def removed_in_words(names: Collection[str]) -> str:
+    """A line for the user about the REMOVED settings among these names; empty without one."""
     removed = [name for name in REMOVED if name in names]
-    if not removed:
-        return None
-    are, were = (
-        ("is no longer a setting", "was")
-        if len(removed) == 1
-        else ("are no longer settings", "were")
-    )
-    return f"{', '.join(removed)} {are} and {were} left out."
+    return " ".join(f"{name} is no longer a setting and was left out." for name in removed)
 
 
 def _check_names(values: dict[str, Any]) -> None:
     known = {item.name for item in dataclasses.fields(UnlearnSettings)}
     unknown = sorted(set(values) - known)
-    if removed := sorted({*unknown} & {*REMOVED}):
-        raise BadSettings(f"{', '.join(removed)}: no longer a setting. Leave it out.")
+    if removed := [name for name in unknown if name in REMOVED]:
+        raise BadSettings(f"No longer a setting: {', '.join(removed)}. Leave it out.")
     if unknown:
         raise BadSettings(f"Unknown setting: {', '.join(unknown)}. Known: {', '.join(known)}.")
 
@@ -207,32 +198,6 @@ def help_of(name: str) -> str:
 def _field(name: str) -> dataclasses.Field[Any]:
     _check_names({name: None})
     return next(item for item in dataclasses.fields(UnlearnSettings) if item.name == name)
-
-
-def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:
-    """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
-
-    Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
-    """
-    parts = [_indices(part, last_used_layer + 1) for part in layers.split(",")]
-    chosen = {index for part in parts for index in part}
-    if not all(parts) or min(chosen) < 0 or max(chosen) > last_used_layer:
-        raise BadSettings(
-            f"layers is {layers!r}, but this model's text encoder is used up to layer "
-            f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
-        )
-    return tuple(sorted(chosen))
-
-
-def _indices(part: str, count: int) -> range:
-    if part == "all":
-        return range(count)
-    if ":" in part:
-        side, number = part.split(":")
-        wanted = int(number)
-        return range(count - wanted, count) if side == "last" else range(wanted)
-    first, _, last = part.partition("-")
-    return range(int(first), int(last or first) + 1)
 
 
 DEFAULT_PRESET = "balanced"

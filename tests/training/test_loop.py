@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_fails_before_it_does_harm(value: float) -> Non
     assert all(bool(weight.isfinite().all()) for weight in weights_of(training))
 
 
-def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_beginnings() -> None:
+def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_prefixes() -> None:
     shared, alone = make_training(), make_training()
     with alone.lora.disabled():
         for examples in (*alone.forget.forget, *alone.retain.retain, alone.guard):
@@ -205,7 +205,7 @@ def test_states_that_are_cached_before_the_lora_train_the_same_lora_as_whole_pas
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
-def test_gradients_added_up_term_by_term_are_those_of_the_whole_loss(
+def test_gradients_added_up_by_micro_batch_are_those_of_the_whole_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, by_term = make_training(), make_training()

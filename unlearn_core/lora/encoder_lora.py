@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..settings import UnlearnSettings, chosen_layers
+from ..errors import BadSettings
+from ..settings import UnlearnSettings
 from ..text.frozen_layers import FactorLinear, projections
 from ..text.text_encoder import TextEncoder
 from .keys import ATTENTION, MLP, ModuleKey
@@ -23,6 +24,32 @@ def chosen_modules(settings: UnlearnSettings, last_used_layer: int) -> list[Modu
     names = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}[settings.modules]
     layers = chosen_layers(settings.layers, last_used_layer)
     return [ModuleKey(layer, name) for layer in layers for name in names]
+
+
+def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:
+    """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
+
+    Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
+    """
+    parts = [_indices(part, last_used_layer + 1) for part in layers.split(",")]
+    chosen = {index for part in parts for index in part}
+    if not all(parts) or min(chosen) < 0 or max(chosen) > last_used_layer:
+        raise BadSettings(
+            f"layers is {layers!r}, but this model's text encoder is used up to layer "
+            f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
+        )
+    return tuple(sorted(chosen))
+
+
+def _indices(part: str, count: int) -> range:
+    if part == "all":
+        return range(count)
+    if ":" in part:
+        side, number = part.split(":")
+        wanted = int(number)
+        return range(count - wanted, count) if side == "last" else range(wanted)
+    first, _, last = part.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 class EncoderLora:

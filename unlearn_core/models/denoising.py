@@ -22,8 +22,8 @@ KEPT_SHARE = 4
 LEAST_KEPT = 6
 BATCH_PIXELS = 8 * 64 * 64
 """Latent pixels in one call of the UNet: 8 pictures of 512 pixels, as a step of the inversion."""
-
-
+READ_TIMESTEPS = (200, 350, 500, 650, 800)
+"""Timesteps at which a picture is told apart by its denoising loss."""
 EARLIEST, LATEST = 150, 850
 """Timesteps between which pictures are noised: beyond, prompts hardly differ."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..errors import TrainingFailed
-from ..models.denoising import denoising_losses, draw_batch, prediction_error
+from ..models.denoising import READ_TIMESTEPS, denoising_losses, draw_batch, prediction_error
 from ..models.lent_model import LentModel
 from ..models.sampling import denoise, encode_pictures, paired_noise
 from ..progress import LEARNING, RunMonitor, StepReports, stop_if_asked
@@ -30,7 +30,6 @@ STYLED = ("{it}, {style} style", "a photo of {it}, {style} style")
 TEST_PICTURES = 12
 TEST_STEPS = 10
 TEST_GUIDANCE = 5.0
-TEST_TIMESTEPS = (200, 350, 500, 650, 800)
 ACCEPTED_SHARE = 0.5
 """A vector is accepted if, on pictures that the concept's word draws in other styles, it explains
 at least this share of what the word explains beyond the empty prompt."""
@@ -194,7 +193,7 @@ def _best_styles(
     losses = torch.stack(
         [
             denoising_losses(
-                model, latents, text.expand(len(latents), -1, -1), TEST_TIMESTEPS, seed
+                model, latents, text.expand(len(latents), -1, -1), READ_TIMESTEPS, seed
             )
             for text in encoder.encode(ids).split(1)
         ]
@@ -226,7 +225,7 @@ def _explained(
     noise = torch.cat([paired_noise(seed, i, size, size) for i in range(TEST_PICTURES)])
     latents = denoise(model, with_word, without[:1], noise, TEST_STEPS, TEST_GUIDANCE)
     word_loss, vector_loss, empty_loss = (
-        float(denoising_losses(model, latents, text, TEST_TIMESTEPS, seed).mean())
+        float(denoising_losses(model, latents, text, READ_TIMESTEPS, seed).mean())
         for text in (with_word, with_vectors, without)
     )
     gain = empty_loss - word_loss
