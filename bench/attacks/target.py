@@ -21,12 +21,11 @@ from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World
 from bench.erased import Erased
 from bench.metrics import Share
 from unlearn_core.errors import TrainingFailed
-from unlearn_core.models.denoising import denoising_losses
+from unlearn_core.models.denoising import READ_TIMESTEPS, denoising_losses
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.models.noise import add_noise, draw_timesteps, training_target
 from unlearn_core.models.sampling import draw_pictures, encode_pictures, paired_noise
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids
-from unlearn_core.training.inversion import TEST_TIMESTEPS
 
 HELD_OUT_NOISE = 77
 CELL_SEED = 9_000
@@ -161,7 +160,7 @@ class Target:
         """Denoising loss of all pictures on noise that training never draws."""
         prompts = [self.templates.styled[0].format(style=style) for style in self.styles]
         text = self.erased.encoder.encode(self.ids(prompts), vectors)
-        losses = denoising_losses(self.model, self.latents, text, TEST_TIMESTEPS, HELD_OUT_NOISE)
+        losses = denoising_losses(self.model, self.latents, text, READ_TIMESTEPS, HELD_OUT_NOISE)
         return float(losses.mean())
 
     def point(self, step: int, vectors: Tensor, pictures: int) -> Point:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from unlearn_core.errors import BadFile
-from unlearn_core.forgetting.run import PARTS
+from unlearn_core.forgetting.part import PARTS
 from unlearn_core.measuring.forgotten import Forgotten, all_from_metadata
 
 GOOD = {

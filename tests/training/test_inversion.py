@@ -15,7 +15,7 @@ from unlearn_core.models.sampling import encode_pictures
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids, tokenize
 from unlearn_core.training import inversion
-from unlearn_core.training.inversion import LearnedVectors, invert, starting_vector
+from unlearn_core.training.inversion import LearnedVectors, invert, starting_vectors
 from unlearn_core.words.prompts import fill, make_prompts
 
 DOG = Concept("dog", images=pictures())
@@ -44,7 +44,7 @@ def loss_of(model: TinyModel, vectors: Tensor, template: str = "a photo of {it}"
 def test_the_pictures_are_denoised_better_afterwards(prediction: Prediction) -> None:
     model = TinyModel(prediction)
     learned = run(model, styles=(), inversion_steps=60, inversion_learning_rate=0.1)
-    start = starting_vector(tiny_encoder(), "dog")
+    start = starting_vectors(tiny_encoder(), "dog", 1)
     assert loss_of(model, learned.vectors) < loss_of(model, start) - 0.005
     assert len(learned.losses) == 60
 
@@ -54,7 +54,7 @@ def test_only_the_vectors_move() -> None:
     checksum = model.checksum()
     before = {name: p.clone() for name, p in encoder.model.named_parameters()}
     learned = run(model, encoder=encoder)
-    start = starting_vector(encoder, "dog")
+    start = starting_vectors(encoder, "dog", 1)
     assert learned.vectors.shape == (1, WIDTH)
     assert learned.vectors.dtype == torch.float32
     assert not learned.vectors.requires_grad
@@ -67,7 +67,7 @@ def test_only_the_vectors_move() -> None:
 
 def test_no_steps_leave_the_word_as_it_is() -> None:
     learned = run(TinyModel(), inversion_steps=0)
-    assert torch.equal(learned.vectors, starting_vector(tiny_encoder(), "dog"))
+    assert torch.equal(learned.vectors, starting_vectors(tiny_encoder(), "dog", 1))
     assert learned.explained == pytest.approx(1, abs=1e-3) or learned.explained == 0
 
 
@@ -143,11 +143,14 @@ def test_the_learned_name_has_ids_beyond_the_vocabulary_and_the_concepts_article
     assert not learned.name(Concept("mosaic", kind="style")).takes_article
 
 
-@pytest.mark.parametrize(("name", "expected"), [("dog", "dog"), ("van gogh", "van")])
-def test_a_vector_starts_at_the_first_word_of_the_name(name: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "count", "expected"),
+    [("dog", 1, ["dog"]), ("dog", 3, ["dog"] * 3), ("van gogh", 3, ["van", "gogh", "gogh"])],
+)
+def test_vectors_start_at_the_words_of_the_name(name: str, count: int, expected: list[str]) -> None:
     encoder = tiny_encoder()
-    ids = tokenize(expected)[:1]
-    start = starting_vector(encoder, name)
+    ids = [tokenize(word)[0] for word in expected]
+    start = starting_vectors(encoder, name, count)
     assert torch.equal(start, encoder.words.weight[ids])
     start.zero_()
     assert bool(encoder.words.weight[ids].any())
@@ -189,7 +192,7 @@ def test_a_style_is_learned_without_captions_of_other_styles() -> None:
 
 def test_a_word_that_the_model_does_not_know_is_learned_too() -> None:
     learned = run(TinyModel(), Concept(UNKNOWN, images=pictures()), inversion_steps=20)
-    word = starting_vector(tiny_encoder(), "dog")
+    word = starting_vectors(tiny_encoder(), "dog", 1)
     assert float(learned.vectors.norm()) > 0.01 * float(word.norm()), "they stay where they were"
 
 

@@ -80,7 +80,7 @@ def invert(
     if latents is None:
         latents = encode_pictures(model, concept.images)
     own_styles = _best_styles(model, encoder, concept, latents, styles, settings.seed)
-    start = starting_vector(encoder, concept.name)
+    start = starting_vectors(encoder, concept.name, 1)
     vectors = start.clone().to(encoder.device).requires_grad_(True)
     rate = settings.inversion_learning_rate * float(start.pow(2).mean().sqrt())
     optimizer = torch.optim.Adam([vectors], lr=rate)
@@ -161,12 +161,14 @@ def _plain(concept: Concept) -> tuple[str, ...]:
     return BARE_STYLE if concept.kind == "style" else PLAIN_OBJECT
 
 
-def starting_vector(encoder: TextEncoder, name: str) -> Tensor:
-    """(1, width): the vector of the name's first token.
+def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
+    """(count, width): the vectors of the name's tokens, the last one repeated.
 
-    Where the model does not know it, the most typical known word's vector.
+    Where the model knows none of them, the most typical known word's vector.
     """
-    vectors = encoder.words.vectors(tokenize(name)[:1])
+    ids = tokenize(name)[:count]
+    ids += [ids[-1]] * (count - len(ids))
+    vectors = encoder.words.vectors(ids)
     if not bool(vectors.any()):
         table = encoder.words.weight.detach()
         known = table[table.any(dim=1)]

@@ -35,6 +35,7 @@ class Training:
     preview: Callable[[], Tensor]
     """What is drawn now, asked for a few times in a run."""
     before_step: Callable[[int], None] = lambda step: None
+    """Called at full strength, before the step draws anything."""
 
     def run(self, monitor: RunMonitor) -> list[float]:
         """Train; raises Cancelled, or TrainingFailed when the loss is not a number."""
