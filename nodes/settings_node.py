@@ -66,5 +66,5 @@ class UnlearningSettings(io.ComfyNode):
         """Check the values together; what an older workflow asks for beside them is said."""
         asked = (cls.hidden.prompt or {}).get(cls.hidden.unique_id, {}).get("inputs", {})
         said = removed_in_words(asked)
-        settings = UnlearnSettings(**values)
+        settings = UnlearnSettings.from_dict(values)
         return io.NodeOutput(settings, ui=ui.PreviewText(said)) if said else io.NodeOutput(settings)

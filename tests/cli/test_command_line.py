@@ -35,7 +35,7 @@ from unlearn_core.models import denoising
 from unlearn_core.progress import Progress, stop_if_asked
 from unlearn_core.settings import preset
 from unlearn_core.text.embedding_file import load_embedding
-from unlearn_core.training import inversion
+from unlearn_core.training import inversion, preview
 
 PICTURES = str(demo_folder() / "pictures" / "dog")
 FORGET = ["forget", "--model", "demo", "--preset", "quick", "--steps", "2", "--stand-in", "cat"]
@@ -67,14 +67,14 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
     for module, name, value in (
         (evaluation, "JUDGED_PICTURES", 2),
         (evaluation, "SHEET_COLUMNS", 2),
-        (inversion, "PREVIEW_STEPS", 1),
+        (preview, "PREVIEW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
         (strength_curve, "STRENGTHS", (0.0, 1.0)),
         (evaluation, "DRAW_STEPS", 1),
         (strength_curve, "DRAW_STEPS", 1),
         (inversion, "TEST_PICTURES", 2),
         (inversion, "TEST_STEPS", 1),
-        (inversion, "TEST_TIMESTEPS", (500,)),
+        (inversion, "READ_TIMESTEPS", (500,)),
     ):
         monkeypatch.setattr(module, name, value)
 

@@ -11,7 +11,7 @@ from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import find_noun, holds, same_thing, singular_of
 from ..training.inversion import LearnedVectors
-from ..words.neighbours import Neighbourhood
+from ..words.neighbours import KEPT_FIRST, Neighbourhood
 from ..words.prompt_templates import COLORS, FILLERS
 from ..words.prompt_writer import PromptWriter, Surroundings, spellings
 from ..words.prompts import ForgetPrompts, Name, Prompts
@@ -79,7 +79,7 @@ def plan_prompts(
         names += [Name.of(word, concept.kind) for word in _variants(encoder, concept)]
     if learned is not None and learned.accepted:
         names.append(learned.name(concept))
-    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest())))
+    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(KEPT_FIRST))))
     pool = around.known_styles if concept.kind == "style" else around.known_nouns
     surroundings = Surroundings(
         around.known_nouns,

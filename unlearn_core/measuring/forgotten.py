@@ -13,7 +13,7 @@ from ..forgetting.part import PARTS
 from ..progress import SilentMonitor
 from ..text.text_encoder import TextEncoder
 from ..unlearn import UnlearnResult
-from ..words.neighbours import look_around
+from ..words.neighbours import KEPT_FIRST, look_around
 from ..words.stand_in import choose_stand_in
 
 _MOST_WORDS = 1000
@@ -38,7 +38,7 @@ class Forgotten:
         """As a run would choose from the words alone; raises BadConcept."""
         around = look_around(encoder, concept)
         choice = choose_stand_in(encoder, concept, around, None, 0, seed, SilentMonitor())
-        kept = around.nearest()
+        kept = around.nearest(KEPT_FIRST)
         return cls(concept, concept.names, choice.word, kept)
 
     @classmethod

@@ -38,7 +38,7 @@ class Neighbourhood:
     known_nouns: tuple[str, ...]
     known_styles: tuple[str, ...]
 
-    def nearest(self, count: int = KEPT_FIRST) -> tuple[str, ...]:
+    def nearest(self, count: int) -> tuple[str, ...]:
         """The `count` nearest words."""
         return tuple(word for word, _ in self.ranked[:count])
 
