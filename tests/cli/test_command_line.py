@@ -696,7 +696,7 @@ def test_the_judge_names_objects_or_styles() -> None:
 FLAGS = {
     "forget": "model concept images synonyms stand-in keep kind prediction preset seed steps rank "
     "layers out report embedding list ray",
-    "invert": "model images concept out kind steps vectors seed prediction",
+    "invert": "model images concept out kind steps seed prediction",
     "generate": "model prompt prompts lora embedding seed count size steps guidance negative out",
     "measure": "model lora concept report kind synonyms stand-in seed prediction",
     "demo": "out",
