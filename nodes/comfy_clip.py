@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..unlearn_core.errors import WrongModel
 from ..unlearn_core.lora.file import lora_bytes
-from ..unlearn_core.lora.keys import LAST_LAYER
 from ..unlearn_core.lora.weights import LoraWeights, check_fit
+from ..unlearn_core.models.families import SD2, Seen, recognise
 
 _ROOT = "clip_h.transformer."
 _PREFIX = f"{_ROOT}text_model."
@@ -22,21 +22,20 @@ _PREFIX = f"{_ROOT}text_model."
 def active_layer(clip: Any) -> int:
     """The text encoder layer that conditions the picture: 22, or less with Clip Skip.
 
-    Raises WrongModel for anything but SD2's CLIP.
+    Raises WrongModel for the CLIP of a family that is not known.
     """
     stage = clip.cond_stage_model
-    text = getattr(stage, "clip_h", None)
-    if text is None or hasattr(stage, "clip_l") or hasattr(stage, "clip_g"):
-        raise WrongModel(f"CLIP is {_family(stage)}; this pack needs that of Stable Diffusion 2.")
+    recognise(_seen(stage), "CLIP")
+    text = stage.clip_h
     index = clip.layer_idx if clip.layer_idx is not None else text.options_default[1]
     count = int(text.num_layers)
     # ComfyUI takes the last layer where this many are not there.
     layer = count + index if index is not None and -count <= index < 0 else count - 1
-    highest = min(LAST_LAYER, count - 2)
+    highest = min(SD2.last_layer, count - 2)
     if layer > highest:
         raise WrongModel(
-            f"CLIP gives what its last layer of {count} makes, which Stable Diffusion 2 never uses "
-            "and no LoRA file can name: take CLIP Set Last Layer out, or set it between "
+            f"CLIP gives what its last layer of {count} makes, which {SD2.name} never uses and no "
+            "LoRA file can name: take CLIP Set Last Layer out, or set it between "
             f"{highest - count} and {-count}."
         )
     return layer
@@ -74,10 +73,12 @@ def with_lora(clip: Any, lora: LoraWeights, strength: float) -> Any:
     return changed
 
 
-def _family(stage: Any) -> str:
+def _seen(stage: Any) -> Seen:
     if hasattr(stage, "clip_g"):
-        return "of SDXL"
+        return Seen(text_encoders=2)
     if hasattr(stage, "clip_l"):
         width = stage.clip_l.transformer.get_input_embeddings().weight.shape[1]
-        return f"of Stable Diffusion 1.x (its text width is {width})"
-    return f"of another model ({type(stage).__name__})"
+        return Seen(text_width=int(width))
+    if not hasattr(stage, "clip_h"):
+        return Seen(architecture=f"of another model ({type(stage).__name__})")
+    return Seen()

@@ -35,7 +35,7 @@ from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import load_model
 from unlearn_core.loaders.single_file import SingleFile
 from unlearn_core.lora.file import load_lora, lora_bytes
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.settings import PRESETS
 from unlearn_core.text.embedding_file import load_embedding
@@ -95,7 +95,7 @@ def changed(value: Any, draw: random.Random) -> Any:
 
 def tensor_files(draw: random.Random, count: int, folder: Path) -> Iterator[Case]:
     """LoRA files, embeddings and checkpoints, their headers most of all."""
-    pairs = {ModuleKey(1, "fc2"): LoraPair(torch.ones(2, 16), torch.ones(64, 2), 2.0)}
+    pairs = {text_module(1, "fc2"): LoraPair(torch.ones(2, 16), torch.ones(64, 2), 2.0)}
     notes = {"unlearn_concept": "dog", "unlearn_names": '["dog"]', "unlearn_kept": "[]"}
     names = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.x")
     originals: list[tuple[bytes, Callable[[Path], object]]] = [

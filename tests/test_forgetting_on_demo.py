@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.cells import World
+from bench.protocol.cells import World
 from unlearn_core.cli.generate import draw_prompts
 from unlearn_core.concept import Concept
 from unlearn_core.files.pictures import read_pictures

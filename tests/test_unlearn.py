@@ -24,10 +24,11 @@ from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFail
 from unlearn_core.forgetting import building
 from unlearn_core.forgetting import run as engine
 from unlearn_core.lora.file import lora_bytes
-from unlearn_core.lora.keys import ATTENTION, ModuleKey
+from unlearn_core.lora.keys import ATTENTION, text_module
 from unlearn_core.lora.weights import complete, round_to_half
 from unlearn_core.measuring.headline import run_lines
-from unlearn_core.models.lent_model import Prediction, build_encoder
+from unlearn_core.models.families import Prediction
+from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
 from unlearn_core.text.frozen_layers import FrozenLinear
 from unlearn_core.text.text_encoder import TextEncoder
@@ -469,5 +470,5 @@ def test_the_time_of_every_stage_is_told() -> None:
         "learning the concept", "preparing the prompts", "forgetting",
     ]  # fmt: skip
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    assert ModuleKey(LAST_USED, "fc2") in result.lora.pairs
+    assert text_module(LAST_USED, "fc2") in result.lora.pairs
     assert round_to_half(result.lora).pairs.keys() == result.lora.pairs.keys()

@@ -10,12 +10,12 @@ from collections import Counter
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearn_core.concept import Kind
-from unlearn_core.models.lent_model import Prediction
-from unlearn_core.models.unet_sizes import UnetSizes
+from unlearn_core.models.adapter import ModelAdapter
+from unlearn_core.models.families import Prediction
 from unlearn_core.progress import Progress
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text.text_encoder import TextEncoder
@@ -81,8 +81,10 @@ def tiny_encoder() -> TextEncoder:
     return TextEncoder(_text_encoder_weights(), LAST_USED, torch.device("cpu"))
 
 
-class TinyModel:
+class TinyModel(ModelAdapter):
     """A lent model whose UNet is one cross-attention from latent pixels to the text."""
+
+    checks_gradient = False
 
     def __init__(self, prediction: Prediction = "v", broken: bool = False) -> None:
         self.device = torch.device("cpu")
@@ -91,9 +93,8 @@ class TinyModel:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.alphas_cumprod = (1 - betas).cumprod(0).float()
         self.native_size = 64
+        self.unet = nn.Identity()
         self.last_used_layer = LAST_USED
-        self.unet_sizes: UnetSizes | None = None
-        self.recomputes = False
         self.free: int | None = None
         self.broken = broken
         """Whether the UNet answers NaN."""
@@ -111,7 +112,7 @@ class TinyModel:
     def free_memory(self) -> int | None:
         return self.free
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         assert len(latents) == len(timesteps) == len(text)
         assert timesteps.dtype == torch.int64
         assert text.shape[1] % CHUNK == 0
@@ -126,14 +127,14 @@ class TinyModel:
             output = output * float("nan")
         return output.transpose(1, 2).reshape(latents.shape)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
+    def _encode(self, pixels: Tensor) -> Tensor:
         self.calls["encode_image"] += 1
         small = functional.avg_pool2d(pixels, 8)
         return torch.cat([small, small.mean(1, keepdim=True)], dim=1)
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         self.calls["decode_latents"] += 1
-        return functional.interpolate(latents[:, :3], scale_factor=8).clamp(-1, 1)
+        return functional.interpolate(latents[:, :3], scale_factor=8)
 
     def checksum(self) -> str:
         """Of every tensor that the model is made of."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.metrics import Share
+from bench.protocol.metrics import Share
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,3 @@ def _loss(point: Point) -> float:
 def _point(values: Mapping[str, Any]) -> Point:
     shown = {kind: Share(**share) for kind, share in values["shown"].items()}
     return Point(values["step"], shown, values["loss"])
-
-
-def table(curves: Sequence[tuple[str, AttackCurve]]) -> str:
-    """Markdown: for each named curve the best restart's share at every step, and the worst case."""
-    lines = []
-    for name, curve in curves:
-        shares = " | ".join(f"{100 * p.total.value:.0f} %" for p in curve.best.points)
-        worst = max(share.value for share in curve.worst_case)
-        lines.append(f"| {name} | {curve.attack} | {shares} | {100 * worst:.0f} % |")
-    return "\n".join(lines)

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve, Point
-from bench.attacks.target import Descent, Target, adam, attacked
+from bench.attacks.descent import Descent, adam, attacked
+from bench.attacks.target import Target
 from bench.attacks.textual_inversion import TEMPLATES
-from bench.cells import World
-from bench.erased import Erased
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
 from unlearn_core.text.tokenizer import VOCABULARY, tokenize
 
 NAME = "pass-through"

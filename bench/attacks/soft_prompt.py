@@ -4,7 +4,7 @@ The attack of AdvUnlearn (Zhang et al. 2024, arXiv 2405.15234) and UnlearnDiffAt
 2023, arXiv 2310.11868) in our words: signed gradient steps, projected onto an L-infinity ball
 (Madry et al. 2018, arXiv 1706.06083), that lower the denoising loss of the concept's pictures.
 
-It is stronger than `adversary of `robust`, which trains against vectors that bring the *text
+It is stronger than the adversary of `robust`, which trains against vectors that bring the *text
 states* of the concept back. This one works through the UNet on pictures, so it also finds what
 draws the concept from other states; it moves every word of the prompt and free tokens before it,
 not the name alone; it takes five times the steps on the finished model.
@@ -18,16 +18,10 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve
-from bench.attacks.target import (
-    Descent,
-    Target,
-    Templates,
-    attacked,
-    random_vectors,
-    word_size,
-)
-from bench.cells import World
-from bench.erased import Erased
+from bench.attacks.descent import Descent, attacked, random_vectors, word_size
+from bench.attacks.target import Target, Templates
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
 from unlearn_core.text.tokenizer import tokenize
 from unlearn_core.words.prompts import Name
 

@@ -13,18 +13,10 @@ import torch
 from torch import Tensor
 
 from bench.attacks.curve import AttackCurve
-from bench.attacks.target import (
-    RANDOM,
-    Descent,
-    Target,
-    Templates,
-    adam,
-    attacked,
-    random_vectors,
-    word_size,
-)
-from bench.cells import World
-from bench.erased import Erased
+from bench.attacks.descent import RANDOM, Descent, adam, attacked, random_vectors, word_size
+from bench.attacks.target import Target, Templates
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
 from unlearn_core.training.inversion import starting_vectors
 
 NAME = "textual inversion"

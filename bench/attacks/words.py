@@ -20,9 +20,9 @@ from torch import Tensor
 from bench.attacks.curve import AttackCurve, Point, Restart
 from bench.attacks.paraphrases import FRAMES, PARAPHRASES
 from bench.attacks.target import CELL_SEED, draw
-from bench.cells import World
-from bench.erased import Erased
-from bench.metrics import Share
+from bench.protocol.cells import World
+from bench.protocol.erased import Erased
+from bench.protocol.metrics import Share
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids, tokenize
 from unlearn_core.words.prompts import Name

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .pictures import Scene
-from .world import BACKGROUNDS, CONTROLS, OBJECTS, STYLES, Thing, style_phrases
+from bench.emoji_canvas.pictures import Scene
+from bench.emoji_canvas.world import BACKGROUNDS, CONTROLS, OBJECTS, STYLES, Thing, style_phrases
 
 LABELS = (*(thing.name for thing in OBJECTS), *STYLES, *BACKGROUNDS)
 """What a caption may name; a caption's labels index this."""

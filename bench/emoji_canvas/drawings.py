@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .world import CONTROLS, OBJECTS, Thing
+from bench.emoji_canvas.world import CONTROLS, OBJECTS, Thing
 
 SIZE = 128
 """Edge of a drawing in pixels."""

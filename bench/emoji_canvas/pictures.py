@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .drawings import SIZE, lacks
-from .world import BACKGROUNDS, STYLES
+from bench.emoji_canvas.drawings import SIZE, lacks
+from bench.emoji_canvas.world import BACKGROUNDS, CONTROLS, LIGHT_BACKGROUNDS, OBJECTS, STYLES
 
 EDGE = 64
 """Edge of a picture in pixels."""
@@ -94,6 +94,17 @@ class Painter:
         picture = _STYLE_FILTERS[scene.style](layer, background.astype(np.float32))
         image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
         return np.asarray(image.resize((EDGE, EDGE), Image.Resampling.BOX))
+
+    def strip(self, concept: str, styles: Sequence[str], rng: np.random.Generator) -> Image.Image:
+        """One object in each of `styles` side by side, as the generator learns them."""
+        index = [thing.name for thing in (*OBJECTS, *CONTROLS)].index(concept)
+        backgrounds = rng.permutation(LIGHT_BACKGROUNDS)[: len(styles)]
+        scenes = [
+            Scene((index,), str(style), str(background))
+            for style, background in zip(styles, backgrounds, strict=True)
+        ]
+        pixels = [self.paint(scene, (GENERATOR_SETS[scene.style],), rng) for scene in scenes]
+        return Image.fromarray(np.concatenate(pixels, axis=1))
 
     def _having(self, index: int, sets: Sequence[str]) -> list[str]:
         return [name for name in sets if not lacks(self.drawings[name][index])]

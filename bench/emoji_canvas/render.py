@@ -11,9 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .drawings import load_drawings
-from .pictures import EDGE, GENERATOR_SETS, JUDGE_SETS, UNSEEN_SETS, Painter, Scene, random_scene
-from .world import CONTROLS, OBJECTS
+from bench.emoji_canvas.drawings import load_drawings
+from bench.emoji_canvas.pictures import (
+    EDGE,
+    GENERATOR_SETS,
+    JUDGE_SETS,
+    UNSEEN_SETS,
+    Painter,
+    Scene,
+    random_scene,
+)
+from bench.emoji_canvas.world import CONTROLS, OBJECTS
 
 PAIRS = 0.25
 """Share of pictures with two objects."""

@@ -113,6 +113,7 @@ BACKGROUNDS = {
     "pink": (245, 170, 200),
 }
 """Colour words -> mean RGB, 0 to 255."""
+LIGHT_BACKGROUNDS = tuple(name for name in BACKGROUNDS if name not in ("black", "red"))
 
 
 def style_phrases(style: str) -> tuple[str, ...]:

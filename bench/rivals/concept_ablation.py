@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.erased import Erased, Task
+from bench.protocol.erased import Erased, Task
 from bench.rivals.subject import (
     checked_name,
     styles_beside,

@@ -37,7 +37,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.erased import Erased, Task
+from bench.protocol.erased import Erased, Task
 from bench.rivals.subject import checked_name
 from bench.rivals.unet_copy import UnetCopy
 from unlearn_core.models.lent_model import LentModel

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.erased import Erased, Task
+from bench.protocol.erased import Erased, Task
 from bench.rivals.subject import checked_name, with_article
 from unlearn_core.errors import BadConcept, TrainingFailed
 from unlearn_core.models.noise import add_noise, training_target

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from bench.erased import Erased, Task
+from bench.protocol.erased import Erased, Task
 from bench.rivals.subject import checked_name, with_article
 
 

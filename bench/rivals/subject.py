@@ -7,7 +7,7 @@ model learned as a word. Synonyms are not told.
 
 from __future__ import annotations
 
-from bench.erased import Task
+from bench.protocol.erased import Task
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept
 from unlearn_core.loaders.demo_model import load_demo_world

@@ -35,7 +35,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.erased import Erased, Task
+from bench.protocol.erased import Erased, Task
 from bench.rivals.subject import checked_name, super_category
 from bench.rivals.unet_copy import UnetCopy
 from unlearn_core.text.text_encoder import TextEncoder

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.erased import Erased
+from bench.protocol.erased import Erased
 from unlearn_core.errors import TrainingFailed, WrongModel
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 

@@ -20,21 +20,14 @@ from bench.attacks import (
     textual_inversion,
     words,
 )
+from bench.attacks.descent import Pace, descend, word_size
 from bench.attacks.pass_through import FreeState
 from bench.attacks.pictures import COUNT, FOLDER, SHOWN, attack_pictures
-from bench.attacks.target import (
-    NegativeKept,
-    Pace,
-    Target,
-    attacked_model,
-    descend,
-    draw,
-    word_size,
-)
-from bench.cells import GUIDANCE, World
-from bench.erased import Erased
-from bench.metrics import Share
-from bench.splits import ATTACKED, CONTROLS, TEST
+from bench.attacks.target import NegativeKept, Target, attacked_model, draw
+from bench.protocol.cells import GUIDANCE, World
+from bench.protocol.erased import Erased
+from bench.protocol.metrics import Share
+from bench.protocol.splits import ATTACKED, CONTROLS, TEST
 from unlearn_core.concept import Concept
 from unlearn_core.files.pictures import read_pictures
 from unlearn_core.loaders.demo_model import demo_folder

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench import cost_aims, many_concepts
-from bench.cost_aims import (
+from bench.cost import cost_aims, many_concepts
+from bench.cost.cost_aims import (
     WITH_UNET,
     aims_table,
     at_full_size,
@@ -19,8 +19,8 @@ from bench.cost_aims import (
     on_demo,
     with_unet,
 )
-from bench.many_concepts import compared
-from bench.methods import find_method
+from bench.cost.many_concepts import compared
+from bench.methods.find import find_method
 
 Numbers = dict[str, Any]
 
@@ -121,12 +121,12 @@ def test_a_second_start_measures_what_is_missing(
     monkeypatch.setattr(
         cost_aims, "measures", lambda heights, seeds: {name: measure_of(name) for name in parts}
     )
-    monkeypatch.setattr("sys.argv", ["cost_aims", "--out", str(tmp_path), "--heights", "1,20"])
+    words = ["--out", str(tmp_path), "--heights", "1,20"]
     with pytest.raises(KeyboardInterrupt):
-        cost_aims.main()
+        cost_aims.main(words)
     assert done == list(parts)[:3]
     broken.clear()
-    cost_aims.main()
+    cost_aims.main(words)
     assert done == list(parts)
     assert json.loads((tmp_path / "cost.json").read_text()) == parts
     assert (tmp_path / "aims.md").read_text() == aims_table(parts) + "\n"
@@ -146,7 +146,7 @@ def test_the_plot_has_a_panel_for_sd2s_size_where_it_was_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     panels: list[int] = []
-    monkeypatch.setattr("bench.plots.save", lambda figure, path: panels.append(len(figure.axes)))
+    monkeypatch.setattr(many_concepts, "save", lambda figure, path: panels.append(len(figure.axes)))
     many_concepts.save_plot([demo_run(16.0, 0.9)], tmp_path / "a.png")
     many_concepts.save_plot([demo_run(16.0, 0.9)], tmp_path / "a.png", {1: 20.0, 20: 160.0})
     assert panels == [2, 3]

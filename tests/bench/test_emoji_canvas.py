@@ -14,11 +14,7 @@ import pytest
 import torch
 
 from bench.emoji_canvas import captions, pictures, world
-from bench.emoji_canvas.autoencoder import encode, new_autoencoder, reconstruct, whiten
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS, LABELS, write_caption
-from bench.emoji_canvas.drawings import SETS, SIZE
-from bench.emoji_canvas.judges import load_transformer_judge, new_judge, save_judge
-from bench.emoji_canvas.muon import orthogonal
 from bench.emoji_canvas.pictures import (
     GENERATOR_SETS,
     JUDGE_SETS,
@@ -27,19 +23,13 @@ from bench.emoji_canvas.pictures import (
     Scene,
     random_scene,
 )
-from bench.emoji_canvas.stage import Stage
+from bench.emoji_canvas.training.autoencoder import encode, new_autoencoder, reconstruct, whiten
+from bench.emoji_canvas.training.judges import load_transformer_judge, new_judge, save_judge
+from bench.emoji_canvas.training.muon import orthogonal
+from bench.emoji_canvas.training.stage import Stage
 from bench.emoji_canvas.world import BACKGROUNDS, CONTROLS, OBJECTS, STYLES
 from unlearn_core.loaders.demo_model import load_demo_world
 from unlearn_core.words import prompt_templates
-
-
-@pytest.fixture
-def painter() -> Painter:
-    """Every object a red disc, on its set's own transparent ground."""
-    rows, columns = np.mgrid[:SIZE, :SIZE] - SIZE // 2
-    disc = np.zeros((SIZE, SIZE, 4), np.uint8)
-    disc[rows**2 + columns**2 < (SIZE // 2) ** 2] = (200, 30, 30, 255)
-    return Painter({name: np.stack([disc] * len(OBJECTS + CONTROLS)) for name in SETS})
 
 
 def test_the_shipped_world_is_the_one_that_the_recipe_makes() -> None:
@@ -198,7 +188,7 @@ def test_every_stage_runs_and_measures_itself(tmp_path: Path) -> None:
     pytest.importorskip("resvg_py", reason="needs requirements-bench.txt")
     if shutil.which("npm") is None:
         pytest.skip("npm fetches the drawings")
-    command = [sys.executable, "-m", "bench.emoji_canvas", "rebuild", "--warm"]
+    command = [sys.executable, "-m", "bench", "world", "rebuild", "--warm"]
     root = Path(world.__file__).parents[2]
     subprocess.run([*command, "--folder", tmp_path, "--minutes", "2"], cwd=root, check=True)
     report = json.loads((tmp_path / "report.json").read_text())

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import bench.machine
-from bench.full_size import as_text, capped, measure, save_plot, text_only
-from bench.machine import CPU, Machine, MemoryGauge, Rates, device_name, measure_machine
-from bench.measured_run import BETWEEN, Stage
-from bench.products import ProductCounter
-from bench.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
+import bench.cost.machine
+from bench.cost.full_size import as_text, capped, measure, save_plot, text_only
+from bench.cost.machine import Machine, Rates, device_name, measure_machine
+from bench.cost.measured_run import BETWEEN, Stage
+from bench.cost.products import ProductCounter
+from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
+from bench.protocol.cost import CPU, MemoryGauge
 from unlearn_core.errors import BadSettings
 from unlearn_core.loaders.pipeline_folder import empty_parts
 from unlearn_core.models.devices import give_memory_back
@@ -48,9 +49,9 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA
 @pytest.fixture
 def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's rates, measured on little."""
-    monkeypatch.setattr(bench.machine, "MATMUL", 64)
-    monkeypatch.setattr(bench.machine, "CUDA_MATMUL", 64)
-    monkeypatch.setattr(bench.machine, "COPIED", 2**20)
+    monkeypatch.setattr(bench.cost.machine, "MATMUL", 64)
+    monkeypatch.setattr(bench.cost.machine, "CUDA_MATMUL", 64)
+    monkeypatch.setattr(bench.cost.machine, "COPIED", 2**20)
 
 
 def small(device: torch.device = CPU, **changes: Any) -> Host:
@@ -238,7 +239,6 @@ def test_the_products_of_the_unet_are_counted() -> None:
         ({"use_pictures": True}, False),
         ({"use_pictures": True, "inversion_steps": 0}, True),
         ({"stand_in_pictures": 16}, False),
-        ({"image_weight": 1.0}, False),
     ],
 )
 def test_which_settings_never_ask_for_the_unet(changes: dict, expected: bool) -> None:

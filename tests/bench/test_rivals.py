@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.cells import DRAW_STEPS, GUIDANCE, Cell, World, agree
-from bench.erased import Erased, Family, Method, Task
+from bench.protocol.cells import DRAW_STEPS, GUIDANCE, Cell, World, agree
+from bench.protocol.erased import Erased, Family, Method, Task
 from bench.rivals import concept_ablation, esd, few_shot_erasing, negative_prompt, subject, uce
 from bench.rivals.unet_copy import UnetCopy
 from unlearn_core.errors import BadConcept, TrainingFailed, WrongModel

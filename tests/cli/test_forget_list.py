@@ -215,7 +215,9 @@ spec = importlib.util.spec_from_file_location("tiny_model", "tests/tiny_model.py
 tiny_model = importlib.util.module_from_spec(spec)
 sys.modules["tiny_model"] = tiny_model
 spec.loader.exec_module(tiny_model)
-from unlearn_core import commands, forget_list, journal, settings, training
+from unlearn_core import settings
+from unlearn_core.cli import commands, forget_list
+from unlearn_core.files import journal
 from unlearn_core.__main__ import main
 commands.load_model = lambda *_: (tiny_model.TinyModel(), "prediction: v")
 settings.PRESETS["quick"] = settings.PRESETS["quick"].replace(**eval(sys.argv[1]))

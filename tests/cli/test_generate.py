@@ -23,7 +23,7 @@ from unlearn_core.cli.generate import (
 from unlearn_core.errors import BadFile, BadSettings, Cancelled, WrongModel
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.lora.file import save_lora
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.sampling import paired_noise
@@ -204,7 +204,7 @@ def test_cancel_stops_at_the_next_step(encoder: TextEncoder) -> None:
 def one_layer_lora(width: int = 192) -> LoraWeights:
     generator = torch.Generator().manual_seed(0)
     down, up = (torch.randn(shape, generator=generator) for shape in ((2, width), (4 * width, 2)))
-    return LoraWeights({ModuleKey(5, "fc1"): LoraPair(down, up, 2.0)})
+    return LoraWeights({text_module(5, "fc1"): LoraPair(down, up, 2.0)})
 
 
 def test_strength_0_draws_the_same_bits_and_strength_1_does_not(

@@ -18,7 +18,7 @@ from unlearn_core.files.pictures import picture_from_bytes
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from unlearn_core.pictures import read_picture
+from unlearn_core.files.pictures import read_picture
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shape = tuple(read_picture(Path(sys.argv[1])).shape)
 print(shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

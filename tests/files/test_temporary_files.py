@@ -15,7 +15,7 @@ from unlearn_core.files.temporary_files import remove_stale, temporary_beside
 
 KILLED = """
 import os, pathlib, signal, sys
-from unlearn_core.tensor_file import write_whole
+from unlearn_core.files.tensor_file import write_whole
 pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 write_whole(pathlib.Path(sys.argv[1]), b"content")
 """

@@ -8,7 +8,7 @@ from unlearn_core.concept import Concept
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.forgetting.held_out import Moved, concept_prompts, kept_prompts, measure_moved
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.settings import preset
 from unlearn_core.training.losses import RoleScales
 from unlearn_core.unlearn import unlearn, unlearn_together
@@ -26,7 +26,7 @@ def test_every_name_stands_in_every_grammar() -> None:
 
 def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
     encoder = tiny_encoder()
-    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     for names, stand_in in ((DOG.names, "owl"), (("dogs",), "a big red house")):
         moved = measure_moved(encoder, lora, names, "object", stand_in, SCALES)
         assert moved.share == 0
@@ -35,9 +35,9 @@ def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
 
 def test_a_change_of_every_prompt_is_a_way_that_is_measured() -> None:
     encoder = tiny_encoder()
-    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        lora.up(ModuleKey(2, "fc2")).copy_(draw(WIDTH, 4))
+        lora.up(text_module(2, "fc2")).copy_(draw(WIDTH, 4))
     assert measure_moved(encoder, lora, DOG.names, "object", "owl", SCALES).share > 0.25
 
 

@@ -28,7 +28,7 @@ from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import MODULES, ModuleKey, weight_name
+from unlearn_core.lora.keys import MODULES, text_module, weight_name
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.text_encoder import TextEncoder
@@ -216,7 +216,7 @@ def text_weights(dtype: torch.dtype) -> dict[str, Tensor]:
     }
     for layer in range(LAYERS):
         name = f"text_model.encoder.layers.{layer}."
-        for key in (ModuleKey(layer, module) for module in MODULES):
+        for key in (text_module(layer, module) for module in MODULES):
             wide = {"fc1": (INNER, WIDTH), "fc2": (WIDTH, INNER)}.get(key.module, (WIDTH, WIDTH))
             weights[weight_name(key)] = torch.full(wide, 0.01)
             weights[weight_name(key).replace("weight", "bias")] = torch.zeros(wide[0])
@@ -251,7 +251,7 @@ def test_text_layers_keep_what_is_estimated(dtype: torch.dtype) -> None:
     cast = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * INNER) * 4 * (dtype == torch.float16)
     kept = kept_of(encoder, lambda: encoder.encode(ids, learned))
     assert TEXT_FROZEN * positions + cast == pytest.approx(kept, rel=0.1)
-    modules = [ModuleKey(layer, module) for layer in range(LAYERS) for module in MODULES]
+    modules = [text_module(layer, module) for layer in range(LAYERS) for module in MODULES]
     lora = EncoderLora(encoder, modules, 8, torch.Generator().manual_seed(0))
     states, _ = encode_all(encoder, token_ids("a photo of a dog").repeat(8, 1))
     kept = kept_of(encoder, lambda: encoder.tail(states))

@@ -13,7 +13,7 @@ from comfy_host import ROOT, ComfyServer, Graph, error_of
 from host_server import open_browser
 from playwright.sync_api import Page, sync_playwright
 
-from bench.full_size_checkpoint import write_checkpoint
+from bench.cost.full_size_checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.host
 TEMPLATES = ROOT / "example_workflows"

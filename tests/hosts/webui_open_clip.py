@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_core.lora.keys import ATTENTION, ModuleKey
+from unlearn_core.lora.keys import ATTENTION, text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights, apply_lora, complete
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
@@ -77,7 +77,7 @@ def random_lora(*modules: str) -> LoraWeights:
     pairs = {}
     for module in modules:
         out, into = shapes.get(module, (WIDTH, WIDTH))
-        key = ModuleKey(LAYERS - 2, module)  # type: ignore[arg-type]
+        key = text_module(LAYERS - 2, module)  # type: ignore[arg-type]
         pairs[key] = LoraPair(torch.randn(4, into) * 0.2, torch.randn(out, 4) * 0.2, 2.0)
     return LoraWeights(pairs)
 

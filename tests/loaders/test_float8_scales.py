@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unlearn_core.errors import BadFile
-from unlearn_core.loaders.float8_scales import beside, unscaled
+from unlearn_core.loaders.model_files import scales_beside, unscaled
 
 PLAIN = torch.tensor([[0.5, -1.0], [2.0, 3.0], [4.0, -8.0]])
 WHERE = Path("m.safetensors")
@@ -80,4 +80,4 @@ def test_a_scale_beside_a_weight_that_is_no_float8_is_refused() -> None:
 
 def test_only_what_stands_beside_a_wanted_weight_is_read_with_it() -> None:
     there = ["a.weight", "a.bias", "a.weight_scale", "a.b.weight_scale", "ab.weight_scale", "x"]
-    assert beside(["a.weight", "a.bias"], there) == ["a.weight_scale"]
+    assert scales_beside(["a.weight", "a.bias"], there) == ["a.weight_scale"]

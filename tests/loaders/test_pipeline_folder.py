@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from unlearn_core.errors import BadFile, WrongModel
 from unlearn_core.loaders.demo_model import demo_folder, load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import load_model
-from unlearn_core.loaders.prediction_hint import FOLDER_HINT, SINGLE_FILE_HINT, guess_prediction
+from unlearn_core.loaders.model_configs import FOLDER_HINT, SINGLE_FILE_HINT, guess_prediction
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_folder_of_another_model_is_refused(
         ("vae", {"scaling_factor": None}, "scaling_factor is None"),
         ("text_encoder", {"num_attention_heads": 7}, "text_encoder/config.json can't be used"),
         ("text_encoder", {"num_hidden_layers": None}, "num_hidden_layers .* is None"),
-        ("text_encoder", {"vocab_size": None}, "has None tokens"),
+        ("text_encoder", {"vocab_size": None}, "has 'nothing' tokens"),
         (
             "text_encoder",
             {"vocab_size": 49410},

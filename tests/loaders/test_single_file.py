@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.full_size_checkpoint import write_checkpoint
+from bench.cost.full_size_checkpoint import write_checkpoint
 from unlearn_core.errors import BadFile, BadSettings, WrongModel
 from unlearn_core.loaders import single_file
 from unlearn_core.loaders.diffusers_model import load_model
@@ -241,7 +241,7 @@ def complete(in_channels: int = 4, width: int = 1024, **more: tuple[int, ...]) -
         (
             complete(**{TABLE: (49408, 768)}),
             WrongModel,
-            r"SD 1\.x: its text encoder is of width 768",
+            r"SD 1\.x: its text width is 768",
         ),
         (complete(**{f"{UNET}label_emb.0.0.weight": (1,)}), WrongModel, "extra conditions"),
         ({"lora_te_x.lora_up.weight": (1,)}, BadFile, "no complete checkpoint.*UNet"),

@@ -8,14 +8,14 @@ from tiny_model import WIDTH, draw, make_settings, tiny_encoder
 from torch import Tensor, nn
 
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
-from unlearn_core.lora.keys import ATTENTION, MLP, MODULES, ModuleKey
+from unlearn_core.lora.keys import ATTENTION, MLP, MODULES, ModuleKey, text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.text.frozen_layers import FrozenLinear
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 
 PROMPTS = torch.cat([token_ids("a photo of a dog"), token_ids("")])
-EVERYTHING = [ModuleKey(layer, module) for layer in range(3) for module in MODULES]
+EVERYTHING = [text_module(layer, module) for layer in range(3) for module in MODULES]
 
 
 def attach(
@@ -39,9 +39,9 @@ def plain_weights(encoder: TextEncoder) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("modules", "layers", "expected"),
     [
-        ("all", "last:1", [ModuleKey(2, m) for m in (*ATTENTION, *MLP)]),
-        ("attention", "first:2", [ModuleKey(i, m) for i in (0, 1) for m in ATTENTION]),
-        ("mlp", "1", [ModuleKey(1, "fc1"), ModuleKey(1, "fc2")]),
+        ("all", "last:1", [text_module(2, m) for m in (*ATTENTION, *MLP)]),
+        ("attention", "first:2", [text_module(i, m) for i in (0, 1) for m in ATTENTION]),
+        ("mlp", "1", [text_module(1, "fc1"), text_module(1, "fc2")]),
     ],
 )
 def test_the_settings_name_the_projections(
@@ -59,7 +59,7 @@ def test_nothing_changes_before_the_first_step() -> None:
     assert all(bool(lora.down(key).any()) for key in EVERYTHING)
 
 
-@pytest.mark.parametrize("modules", [[ModuleKey(2, "fc2")], EVERYTHING, EVERYTHING[3:9]])
+@pytest.mark.parametrize("modules", [[text_module(2, "fc2")], EVERYTHING, EVERYTHING[3:9]])
 def test_exactly_the_chosen_projections_are_changed(modules: list[ModuleKey]) -> None:
     encoder = tiny_encoder()
     lora = attach(encoder, modules)
@@ -88,7 +88,7 @@ def test_layer_ten_is_not_taken_for_layer_zero() -> None:
             if "layers.0." in name:
                 weights[name.replace("layers.0.", f"layers.{layer}.")] = value
     encoder = TextEncoder(weights, 11, torch.device("cpu"))
-    attach(encoder, [ModuleKey(layer, m) for layer in (0, 1, 2, 3) for m in MODULES])
+    attach(encoder, [text_module(layer, m) for layer in (0, 1, 2, 3) for m in MODULES])
     changed = {n.split(".")[0] for n, _ in encoder.layers.named_parameters() if ".lora_" in n}
     assert changed == {"0", "1", "2", "3"}
 
@@ -139,14 +139,14 @@ def test_a_second_lora_can_follow_the_first_without_a_warning() -> None:
     first.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second = attach(encoder, [ModuleKey(1, "fc1")], rank=2, seed=1)
-    assert second.down(ModuleKey(1, "fc1")).shape == (2, WIDTH)
+        second = attach(encoder, [text_module(1, "fc1")], rank=2, seed=1)
+    assert second.down(text_module(1, "fc1")).shape == (2, WIDTH)
     assert torch.equal(encoder.encode(PROMPTS), tiny_encoder().encode(PROMPTS))
     second.detach()
 
 
 def test_down_is_drawn_from_the_generator_alone() -> None:
-    key = ModuleKey(1, "q_proj")
+    key = text_module(1, "q_proj")
     state = torch.random.get_rng_state()
     first, again, other = (attach(tiny_encoder(), seed=seed).down(key) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -176,7 +176,7 @@ def test_a_lora_is_exported_and_loaded_again() -> None:
 
 
 def test_loading_takes_account_of_another_alpha() -> None:
-    key = ModuleKey(2, "fc1")
+    key = text_module(2, "fc1")
     encoder = tiny_encoder()
     lora = attach(encoder, [key])
     down, up = draw(4, WIDTH), 0.1 * draw(*lora.up(key).shape)
@@ -185,7 +185,7 @@ def test_loading_takes_account_of_another_alpha() -> None:
 
 
 def test_strength_scales_the_change_of_a_weight_linearly() -> None:
-    key = ModuleKey(2, "fc2")
+    key = text_module(2, "fc2")
     encoder = tiny_encoder()
     lora = attach(encoder, [key])
     spoil(lora)

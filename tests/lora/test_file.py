@@ -15,12 +15,12 @@ from torch import Tensor
 
 from unlearn_core.errors import BadFile
 from unlearn_core.lora.file import load_lora, lora_bytes, save_lora
-from unlearn_core.lora.keys import ATTENTION, ModuleKey, kohya_name, peft_name
+from unlearn_core.lora.keys import ATTENTION, ModuleKey, kohya_name, peft_name, text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights, complete, round_to_half
 
 WIDTH = 16
-Q0 = ModuleKey(0, "q_proj")
-FC1 = ModuleKey(2, "fc1")
+Q0 = text_module(0, "q_proj")
+FC1 = text_module(2, "fc1")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -28,7 +28,7 @@ def make_lora(seed: int = 0, rank: int = 4, alpha: float = 2.0) -> LoraWeights:
     """Random q and v of layer 0, fc1 of layer 2."""
     draw = torch.Generator().manual_seed(seed)
     pairs = {}
-    for key, out in ((FC1, 4 * WIDTH), (ModuleKey(0, "v_proj"), WIDTH), (Q0, WIDTH)):
+    for key, out in ((FC1, 4 * WIDTH), (text_module(0, "v_proj"), WIDTH), (Q0, WIDTH)):
         down = torch.randn(rank, WIDTH, generator=draw)
         pairs[key] = LoraPair(down, torch.randn(out, rank, generator=draw), alpha)
     return LoraWeights(pairs, {"unlearn_concept": "dög", "unlearn_seed": str(seed)})
@@ -45,8 +45,8 @@ def assert_same(one: LoraWeights, two: LoraWeights) -> None:
 def test_all_four_attention_modules_exist_after_completing() -> None:
     lora = make_lora()
     whole = complete(lora)
-    assert list(whole.pairs) == sorted([*(ModuleKey(0, name) for name in ATTENTION), FC1])
-    added = whole.pairs[ModuleKey(0, "out_proj")]
+    assert list(whole.pairs) == sorted([*(text_module(0, name) for name in ATTENTION), FC1])
+    added = whole.pairs[text_module(0, "out_proj")]
     assert not added.delta().any()
     assert added.down.shape == (4, WIDTH)
     assert whole.pairs[Q0] is lora.pairs[Q0]
@@ -98,9 +98,10 @@ def test_the_header_is_sorted_and_the_data_starts_at_a_multiple_of_8() -> None:
 def test_every_process_writes_the_same_bytes() -> None:
     code = (
         "import sys, hashlib, torch\n"
-        "from unlearn_core.lora_file import *\n"
-        "from unlearn_core.lora_keys import ModuleKey\n"
-        "pairs = {ModuleKey(n, 'q_proj'): LoraPair(torch.full((2, 8), n / 7),"
+        "from unlearn_core.lora.file import *\n"
+        "from unlearn_core.lora.weights import *\n"
+        "from unlearn_core.lora.keys import text_module\n"
+        "pairs = {text_module(n, 'q_proj'): LoraPair(torch.full((2, 8), n / 7),"
         " torch.ones(8, 2), 1.0) for n in (2, 0, 1)}\n"
         "notes = {f'unlearn_{n}': str(n) for n in range(20)}\n"
         "content = lora_bytes(LoraWeights(pairs, notes), 'x')\n"
@@ -147,7 +148,7 @@ def test_an_existing_file_is_replaced_whole(tmp_path: Path) -> None:
     ("pairs", "message"),
     [
         ({}, "changes nothing"),
-        ({ModuleKey(23, "fc1"): LoraPair(torch.ones(1, 4), torch.ones(4, 1), 1.0)}, "0 to 22"),
+        ({text_module(23, "fc1"): LoraPair(torch.ones(1, 4), torch.ones(4, 1), 1.0)}, "0 to 22"),
         ({FC1: LoraPair(torch.full((1, 4), 1e6), torch.ones(4, 1), 1.0)}, "not finite"),
         ({FC1: LoraPair(torch.ones(1, 4), torch.full((4, 1), torch.nan), 1.0)}, "not finite"),
         ({FC1: LoraPair(torch.ones(1, 4), torch.ones(4, 1), float("nan"))}, "not finite"),

@@ -10,14 +10,14 @@ from unlearn_core.lora.keys import (
     entry_of_tensor,
     key_of_module,
     kohya_name,
-    module_path,
     peft_name,
+    text_module,
     weight_name,
 )
 
-EVERY_KEY = [ModuleKey(layer, module) for layer in (0, 9, 10, 22) for module in MODULES]
-Q3 = ModuleKey(3, "q_proj")
-FC1 = ModuleKey(12, "fc1")
+EVERY_KEY = [text_module(layer, module) for layer in (0, 9, 10, 22) for module in MODULES]
+Q3 = text_module(3, "q_proj")
+FC1 = text_module(12, "fc1")
 
 
 @pytest.mark.parametrize("key", EVERY_KEY)
@@ -37,7 +37,7 @@ def test_every_peft_name_leads_back_to_its_module(key: ModuleKey, prefix: str) -
 
 @pytest.mark.parametrize("key", EVERY_KEY)
 def test_every_module_path_leads_back_to_its_module(key: ModuleKey) -> None:
-    assert key_of_module(module_path(key)) == key
+    assert key_of_module(key.path) == key
     assert key_of_module(weight_name(key)) == key
 
 
@@ -116,7 +116,7 @@ def test_every_parameter_that_peft_adds_is_understood() -> None:
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=list(MODULES)), model)
     names = [name for name, _ in model.named_parameters() if "lora_" in name]
     entries = {entry_of_tensor(name) for name in names}
-    keys = [ModuleKey(layer, module) for layer in (0, 1) for module in MODULES]
+    keys = [text_module(layer, module) for layer in (0, 1) for module in MODULES]
     assert entries == {LoraEntry(key, part) for key in keys for part in ("down", "up")}
     prefix = names[0].split("encoder.")[0]
     assert set(names) == {

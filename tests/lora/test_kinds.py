@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from unlearn_core.errors import BadFile
 from unlearn_core.lora.file import load_lora
-from unlearn_core.lora.keys import ModuleKey, kohya_name
+from unlearn_core.lora.keys import kohya_name, text_module
 
 TE = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 PEFT = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
-PLAIN = [kohya_name(ModuleKey(0, "q_proj"), part) for part in ("down", "up")]
+PLAIN = [kohya_name(text_module(0, "q_proj"), part) for part in ("down", "up")]
 
 
 @pytest.mark.parametrize(

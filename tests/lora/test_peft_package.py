@@ -86,7 +86,7 @@ def test_a_broken_peft_is_told_from_a_missing_one(
 
 def test_a_look_at_the_start_imports_nothing_and_finds_peft() -> None:
     code = (
-        "import sys; from unlearn_core.peft_package import what_peft_lacks;"
+        "import sys; from unlearn_core.lora.peft_package import what_peft_lacks;"
         "print(what_peft_lacks(), 'peft' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

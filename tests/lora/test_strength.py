@@ -14,9 +14,9 @@ from torch import Tensor
 
 from unlearn_core.errors import BadFile
 from unlearn_core.lora.file import load_lora
-from unlearn_core.lora.keys import ModuleKey, peft_name
+from unlearn_core.lora.keys import peft_name, text_module
 
-Q0, V3 = ModuleKey(0, "q_proj"), ModuleKey(3, "v_proj")
+Q0, V3 = text_module(0, "q_proj"), text_module(3, "v_proj")
 PEFT, DIFFUSERS = "base_model.model.text_model.", "text_encoder.text_model."
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unlearn_core.errors import BadSettings, WrongModel
 from unlearn_core.lora.file import load_lora, save_lora
-from unlearn_core.lora.keys import MODULES, ModuleKey, key_of_module, weight_name
+from unlearn_core.lora.keys import MODULES, key_of_module, text_module, weight_name
 from unlearn_core.lora.weights import LoraPair, LoraWeights, apply_lora
 
 WIDTH = 64
@@ -25,7 +25,7 @@ def make_lora(seed: int, rank: int = 4, alpha: float = 2.0, size: float = 0.1) -
             out, inner = SHAPES.get(module, (WIDTH, WIDTH))
             down = torch.randn(rank, inner, generator=draw) * size
             up = torch.randn(out, rank, generator=draw) * size
-            pairs[ModuleKey(layer, module)] = LoraPair(down, up, alpha)
+            pairs[text_module(layer, module)] = LoraPair(down, up, alpha)
     return LoraWeights(pairs, {"ss_output_name": f"lora{seed}"})
 
 
@@ -37,7 +37,7 @@ def make_weights(width: int = WIDTH, layers: int = LAYERS) -> dict[str, Tensor]:
             out, inner = {"fc1": (4 * width, width), "fc2": (width, 4 * width)}.get(
                 module, (width, width)
             )
-            name = weight_name(ModuleKey(layer, module))
+            name = weight_name(text_module(layer, module))
             weights[name] = torch.randn(out, inner, generator=draw)
     return weights
 
@@ -74,7 +74,7 @@ def test_strength_zero_gives_the_same_tensors() -> None:
 
 def test_half_precision_weights_are_added_to_in_float32() -> None:
     weights = {name: tensor.half() for name, tensor in make_weights().items()}
-    name = weight_name(ModuleKey(0, "q_proj"))
+    name = weight_name(text_module(0, "q_proj"))
     changed = apply_lora(weights, make_lora(1, size=1e-3))
     assert changed[name].dtype == torch.float32
     assert not torch.equal(changed[name], weights[name].float())
@@ -102,12 +102,12 @@ def test_another_text_width_is_named_for_an_mlp_alone(module: str) -> None:
 def test_a_module_of_another_shape_is_named() -> None:
     pair = LoraPair(torch.ones(1, WIDTH), torch.ones(WIDTH + 1, 1), 1.0)
     with pytest.raises(WrongModel, match="q_proj of text layer 0 as 65 x 64"):
-        apply_lora(make_weights(), LoraWeights({ModuleKey(0, "q_proj"): pair}))
+        apply_lora(make_weights(), LoraWeights({text_module(0, "q_proj"): pair}))
 
 
 def test_a_layer_that_the_model_lacks_is_named() -> None:
     pair = next(iter(make_lora(1).pairs.values()))
-    lora = LoraWeights({ModuleKey(22, "q_proj"): pair})
+    lora = LoraWeights({text_module(22, "q_proj"): pair})
     with pytest.raises(WrongModel, match=r"text layer 22.* has 3 layers"):
         apply_lora(make_weights(), lora)
 

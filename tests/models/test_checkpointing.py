@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
-from unlearn_core.models.gradients import BLOCKS, recomputed
+from unlearn_core.models.gradients import BLOCKS, checkpointed
 
 
 class ResBlock(nn.Module):
@@ -31,7 +31,7 @@ def test_blocks_run_twice_and_are_as_they_were_afterwards() -> None:
     (expected,) = torch.autograd.grad(plain.sum(), x)
     for block in unet:
         block.runs = 0
-    with recomputed(unet):
+    with checkpointed(unet):
         output = unet(x)
     output.sum().backward()
     assert [block.runs for block in unet] == [2, 2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_model import TinyModel, draw
 
-from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.families import Prediction
 from unlearn_core.models.noise import (
     add_noise,
     draw_timesteps,

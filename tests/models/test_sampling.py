@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unlearn_core.errors import WrongModel
 from unlearn_core.models import sampling
-from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.families import Prediction
 from unlearn_core.models.sampling import denoise, draw_pictures, paired_noise
 
 TEXT, EMPTY = draw(2, 77, WIDTH), draw(1, 77, WIDTH, seed=1)

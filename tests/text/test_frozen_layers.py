@@ -1,4 +1,4 @@
-"""The frozen encoder in bfloat16: near float32, the same in sets and training, and put back."""
+"""The frozen encoder in bfloat16: near float32, the same in examples and training, and put back."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from unlearn_core.concept import Concept
 from unlearn_core.forgetting import prompt_plan
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.file import lora_bytes
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.models import devices, lent_model
 from unlearn_core.settings import preset
 from unlearn_core.text.frozen_layers import FrozenLinear, FrozenNorm, multiplying_in, ready_in
@@ -53,11 +53,11 @@ def test_what_is_encoded_outside_training_is_float32_to_the_last_bit() -> None:
     assert fast.fingerprint() == exact.fingerprint()
 
 
-def test_sets_and_the_trained_tail_round_alike() -> None:
-    """What a examples teaches differs from what the tail gives by less than either rounds."""
+def test_examples_and_the_trained_tail_round_alike() -> None:
+    """What an example teaches differs from what the tail gives by less than either rounds."""
     encoder, exact = encoder_in(torch.bfloat16), encoder_in(torch.float32)
     encoder.split_at(1)
-    lora = EncoderLora(encoder, [ModuleKey(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     prompts = make_writer().keep([Name.of("cat")], 24)
     for examples in retain_examples(encoder, lora, prompts):
         rounding = error(examples.targets, exact.encode(examples.token_ids))
@@ -68,7 +68,7 @@ def test_sets_and_the_trained_tail_round_alike() -> None:
 def test_the_gradient_reaches_the_lora_alone_and_in_float32() -> None:
     encoder = encoder_in(torch.bfloat16)
     encoder.split_at(1)
-    lora = EncoderLora(encoder, [ModuleKey(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
     states, _ = encode_all(encoder, PROMPTS)
     encoder.tail(states).square().mean().backward()
     (up,) = (lora.up(key) for key in lora.modules)
@@ -81,7 +81,7 @@ def test_the_gradient_reaches_the_lora_alone_and_in_float32() -> None:
 
 def test_the_detached_encoder_holds_nothing_twice_and_computes_as_before() -> None:
     encoder = encoder_in(torch.bfloat16)
-    lora = EncoderLora(encoder, [ModuleKey(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(encoder, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
     linears = [m for m in encoder.layers.modules() if isinstance(m, FrozenLinear)]
     assert any(linear.holds_twice for linear in linears)
     lora.detach()
@@ -137,7 +137,7 @@ def test_the_lora_is_the_same_up_to_rounding(
 ) -> None:
     exact, fast = (run_in(dtype, steps) for dtype in (torch.float32, torch.bfloat16))
     assert (fast.stand_in.word, fast.kept) == (exact.stand_in.word, exact.kept)
-    key = ModuleKey(LAST_USED, "fc2")
+    key = text_module(LAST_USED, "fc2")
     assert error(fast.lora.pairs[key].delta(), exact.lora.pairs[key].delta()) < 0.05
     hashes = {result.lora.metadata["unlearn_base_model_hash"] for result in (exact, fast)}
     assert len(hashes) == 1

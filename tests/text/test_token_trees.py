@@ -6,7 +6,7 @@ from tiny_model import Recorder, make_writer, tiny_encoder
 
 from unlearn_core.errors import Cancelled
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all, encode_groups, token_trees
 from unlearn_core.text.tokenizer import VOCABULARY
@@ -19,7 +19,7 @@ def spoilt_encoder(split: int = 1) -> TextEncoder:
     """With a LoRA that changes something."""
     encoder = tiny_encoder()
     encoder.split_at(split)
-    keys = [ModuleKey(1, "q_proj"), ModuleKey(2, "fc2")]
+    keys = [text_module(1, "q_proj"), text_module(2, "fc2")]
     lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for key in keys:

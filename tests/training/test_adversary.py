@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unlearn_core.concept import Concept
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import MODULES, ModuleKey
+from unlearn_core.lora.keys import MODULES, text_module
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import VOCABULARY
 from unlearn_core.training import adversary
@@ -34,7 +34,7 @@ class Attack:
         self.encoder = tiny_encoder()
         self.encoder.split_at(1)
         generator = torch.Generator().manual_seed(seed)
-        keys = [ModuleKey(layer, module) for layer in (1, 2) for module in MODULES]
+        keys = [text_module(layer, module) for layer in (1, 2) for module in MODULES]
         self.lora = EncoderLora(self.encoder, keys, 4, generator)
         with torch.no_grad():
             for key in keys:

@@ -1,4 +1,4 @@
-"""Exampless: what is frozen, and that cutting prompts changes nothing where they are cut."""
+"""Examples: what is frozen, and that cutting prompts changes nothing where they are cut."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from tiny_model import Recorder, make_writer, tiny_encoder
 
 from unlearn_core.errors import Cancelled
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import CHUNK
 from unlearn_core.training.examples import (
@@ -28,7 +28,7 @@ PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and a
 
 def tiny_lora(encoder: TextEncoder) -> EncoderLora:
     encoder.split_at(1)
-    keys = [ModuleKey(1, "q_proj"), ModuleKey(2, "fc2")]
+    keys = [text_module(1, "q_proj"), text_module(2, "fc2")]
     lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for number, key in enumerate(keys):
@@ -56,7 +56,7 @@ def test_a_prompt_keeps_its_end_and_a_few_pads_and_some_keep_all() -> None:
     assert lengths[ends == 5].item() == shortest
 
 
-def test_every_prompt_is_in_one_examples_with_its_end() -> None:
+def test_every_prompt_is_in_one_part_with_its_end() -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
     prompts = make_writer().forget([DOG, Name.of("hot air balloon")], OWL, 60)
@@ -92,7 +92,7 @@ def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand
     assert seen == len(texts)
 
 
-def test_sets_are_frozen_without_the_lora() -> None:
+def test_examples_are_frozen_without_the_lora() -> None:
     encoder = tiny_encoder()
     prompts = whole_prompts(["a photo of a cat"])
     plain = encoder.encode(prompts.token_ids)
@@ -102,7 +102,7 @@ def test_sets_are_frozen_without_the_lora() -> None:
     assert not torch.allclose(encoder.tail(examples.states), examples.targets)
 
 
-def test_a_whole_examples_keeps_all_positions_and_can_be_cut() -> None:
+def test_whole_examples_keep_all_positions_and_can_be_cut() -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
     examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))

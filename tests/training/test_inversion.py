@@ -10,7 +10,7 @@ from torch import Tensor
 from unlearn_core.concept import Concept
 from unlearn_core.errors import Cancelled, TrainingFailed
 from unlearn_core.models.denoising import denoising_losses
-from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.families import Prediction
 from unlearn_core.models.sampling import encode_pictures
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids, tokenize

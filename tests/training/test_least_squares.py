@@ -7,7 +7,7 @@ import torch
 from tiny_model import draw, make_writer, tiny_encoder
 
 from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import ATTENTION, MODULES, ModuleKey, ModuleName
+from unlearn_core.lora.keys import ATTENTION, MODULES, ModuleKey, ModuleName, text_module
 from unlearn_core.training.examples import (
     Examples,
     forget_examples,
@@ -21,7 +21,7 @@ from unlearn_core.training.null_space import felt_directions
 from unlearn_core.words.prompt_templates import GUARD_PROMPTS
 from unlearn_core.words.prompts import Name, whole_prompts
 
-LAST = ModuleKey(2, "fc2")
+LAST = text_module(2, "fc2")
 
 
 class Solved:
@@ -36,7 +36,7 @@ class Solved:
     ) -> None:
         self.encoder = tiny_encoder()
         self.encoder.split_at(layers[0])
-        keys = [ModuleKey(layer, module) for layer in layers for module in MODULES]
+        keys = [text_module(layer, module) for layer in layers for module in MODULES]
         self.lora = EncoderLora(self.encoder, keys, rank, torch.Generator().manual_seed(0))
         writer = make_writer()
         prompts = writer.forget([Name.of("dog")], Name.of("owl"), 80)
@@ -113,14 +113,14 @@ def test_only_the_last_fc2_is_solved_for() -> None:
 def test_the_last_fc2_is_solved_for_if_there_is_one(
     modules: tuple[ModuleName, ...], expected: ModuleKey | None
 ) -> None:
-    keys = [ModuleKey(layer, module) for layer in (1, 2) for module in modules]
+    keys = [text_module(layer, module) for layer in (1, 2) for module in modules]
     lora = EncoderLora(tiny_encoder(), keys, 2, torch.Generator().manual_seed(0))
     assert solved_for(lora) == expected
 
 
 def test_an_earlier_layer_alone_is_solved_for_too() -> None:
     solved = Solved(layers=(1,))
-    assert bool(solved.lora.up(ModuleKey(1, "fc2")).any())
+    assert bool(solved.lora.up(text_module(1, "fc2")).any())
 
 
 def test_the_guard_prompts_feel_nothing_of_a_guarded_solution() -> None:

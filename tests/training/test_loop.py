@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unlearn_core.errors import Cancelled, TrainingFailed
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
@@ -343,6 +343,6 @@ def test_training_keeps_down_orthogonal_to_the_basis() -> None:
 def test_without_the_guard_nothing_is_projected() -> None:
     training = make_training(make_settings(null_space_guard=False, steps=1))
     training.run(Recorder())
-    key = ModuleKey(2, "fc2")
+    key = text_module(2, "fc2")
     basis = felt_directions(training.encoder, training.lora, training.guard)[key]
     assert float((training.lora.down(key).detach() @ basis).abs().max()) > 1e-2

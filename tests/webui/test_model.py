@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unlearn_core.errors import TrainingFailed, WrongModel
-from unlearn_webui.host.model_check import check_unet, refuse_other_family
-from unlearn_webui.host.unet_care import frozen, make_plain, residuals_kept
-from unlearn_webui.host.webui_model import WebuiModel, memory_explained, native_size
-
-
-class BasicTransformerBlock(nn.Module):
-    """As in Forge: it adds to its input in place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(8) for _ in range(3))
-        self.attn1, self.attn2, self.ff = (nn.Linear(8, 8) for _ in range(3))
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x * 1.0
-        x += self.attn1(self.norm1(x)) * context.mean(1, keepdim=True)
-        x += self.attn2(self.norm2(x)) * context.mean(1, keepdim=True)
-        skip = x
-        x = self.ff(self.norm3(x))
-        x += skip
-        return x
+from unlearn_core.models.families import SD2
+from unlearn_webui.host.webui_model import WebuiModel, check_unet, memory_explained
 
 
 class Unet(nn.Module):
@@ -43,166 +21,17 @@ class Unet(nn.Module):
         self.num_classes: int | None = None
 
 
-class SmallModel(WebuiModel):
-    """A UNet that says what it was asked for."""
-
-    def __init__(self, most: int = 1000, vae_breaks: bool = False) -> None:
-        self.device, self.compute_dtype = torch.device("cpu"), torch.float32
-        self.most, self.vae_breaks = most, vae_breaks
-        self.sizes: list[int] = []
-        self.unet = nn.Identity()
-
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        return {}
-
-    def make_bare(self) -> None:
-        pass
-
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        yield
-
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        self.sizes.append(len(latents))
-        if len(latents) > self.most:
-            raise torch.cuda.OutOfMemoryError("full")
-        return latents * text.mean((1, 2)).view(-1, 1, 1, 1) + timesteps.view(-1, 1, 1, 1)
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        assert len(pixels) == 1
-        return pixels.mean((2, 3), keepdim=True) * (float("nan") if self.vae_breaks else 1.0)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        assert len(latents) == 1
-        return latents * 3
-
-
-def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(count, 4, 2, 2, generator=generator)
-    return latents, torch.arange(count), torch.randn(count, 77, 8, generator=generator)
-
-
-def test_a_batch_that_does_not_fit_is_predicted_in_parts() -> None:
-    whole, small = SmallModel(), SmallModel(most=3)
-    given = batch(10)
-    assert torch.equal(small.predict(*given), whole.predict(*given))
-    assert whole.sizes == [10]
-    assert small.sizes == [10, 5, 2, 2, 2, 2, 2]
-    small.sizes.clear()
-    small.predict(*given)
-    assert small.sizes == [2] * 5  # what fits is remembered
-
-
-def test_one_row_that_does_not_fit_is_a_failure_in_words() -> None:
+def test_running_out_of_memory_is_a_failure_in_words() -> None:
     with pytest.raises(TrainingFailed, match="Out of GPU memory"), memory_explained():
-        SmallModel(most=0).predict(*batch(1))
+        raise torch.cuda.OutOfMemoryError("full")
 
 
-def test_the_gradient_is_checked_once_and_reaches_the_text() -> None:
-    model = SmallModel()
-    latents, timesteps, text = batch(2)
-    given = text.requires_grad_(True)
-    model.predict(latents, timesteps, given).square().sum().backward()
-    assert given.grad is not None
-    assert bool(given.grad.any())
-    calls = len(model.sizes)
-    model.predict(latents, timesteps, given)
-    assert len(model.sizes) == calls + 1
-
-
-def test_half_precision_scales_the_gradient_and_gives_it_back_unscaled() -> None:
-    gradients = []
-    for dtype in (torch.float32, torch.float16):
-        model = SmallModel()
-        model.compute_dtype = dtype
-        latents, timesteps, text = batch(2)
-        given = text.clone().requires_grad_(True)
-        model.predict(latents, timesteps, given).square().sum().backward()
-        gradients.append(given.grad)
-    assert torch.allclose(gradients[0], gradients[1], rtol=1e-6)  # type: ignore[arg-type]
-
-
-def test_pictures_go_through_the_vae_one_by_one_and_stay_in_bounds() -> None:
-    model = SmallModel()
-    assert model.encode_image(torch.ones(3, 3, 8, 8)).shape == (3, 3, 1, 1)
-    decoded = model.decode_latents(torch.ones(3, 4, 2, 2))
-    assert float(decoded.max()) == 1.0
-
-
-def test_a_vae_that_gives_no_numbers_is_a_failure_in_words() -> None:
-    with pytest.raises(TrainingFailed, match="--no-half-vae"):
-        SmallModel(vae_breaks=True).encode_image(torch.ones(1, 3, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("stated", "prediction", "size"),
-    [(64, "epsilon", 512), (64, "v", 768), (32, "v", 768), (None, "epsilon", 512), (8, "v", 64)],
-)
-def test_the_size_follows_the_prediction_where_the_config_says_nothing(
-    stated: int | None, prediction: str, size: int
-) -> None:
-    assert native_size(stated, prediction) == size  # type: ignore[arg-type]
-
-
-def test_in_place_sums_break_the_gradient_and_kept_residuals_mend_it() -> None:
-    block = BasicTransformerBlock()
-    x, context = torch.randn(2, 5, 8), torch.randn(2, 5, 8, requires_grad=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        block(x, context).sum().backward()
-    with residuals_kept(block):
-        inside = block(x, context)
-        inside.sum().backward()
-    assert context.grad is not None
-    assert torch.equal(inside, block(x, context))
-    assert not block.norm1._forward_pre_hooks
-
-
-def test_inference_tensors_become_plain_ones_of_the_same_values() -> None:
-    with torch.inference_mode():
-        block = BasicTransformerBlock()
-        values = {name: value.clone() for name, value in block.state_dict().items()}
-    with frozen(block):
-        make_plain(block)
-        context = torch.randn(1, 5, 8, requires_grad=True)
-        with residuals_kept(block):
-            block(torch.randn(1, 5, 8), context).sum().backward()
-    assert not any(parameter.is_inference() for parameter in block.parameters())
-    assert all(torch.equal(values[name], value) for name, value in block.state_dict().items())
-    with torch.inference_mode():  # the host moves it as before
-        block.to(torch.float64)
-        assert block(torch.randn(1, 5, 8).double(), torch.randn(1, 5, 8).double()).shape == (
-            1,
-            5,
-            8,
-        )
-
-
-@pytest.mark.parametrize("used", [True, False])
-def test_flags_of_inference_tensors_come_back(used: bool) -> None:
-    with torch.inference_mode():
-        block = BasicTransformerBlock()
-        block.norm1.requires_grad_(False)
-    before = {name: value.requires_grad for name, value in block.named_parameters()}
-    with frozen(block):
-        if used:
-            make_plain(block)
-        assert not any(value.requires_grad for value in block.parameters())
-    assert {name: value.requires_grad for name, value in block.named_parameters()} == before
-
-
-def test_flags_come_back_after_freezing_even_when_it_fails() -> None:
-    block = BasicTransformerBlock()
-    block.norm1.requires_grad_(False)
-    before = [parameter.requires_grad for parameter in block.parameters()]
-    with suppress(KeyError), frozen(block):
-        assert not any(parameter.requires_grad for parameter in block.parameters())
-        raise KeyError
-    assert [parameter.requires_grad for parameter in block.parameters()] == before
+def test_a_vae_in_half_precision_is_told_how_the_webui_starts_in_full() -> None:
+    assert "--no-half-vae" in WebuiModel.vae_remedy
 
 
 def test_a_plain_unet_is_taken() -> None:
-    check_unet(Unet(), 8)
+    assert check_unet(Unet(), 8) is SD2
 
 
 @pytest.mark.parametrize(
@@ -212,7 +41,7 @@ def test_a_plain_unet_is_taken() -> None:
         (Unet(channels=5), "depth"),
         (Unet(channels=7), "upscaler"),
         (Unet(channels=8), "8 channels"),
-        (Unet(width=16), "width 16"),
+        (Unet(width=16), "expects 16"),
         (Unet().to(torch.float8_e4m3fn), "few bits"),
     ],
 )
@@ -226,11 +55,3 @@ def test_extra_conditions_are_refused() -> None:
     unet.num_classes = 10
     with pytest.raises(WrongModel, match="unCLIP"):
         check_unet(unet, 8)
-
-
-def test_other_families_are_named() -> None:
-    with pytest.raises(WrongModel, match="SDXL"):
-        refuse_other_family(1280, 32, towers=2)
-    with pytest.raises(WrongModel, match=r"SD 1\.x"):
-        refuse_other_family(768, 12, towers=1)
-    refuse_other_family(1024, 24, towers=1)

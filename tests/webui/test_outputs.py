@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from unlearn_core.lora.file import load_lora
-from unlearn_core.lora.keys import ModuleKey
+from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_webui.outputs import LoraFiles, save_vectors
 from unlearn_webui.private import hide_words
@@ -25,7 +25,7 @@ METADATA = {
 
 def lora() -> LoraWeights:
     pair = LoraPair(torch.ones(2, 8), torch.ones(8, 2), 2.0)
-    return LoraWeights({ModuleKey(22, "q_proj"): pair}, dict(METADATA))
+    return LoraWeights({text_module(22, "q_proj"): pair}, dict(METADATA))
 
 
 def test_a_name_that_any_lora_has_is_not_taken_again(tmp_path: Path) -> None:

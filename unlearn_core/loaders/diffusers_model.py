@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,53 +11,54 @@ from torch import Tensor, nn
 
 from ..errors import BadFile, BadSettings, WrongModel
 from ..files.input_files import is_file, is_folder
-from ..models.devices import best_device, default_compute_dtype, free_memory
-from ..models.families import TEXT_NUMBERS, check_configs, latent_size, scaling_factor
-from ..models.gradients import HalfGradient, recomputed
-from ..models.lent_model import Prediction
-from ..models.model_trial import try_once
+from ..models.adapter import ModelAdapter
+from ..models.devices import best_device, default_compute_dtype
+from ..models.families import SD2, TIMESTEPS, Prediction, prediction_named
 from ..models.unet_sizes import UnetSizes
 from .demo_model import load_demo_folder
+from .model_configs import TEXT_NUMBERS, check_configs, latent_size, scaling_factor
 from .model_files import TEXT_PREFIX
+from .model_trial import try_once
 from .pipeline_folder import load_pipeline_folder
 from .single_file import SingleFile
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-_KINDS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 _PARTS = ("unet", "vae", "text_encoder")
-_VAE_FACTOR = 8
-_PIXELS_AT_ONCE = 512 * 512
-"""That go through the VAE together; a larger picture goes alone."""
+_NAMES: dict[Prediction, str] = {"epsilon": "epsilon", "v": "v_prediction"}
+"""What diffusers calls a prediction."""
 
 
-class DiffusersModel:
+class DiffusersModel(ModelAdapter):
     """Lends a StableDiffusionPipeline; its weights and flags stay as they are."""
+
+    checks_gradient = False  # torch's own attention
 
     def __init__(
         self, pipeline: StableDiffusionPipeline, compute_dtype: torch.dtype | None = None
     ) -> None:
         """Check the pipeline; `compute_dtype` None means the fastest that is precise enough.
 
-        Raises WrongModel if it is not a Stable Diffusion 2 text-to-image pipeline, or if its
-        weights are of a half type where only float32 can be computed.
+        Raises WrongModel if it is no text-to-image pipeline of a known family, or if its weights
+        are of a half type where only float32 can be computed.
         """
         self._pipeline: Any = pipeline  # diffusers sets its parts by name; mypy can't see them
         self.prediction, self.alphas_cumprod = _schedule_of(pipeline)
         unet, vae, text_encoder = (getattr(self._pipeline, part) for part in _PARTS)
         text_config = {name: getattr(text_encoder.config, name) for name in TEXT_NUMBERS}
-        check_configs(unet.config, text_config, "the lent pipeline")
+        self.family = check_configs(unet.config, text_config, "the lent pipeline")
+        self.unet = unet
         _refuse_adapters(text_encoder)
         self.device: torch.device = next(unet.parameters()).device
         self.compute_dtype = compute_dtype or default_compute_dtype(self.device)
         stored = self._stored_dtype(unet, "UNet")
         self._stored_dtype(vae, "VAE")
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if factor != _VAE_FACTOR:
+        if factor != self.family.vae_factor:
             raise WrongModel(
-                f"The VAE makes latents {factor} times smaller than pictures; Stable Diffusion 2's "
-                f"are {_VAE_FACTOR} times smaller."
+                f"The VAE makes latents {factor} times smaller than pictures; those of "
+                f"{self.family.name} are {self.family.vae_factor} times smaller."
             )
         self._vae_scale = scaling_factor(vae.config.scaling_factor)
         height, width = latent_size(unet.config.sample_size, self.prediction)
@@ -94,10 +94,6 @@ class DiffusersModel:
         lent: StableDiffusionPipeline = self._pipeline
         return lent
 
-    def free_memory(self) -> int | None:
-        """See LentModel."""
-        return free_memory(self.device, self._pipeline.unet)
-
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """The text encoder's weights as CLIPTextModel of transformers 4 names them."""
         return {
@@ -106,44 +102,32 @@ class DiffusersModel:
             if "position_ids" not in name
         }
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The UNet's output, differentiable in `text` (and in `latents`).
-
-        latents (B, 4, h, w) float32, timesteps (B,) int64 in 0..999, text (B, 77 n, width)
-        float32 -> (B, 4, h, w) float32, on `device`. No gradient reaches the UNet's own weights.
-        """
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         unet = self._pipeline.unet
-        half = HalfGradient(self.compute_dtype)
-        again = self.recomputes and torch.is_grad_enabled() and text.requires_grad
-        with _frozen(unet), self._computing(unet), recomputed(unet) if again else nullcontext():
+        with self._computing_in(unet):
             output: Tensor = unet(
                 self._entering(unet, latents),
-                timesteps.to(self.device),
-                encoder_hidden_states=self._entering(unet, half.at_text(text)),
+                timesteps,
+                encoder_hidden_states=self._entering(unet, text),
                 return_dict=False,
             )[0]
-        return half.at_output(output.float())
+        return output.float()
 
-    @torch.no_grad()
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """(B, 3, 8h, 8w) float32 in [-1, 1] -> (B, 4, h, w) float32: the mean, scaled."""
+    def _encode(self, pixels: Tensor) -> Tensor:
         vae = self._pipeline.vae
-        means = []
-        with self._computing(vae):
-            for part in _few(pixels, pixels[0, 0].numel()):
-                means.append(vae.encode(self._entering(vae, part)).latent_dist.mean.float())
-        return torch.cat(means) * self._vae_scale
+        with self._computing_in(vae):
+            mean: Tensor = vae.encode(self._entering(vae, pixels)).latent_dist.mean
+        return mean.float() * self._vae_scale
 
-    @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """(B, 4, h, w) float32 -> (B, 3, 8h, 8w) float32, clamped to [-1, 1]."""
+    def _decode(self, latents: Tensor) -> Tensor:
         vae = self._pipeline.vae
-        pixels = []
-        with self._computing(vae):
-            for part in _few(latents, 64 * latents[0, 0].numel()):
-                scaled = self._entering(vae, part / self._vae_scale)
-                pixels.append(vae.decode(scaled, return_dict=False)[0].float())
-        return torch.cat(pixels).clamp(-1, 1)
+        with self._computing_in(vae):
+            scaled = self._entering(vae, latents / self._vae_scale)
+            pixels: Tensor = vae.decode(scaled, return_dict=False)[0]
+        return pixels.float()
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        return self._computing_in(self.unet)
 
     def _computes_plainly(self, part: nn.Module) -> bool:
         """Whether a part's weights are of the dtype that is computed in.
@@ -156,7 +140,7 @@ class DiffusersModel:
         dtype = self.compute_dtype if self._computes_plainly(part) else tensor.dtype
         return tensor.to(self.device, dtype)
 
-    def _computing(self, part: nn.Module) -> AbstractContextManager[Any]:
+    def _computing_in(self, part: nn.Module) -> AbstractContextManager[Any]:
         if self._computes_plainly(part):
             return nullcontext()
         return torch.autocast(self.device.type, self.compute_dtype)
@@ -169,7 +153,7 @@ def load_model(
 
     Returns the model, frozen, on the best device, and a line that says what its UNet predicts and
     on what ground; further lines say which files were read in place of others. Raises BadFile if
-    the file or folder can't be used, WrongModel if it holds another family than Stable Diffusion 2,
+    the file or folder can't be used, WrongModel if it holds a family that is not known,
     BadSettings for an unknown `prediction`.
     """
     if prediction not in ("auto", "epsilon", "v"):
@@ -208,26 +192,20 @@ def load_model(
 
 def _schedule_of(pipeline: Any) -> tuple[Prediction, Tensor]:
     config = pipeline.scheduler.config
-    said = str(config.get("prediction_type", "epsilon"))[:60]
-    kind = _KINDS.get(said)
-    if kind is None:
-        raise WrongModel(
-            f"The scheduler says that the UNet predicts {said}; this pack needs epsilon or "
-            "v_prediction."
-        )
+    kind = prediction_named(config.get("prediction_type", "epsilon"))
     alphas = getattr(pipeline.scheduler, "alphas_cumprod", None)
-    if not isinstance(alphas, Tensor) or alphas.shape != (1000,):
-        raise WrongModel("The scheduler has no table of 1000 timesteps, as Stable Diffusion 2 has.")
+    if not isinstance(alphas, Tensor) or alphas.shape != (TIMESTEPS,):
+        raise WrongModel(f"The scheduler has no table of {TIMESTEPS} timesteps.")
     if not bool(((alphas >= 0) & (alphas <= 1)).all()):  # also refuses NaN
         raise WrongModel(
-            "The scheduler's noise is not that of a diffusion model: set beta_start to 0.00085 and "
-            "beta_end to 0.012 in scheduler/scheduler_config.json."
+            "The scheduler's noise is not that of a diffusion model: set beta_start to "
+            f"{SD2.betas[0]} and beta_end to {SD2.betas[1]} in scheduler/scheduler_config.json."
         )
     return kind, alphas.detach().to("cpu", torch.float32, copy=True)
 
 
 def _set_prediction(pipeline: Any, prediction: Prediction) -> None:
-    kind = {kind: name for name, kind in _KINDS.items()}[prediction]
+    kind = _NAMES[prediction]
     scheduler = pipeline.scheduler
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=kind)
 
@@ -238,26 +216,3 @@ def _refuse_adapters(module: nn.Module) -> None:
             "The pipeline's text encoder carries a LoRA: unload it (unload_lora_weights) or fuse "
             "and unload it first."
         )
-
-
-def _few(batch: Tensor, pixels: int) -> tuple[Tensor, ...]:
-    """Parts of pictures of so many pixels that fit through the VAE."""
-    parts: tuple[Tensor, ...] = batch.split(max(1, _PIXELS_AT_ONCE // pixels))
-    return parts
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient inside; each flag is put back after.
-
-    The graph that is built inside keeps no path to the parameters, so flags may go back before
-    the backward pass.
-    """
-    wanting = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in wanting:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanting:
-            parameter.requires_grad_(True)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..errors import BadFile, WrongModel
 from ..files.input_files import is_file, read_json
-from ..models.families import check_configs, check_counts
+from ..models.families import Seen, recognise
 from ..text.tokenizer import VOCABULARY
+from .model_configs import FOLDER_HINT, check_configs, check_counts, guess_prediction
 from .model_files import TEXT_PREFIX, fill_module
-from .prediction_hint import FOLDER_HINT, guess_prediction
 from .weights_files import find_weights
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def load_pipeline_folder(folder: Path, dtype: torch.dtype) -> FolderPipeline:
         raise BadFile(f"{folder} is no diffusers folder: it holds no model_index.json.")
     kind = str(read_json(folder / "model_index.json").get("_class_name"))[:100]
     if "XL" in kind or "StableDiffusion3" in kind:
-        raise WrongModel(f"{folder}: this is a {kind}; this pack needs Stable Diffusion 2.")
+        recognise(Seen(architecture=f"a {kind}"), str(folder))
     unet_config = read_json(folder / "unet" / "config.json")
     text_config = read_json(folder / "text_encoder" / "config.json")
     check_configs(unet_config, text_config, str(folder))

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ..errors import BadFile, WrongModel
 from ..files.input_files import is_file, read_json
 from ..files.tensor_file import read_shapes
-from ..models.lent_model import Prediction
+from ..models.families import SD1_WIDTH, Prediction, Seen, recognise
 from .ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, VAE_PREFIX, text_key, unet_key, vae_key
+from .model_configs import SINGLE_FILE_HINT, guess_prediction
 from .model_files import TEXT_PREFIX, fill_module, read_weights
 from .pipeline_folder import assemble_pipeline, empty_parts
-from .prediction_hint import SINGLE_FILE_HINT, guess_prediction
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -33,7 +33,7 @@ _TRANSFORMERS_PREFIX = f"cond_stage_model.transformer.{TEXT_PREFIX}"
 """Before an OpenCLIP text encoder's weights that were stored under transformers' names."""
 _MOST_SIDECAR = 2**20
 
-_OTHER_FAMILIES = {
+_OTHER_ARCHITECTURES = {
     "conditioner.embedders.": "SDXL: it has two text encoders",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
     "model.diffusion_model.double_blocks.": "Flux",
@@ -98,45 +98,45 @@ class SingleFile:
 
     def _check_family(self) -> None:
         unet_config = self.configs["unet"]
-        own_width, own_channels = unet_config["cross_attention_dim"], unet_config["in_channels"]
-        needs = f"this pack needs Stable Diffusion 2 (text width {own_width})"
-        width = self._shape(_TEXT_KEY)[1:] or (0,)
-        if width[0] == 768:
-            raise WrongModel(
-                f"{self.path}: this is SD 1.x: its text width is 768, this pack needs {own_width}."
-            )
-        for prefix, family in _OTHER_FAMILIES.items():
-            if any(name.startswith(prefix) for name in self.shapes):
-                raise WrongModel(f"{self.path}: this is {family}; {needs}.")
-        text_width = self._shape(f"{_TRANSFORMERS_PREFIX}embeddings.token_embedding.weight")[1:]
-        if text_width != (own_width,) and any(
-            name.startswith("cond_stage_model.transformer.") for name in self.shapes
-        ):
-            found = f"of width {text_width[0]}" if text_width else "no OpenCLIP one"
-            raise WrongModel(f"{self.path}: this is SD 1.x: its text encoder is {found}; {needs}.")
+        width = self._shape(_TEXT_KEY)[1:] or (None,)
+        architectures = [
+            kind
+            for prefix, kind in _OTHER_ARCHITECTURES.items()
+            if any(name.startswith(prefix) for name in self.shapes)
+        ]
+        where = str(self.path)
+        seen = Seen(
+            text_width=self._text_width(),
+            context_width=width[0],
+            channels=(self._shape(_CONV_IN)[1:] or (None,))[0],
+            architecture=next(iter(architectures), None),
+        )
+        family = recognise(seen, where)
         for prefix, part in ((UNET_PREFIX, "UNet"), (VAE_PREFIX, "VAE")):
             if not any(name.startswith(prefix) for name in self.shapes):
                 raise BadFile(
-                    f"{self.path} is no complete checkpoint: it holds {len(self.shapes)} tensors, "
-                    f"none of them of a {part} ({prefix}...). Give a full Stable Diffusion 2 file."
+                    f"{where} is no complete checkpoint: it holds {len(self.shapes)} tensors, "
+                    f"none of them of a {part} ({prefix}...). Give a full {family.name} file."
                 )
         text_prefixes = (TEXT_ENCODER_PREFIX, _TRANSFORMERS_PREFIX)
         if not any(name.startswith(text_prefixes) for name in self.shapes):
             raise BadFile(
-                f"{self.path} is no complete checkpoint: it holds no OpenCLIP text encoder "
-                f"({TEXT_ENCODER_PREFIX}...). Give a full Stable Diffusion 2 file."
+                f"{where} is no complete checkpoint: it holds no OpenCLIP text encoder "
+                f"({TEXT_ENCODER_PREFIX}...). Give a full {family.name} file."
             )
-        channels = (self._shape(_CONV_IN)[1:] or (0,))[0]
-        if channels != own_channels:
-            kind = {9: "an inpainting model", 5: "a depth model", 7: "an upscaler"}.get(
-                channels, "another kind of model"
-            )
+        if width[0] != unet_config["cross_attention_dim"]:
             raise WrongModel(
-                f"{self.path}: this is {kind}: its UNet takes {channels} channels, this pack needs "
-                f"{own_channels}. Use the plain text-to-image checkpoint."
+                f"{where}: its text width is {width[0]}; a single file of {family.name} has "
+                f"{unet_config['cross_attention_dim']}."
             )
-        if width[0] != own_width:
-            raise WrongModel(f"{self.path}: its text width is {width[0]}; {needs}.")
+
+    def _text_width(self) -> int | None:
+        """Of a text encoder under transformers' names; SD 1.x has one under no others."""
+        table = self._shape(f"{_TRANSFORMERS_PREFIX}embeddings.token_embedding.weight")
+        if table:
+            return table[-1]
+        is_sd1 = any(name.startswith("cond_stage_model.transformer.") for name in self.shapes)
+        return SD1_WIDTH if is_sd1 else None
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.shapes.get(name, ())

@@ -13,7 +13,7 @@ from ..errors import BadSettings
 from ..settings import UnlearnSettings
 from ..text.frozen_layers import FactorLinear, projections
 from ..text.text_encoder import TextEncoder
-from .keys import ATTENTION, MLP, ModuleKey
+from .keys import ATTENTION, MLP, ModuleKey, text_module
 from .weights import LoraPair, LoraWeights
 
 _ADAPTER = "default"
@@ -23,7 +23,7 @@ def chosen_modules(settings: UnlearnSettings, last_used_layer: int) -> list[Modu
     """The projections that the settings name, layer by layer."""
     names = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}[settings.modules]
     layers = chosen_layers(settings.layers, last_used_layer)
-    return [ModuleKey(layer, name) for layer in layers for name in names]
+    return [text_module(layer, name) for layer in layers for name in names]
 
 
 def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import BadFile
 from ..files.tensor_file import file_bytes, read_names, read_tensors, write_whole
-from .keys import LAST_LAYER, ModuleKey, entry_of_tensor, kohya_name
+from ..models.families import SD2
+from .keys import ModuleKey, entry_of_tensor, kohya_name
 from .kinds import is_of_text_encoder, kind_of
 from .strength import AdapterConfig, find_config
 from .weights import LoraPair, LoraWeights, _half, _single, complete
@@ -25,11 +26,11 @@ def lora_bytes(lora: LoraWeights, name: str = "unlearn") -> bytes:
     whole = complete(lora)
     if not whole.pairs:
         raise BadFile("This LoRA changes nothing: there is nothing to save.")
-    unused = sorted({key.layer for key in whole.pairs if not 0 <= key.layer <= LAST_LAYER})
+    unused = sorted({key.layer for key in whole.pairs if not 0 <= key.layer <= SD2.last_layer})
     if unused:
         raise BadFile(
-            f"SD2 uses layers 0 to {LAST_LAYER} of the text encoder; this LoRA also changes "
-            f"{unused}, which no host can load. Leave these layers out."
+            f"{SD2.name} uses layers 0 to {SD2.last_layer} of its text encoder; this LoRA also "
+            f"changes {unused}, which no host can load. Leave these layers out."
         )
     tensors: dict[str, Tensor] = {}
     for key, pair in whole.pairs.items():
@@ -126,8 +127,7 @@ def _host_metadata(lora: LoraWeights, name: str) -> dict[str, str]:
     ranks = {pair.rank for pair in lora.pairs.values()}
     alphas = {pair.alpha for pair in lora.pairs.values()}
     return {
-        "ss_v2": "True",
-        "ss_base_model_version": "sd_v2",
+        **SD2.file_metadata,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, cast
 
+from ..models.families import SD2
+
 ModuleName = Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 LoraPart = Literal["down", "up", "alpha"]
 
@@ -15,15 +17,26 @@ ATTENTION: tuple[ModuleName, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Hosts apply these only if all four exist for a layer."""
 MLP: tuple[ModuleName, ...] = ("fc1", "fc2")
 MODULES: tuple[ModuleName, ...] = (*ATTENTION, *MLP)
-LAST_LAYER = 22
-"""The last text encoder layer that conditions SD2's UNet; a file that names a later one fails."""
+(TEXT,) = (tower.part for tower in SD2.towers)
 
 
 class ModuleKey(NamedTuple):
-    """One Linear of the text encoder: `ModuleKey(22, "q_proj")`."""
+    """One Linear that a LoRA changes: `ModuleKey("te", "encoder.layers.22.self_attn.q_proj")`."""
 
-    layer: int
-    module: ModuleName
+    part: str
+    """Of the model: what stands behind `lora_` in kohya's names, see `TextTower.part`."""
+    path: str
+    """Inside that part. transformers 4 has "text_model." in front of it, transformers 5 nothing."""
+
+    @property
+    def layer(self) -> int:
+        """The layer of a text encoder's module."""
+        return int(self.path.split(".")[2])
+
+    @property
+    def module(self) -> ModuleName:
+        """The name of a text encoder's module within its layer."""
+        return cast(ModuleName, self.path.rpartition(".")[2])
 
 
 class LoraEntry(NamedTuple):
@@ -33,18 +46,19 @@ class LoraEntry(NamedTuple):
     part: LoraPart
 
 
-def module_path(key: ModuleKey) -> str:
-    """The module inside a CLIP encoder: "encoder.layers.3.self_attn.q_proj".
+def text_module(layer: int, module: ModuleName, part: str = TEXT) -> ModuleKey:
+    """The key of a module of a text encoder.
 
-    transformers 4 has "text_model." in front of it, transformers 5 has nothing.
+    >>> text_module(3, "q_proj")
+    ModuleKey(part='te', path='encoder.layers.3.self_attn.q_proj')
     """
-    parent = "self_attn" if key.module in ATTENTION else "mlp"
-    return f"encoder.layers.{key.layer}.{parent}.{key.module}"
+    parent = "self_attn" if module in ATTENTION else "mlp"
+    return ModuleKey(part, f"encoder.layers.{layer}.{parent}.{module}")
 
 
 def weight_name(key: ModuleKey) -> str:
     """Its weight as a host lends it: "text_model.encoder.layers.3.self_attn.q_proj.weight"."""
-    return f"text_model.{module_path(key)}.weight"
+    return f"text_model.{key.path}.weight"
 
 
 def kohya_name(key: ModuleKey, part: LoraPart) -> str:
@@ -53,7 +67,7 @@ def kohya_name(key: ModuleKey, part: LoraPart) -> str:
     "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight"; `.lora_up.weight`;
     `.alpha`.
     """
-    module = f"lora_te_text_model_{module_path(key).replace('.', '_')}"
+    module = f"lora_{key.part}_text_model_{key.path.replace('.', '_')}"
     return f"{module}.alpha" if part == "alpha" else f"{module}.lora_{part}.weight"
 
 
@@ -66,7 +80,7 @@ def peft_name(key: ModuleKey, part: LoraPart, prefix: str = "", adapter: str = "
     if part == "alpha":
         raise ValueError("PEFT keeps alpha in its configuration, not in a parameter")
     letter = "A" if part == "down" else "B"
-    return f"{prefix}{module_path(key)}.lora_{letter}.{adapter}.weight"
+    return f"{prefix}{key.path}.lora_{letter}.{adapter}.weight"
 
 
 _MODULE = (
@@ -91,7 +105,7 @@ def key_of_module(name: str) -> ModuleKey | None:
     """The key of a module or weight of a text encoder under any prefix; None if it is another.
 
     >>> key_of_module("text_model.encoder.layers.3.self_attn.q_proj")
-    ModuleKey(layer=3, module='q_proj')
+    ModuleKey(part='te', path='encoder.layers.3.self_attn.q_proj')
     """
     found = _PLAIN_MODULE.fullmatch(name)
     return None if found is None else _key(found)
@@ -115,4 +129,5 @@ def entry_of_tensor(name: str) -> LoraEntry | None:
 
 
 def _key(found: re.Match[str]) -> ModuleKey:
-    return ModuleKey(int(found["layer"]), cast(ModuleName, found["attention"] or found["mlp"]))
+    module = cast(ModuleName, found["attention"] or found["mlp"])
+    return text_module(int(found["layer"]), module)

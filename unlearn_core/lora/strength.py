@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BadFile
 from ..files.input_files import is_file, read_json
-from .keys import ModuleKey, module_path
+from .keys import ModuleKey
 
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the configs of all parts, each value under "PART.name"."""
@@ -105,7 +105,7 @@ def _plain(source: str, pattern: str) -> str:
 
 def _by_pattern(patterns: Mapping[str, float], key: ModuleKey, default: float) -> float:
     """The value of the first pattern that names the module or ends its name, as in peft."""
-    path = module_path(key)
+    path = key.path
     for pattern, value in patterns.items():
         name = pattern.removeprefix("^").removeprefix("text_model.")
         if path == name or (pattern[0] != "^" and path.endswith(f".{name}")):

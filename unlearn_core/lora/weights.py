@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import BadFile, BadSettings, WrongModel
 from ..files.tensor_file import is_finite
-from .keys import ATTENTION, ModuleKey, weight_name
+from .keys import ATTENTION, ModuleKey, text_module, weight_name
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def complete(lora: LoraWeights) -> LoraWeights:
         if key.module in ATTENTION:
             nothing = LoraPair(torch.zeros_like(pair.down), torch.zeros_like(pair.up), pair.alpha)
             for module in ATTENTION:
-                pairs.setdefault(ModuleKey(key.layer, module), nothing)
-    return LoraWeights(dict(sorted(pairs.items())), dict(lora.metadata))
+                pairs.setdefault(text_module(key.layer, module, key.part), nothing)
+    return LoraWeights({key: pairs[key] for key in sorted(pairs, key=_place)}, dict(lora.metadata))
 
 
 def round_to_half(lora: LoraWeights) -> LoraWeights:
@@ -158,3 +158,7 @@ def _finite(tensor: Tensor) -> Tensor:
             "has gone wrong: train again with a lower learning rate."
         )
     return tensor
+
+
+def _place(key: ModuleKey) -> tuple[str, int, str]:
+    return key.part, key.layer, key.module

@@ -1,129 +1,206 @@
-"""The configs of a diffusers model: whether they are of Stable Diffusion 2, and numbers in them."""
+"""The model families that this engine knows, and the one place that refuses all others."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from ..errors import WrongModel
-from ..text.tokenizer import ADDED_TOKENS, VOCABULARY
-from .lent_model import Prediction
+from ..text.tokenizer import ADDED_TOKENS, PAD, VOCABULARY
 
-OPENCLIP_H_LAYERS = 24
+Prediction = Literal["epsilon", "v"]
+"""What a UNet predicts: the noise, or the velocity (Salimans & Ho 2022, arXiv 2202.00512)."""
+TIMESTEPS = 1000
 
-TEXT_NUMBERS = ("hidden_size", "hidden_act", "num_hidden_layers", "vocab_size")
-"""What `check_configs` looks at in a text encoder's config."""
-_KINDS = {"9": "an inpainting model", "5": "a depth model", "7": "an upscaler"}
-_LARGEST_EDGE = 1024
-"""Of latents; 8192 pixels."""
-_MOST_LAYERS = 100
-_COUNTS = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block")
-_LISTS = ("down_block_types", "up_block_types", "block_out_channels")
+_PREDICTIONS: Mapping[str, Prediction] = MappingProxyType(
+    {"epsilon": "epsilon", "eps": "epsilon", "v": "v", "v_prediction": "v"}
+)
+_OTHER_INPUTS = {9: "an inpainting model", 5: "a depth model", 7: "an upscaler"}
+SD1_WIDTH = 768
+_PLAIN = "Use the plain text-to-image checkpoint"
 
 
-def check_configs(unet: Any, text: Any, where: str) -> None:
-    """Raise WrongModel unless these are the configs of a Stable Diffusion 2 of any size.
+@dataclass(frozen=True)
+class TextTower:
+    """One text encoder of a family, as it is published in full size."""
 
-    Each is a dict or a config that has `get`; `where` names the model in the message.
+    part: str
+    """What kohya's names of its LoRA begin with after `lora_`."""
+    width: int
+    layers: int
+    conditioning_layer: int
+    """Index of the layer whose state the UNet gets."""
+    normed: bool
+    """Whether the final LayerNorm is applied to that state."""
+    pooled: bool
+    """Whether the UNet gets its pooled vector too."""
+    pad: int
+    """The token behind the end of a prompt."""
+    activation: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is alike in all models of one family, whatever their training."""
+
+    name: str
+    towers: tuple[TextTower, ...]
+    channels: int
+    """Of latents, and of what the UNet takes."""
+    latent_edges: Mapping[Prediction, int]
+    """The edge of latents that a model was trained at, where its config says nothing of it."""
+    stock_edges: tuple[int | None, ...]
+    """Edges that configs state whatever the model was trained at."""
+    betas: tuple[float, float]
+    """First and last of the noise schedule, linear in the square root."""
+    vae_factor: int
+    """How many times smaller latents are than pictures."""
+    vae_scale: float
+    """What the VAE's latents are multiplied by for the UNet."""
+    file_metadata: Mapping[str, str]
+    """What kohya's scripts write into a LoRA file of it."""
+
+    @property
+    def context_width(self) -> int:
+        """Width of the text states that a full-size UNet takes."""
+        return sum(tower.width for tower in self.towers)
+
+    @property
+    def last_layer(self) -> int:
+        """Index of the last text layer that a LoRA file may name: later ones move nothing."""
+        return self.towers[0].conditioning_layer
+
+    def alphas_cumprod(self) -> Tensor:
+        """The noise schedule where a model states none: (1000,) float32, decreasing in (0, 1)."""
+        first, last = (beta**0.5 for beta in self.betas)
+        return torch.cumprod(1 - torch.linspace(first, last, TIMESTEPS) ** 2, 0)
+
+    def native_size(self, stated: int | None, prediction: Prediction) -> int:
+        """Edge of a picture in pixels, from the edge of latents that a config states, if it does.
+
+        Where it states what all configs do, the prediction tells.
+        """
+        if stated is None or stated in self.stock_edges:
+            stated = self.latent_edges[prediction]
+        return self.vae_factor * stated
+
+
+SD2 = Family(
+    name="Stable Diffusion 2",
+    towers=(
+        TextTower(
+            part="te",
+            width=1024,
+            layers=24,
+            conditioning_layer=22,
+            normed=True,
+            pooled=False,
+            pad=PAD,
+            activation="gelu",
+        ),
+    ),
+    channels=4,
+    latent_edges=MappingProxyType({"epsilon": 64, "v": 96}),
+    stock_edges=(None, 32, 64),
+    betas=(0.00085, 0.012),
+    vae_factor=8,
+    vae_scale=0.18215,
+    file_metadata=MappingProxyType({"ss_v2": "True", "ss_base_model_version": "sd_v2"}),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file or a host shows of a model; None where it can't be told."""
+
+    text_encoders: int = 1
+    text_width: Any = None
+    text_layers: Any = None
+    activation: Any = None
+    vocabulary: Any = None
+    context_width: Any = None
+    """Width of the text that the UNet takes."""
+    channels: Any = None
+    """That the UNet takes."""
+    extra_conditions: bool = False
+    """Whether the UNet takes anything but latents, timesteps and text."""
+    architecture: str | None = None
+    """What it is, if that is told otherwise: "Flux"."""
+
+
+def recognise(seen: Seen, where: str = "") -> Family:
+    """The family of a model of any size; `where` names the model in the message.
+
+    Raises WrongModel for any other family, and for parts that are of two models.
     """
-    width, wanted = text.get("hidden_size"), unet.get("cross_attention_dim")
-    if width == 768 and wanted == 768:
+    reason = _why_not(seen, SD2)
+    if reason is None:
+        return SD2
+    raise WrongModel(f"{where}: {reason}" if where else reason[0].upper() + reason[1:])
+
+
+def prediction_named(name: object, remedy: str = "") -> Prediction:
+    """What a config or a host calls it; raises WrongModel for another, and says the remedy."""
+    found = _PREDICTIONS.get(str(name))
+    if found is None:
         raise WrongModel(
-            f"{where}: this is SD 1.x: its text width is 768, this pack needs Stable Diffusion 2 "
-            "(1024)."
+            f"The UNet predicts {str(name)[:60]}; this pack needs epsilon or v_prediction."
+            + (f" {remedy}" if remedy else "")
         )
-    channels = unet.get("in_channels")
-    if channels != 4:
-        kind = _KINDS.get(str(channels), "another kind of model")
-        raise WrongModel(
-            f"{where}: this is {kind}: its UNet takes {_shown(channels)} channels, this pack "
-            "needs 4. Use the plain text-to-image model."
+    return found
+
+
+def _why_not(seen: Seen, family: Family) -> str | None:
+    (tower,) = family.towers
+    needs = f"this pack needs {family.name}"
+    if seen.architecture is not None:
+        return f"this is {seen.architecture}; {needs}."
+    if seen.text_encoders != len(family.towers):
+        return (
+            f"this is SDXL or a newer family: it has {seen.text_encoders} text encoders; {needs}, "
+            "which has one."
         )
-    if unet.get("addition_embed_type") or unet.get("class_embed_type"):
-        raise WrongModel(f"{where}: its UNet takes extra conditions, as SDXL and unCLIP do.")
-    if width != wanted:
-        raise WrongModel(
-            f"{where}: its text encoder is {_shown(width)} wide and its UNet expects "
-            f"{_shown(wanted)}: these parts are of two models."
+    if SD1_WIDTH in (seen.text_width, seen.context_width):
+        return f"this is SD 1.x: its text width is {SD1_WIDTH}; {needs} ({tower.width})."
+    if seen.channels not in (None, family.channels):
+        kind = "another kind of model"
+        if isinstance(seen.channels, int):
+            kind = _OTHER_INPUTS.get(seen.channels, kind)
+        return (
+            f"this is {kind}: its UNet takes {shown(seen.channels)} channels, {needs} "
+            f"({family.channels}). {_PLAIN}."
         )
-    if text.get("hidden_act", "quick_gelu") != "gelu":
-        raise WrongModel(
-            f"{where}: its text encoder is no OpenCLIP one, as Stable Diffusion 2 has it: its "
-            f"activation is {_shown(text.get('hidden_act', 'quick_gelu'))}, not gelu."
+    if seen.extra_conditions:
+        return f"its UNet takes extra conditions, as unCLIP's does; {needs}. {_PLAIN}."
+    return _why_not_its_text(seen, family, tower)
+
+
+def _why_not_its_text(seen: Seen, family: Family, tower: TextTower) -> str | None:
+    if None not in (seen.text_width, seen.context_width) and seen.text_width != seen.context_width:
+        return (
+            f"its text encoder is {shown(seen.text_width)} wide and its UNet expects "
+            f"{shown(seen.context_width)}: these parts are of two models. Take both from one "
+            f"{family.name} checkpoint."
         )
-    layers = text.get("num_hidden_layers")
-    if width == 1024 and layers == OPENCLIP_H_LAYERS:
-        raise WrongModel(
-            f"{where}: its text encoder has {layers} layers and would use the last one, but Stable "
-            "Diffusion 2 uses the one before: set num_hidden_layers to 23 in "
-            "text_encoder/config.json."
+    if seen.activation not in (None, tower.activation):
+        return (
+            f"its text encoder is not the OpenCLIP one of {family.name}: its activation is "
+            f"{shown(seen.activation)}, not {tower.activation}."
         )
-    vocabulary = text.get("vocab_size")
-    if vocabulary != VOCABULARY:
-        raise WrongModel(
-            f"{where}: its text encoder has {_shown(vocabulary)} tokens, Stable Diffusion 2 has "
+    if seen.vocabulary not in (None, VOCABULARY):
+        return (
+            f"its text encoder has {shown(seen.vocabulary)} tokens, {family.name} has "
             f"{VOCABULARY}. {ADDED_TOKENS}."
         )
-    if not _is_count(layers):
-        raise WrongModel(
-            f"{where}: num_hidden_layers in text_encoder/config.json is {_shown(layers)}; a number "
-            f"from 1 to {_MOST_LAYERS} is needed."
-        )
+    return None
 
 
-def check_counts(folder: Path, *configs: dict[str, Any]) -> None:
-    """Raise WrongModel for counts of layers and blocks that no such model has.
-
-    The libraries would go on building such a model for hours.
-    """
-    for config in configs:
-        for name in _COUNTS:
-            value = config.get(name, 1)
-            counts = value if isinstance(value, list) else [value]
-            flat = [n for count in counts for n in (count if isinstance(count, list) else [count])]
-            if len(flat) > _MOST_LAYERS or not all(_is_count(count) for count in flat):
-                raise WrongModel(f"{folder}: {name} in its configs is {_shown(value)}.")
-        for name in _LISTS:
-            if isinstance(config.get(name), list) and len(config[name]) > _MOST_LAYERS:
-                raise WrongModel(f"{folder}: {name} in its configs has {len(config[name])} items.")
-
-
-def latent_size(stated: Any, prediction: Prediction) -> tuple[int, int]:
-    """Height and width of latents from a UNet's `sample_size`: a number, a pair, or nothing said.
-
-    SD2 predicts v where it draws 768 pixels. Raises WrongModel for anything else.
-    """
-    if stated is None:
-        stated = 96 if prediction == "v" else 64
-    edges = list(stated) if isinstance(stated, (list, tuple)) else [stated, stated]
-    if len(edges) != 2 or not all(_is_whole(edge, _LARGEST_EDGE) for edge in edges):
-        raise WrongModel(
-            f"The UNet's sample_size is {_shown(stated)}; a number from 1 to {_LARGEST_EDGE} or a "
-            "pair of them is needed. Set it in unet/config.json: 64 for SD2-base, 96 for SD2."
-        )
-    return edges[0], edges[1]
-
-
-def scaling_factor(stated: Any) -> float:
-    """What a VAE's latents are multiplied by; raises WrongModel unless it is a positive number."""
-    is_number = isinstance(stated, (int, float)) and not isinstance(stated, bool)
-    if not is_number or not 0 < stated < math.inf:
-        raise WrongModel(
-            f"The VAE's scaling_factor is {_shown(stated)}; a positive number is needed. Set it in "
-            "vae/config.json: 0.18215 for Stable Diffusion 2."
-        )
-    return float(stated)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_whole(value, _MOST_LAYERS)
-
-
-def _is_whole(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value from a config, cut short for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

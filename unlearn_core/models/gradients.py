@@ -19,13 +19,74 @@ STEP_SIZES = (1e-2, 1e-3)
 
 BLOCKS = ("ResBlock", "SpatialTransformer", "ResnetBlock2D", "Transformer2DModel")
 """Names of the classes, in latent diffusion's code and what hosts made of it, and in diffusers'."""
+_NORMS = ("norm1", "norm2", "norm3")
 Computing = Callable[[], AbstractContextManager[Any]]
 """How a host computes: its autocast."""
 
 
 @contextmanager
-def recomputed(unet: nn.Module, computing: Computing = nullcontext) -> Iterator[None]:
-    """Inside, each block keeps its inputs only.
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient inside; each flag is put back after.
+
+    Kept by name, for `make_plain` puts other tensors in the place of parameters.
+    """
+    wanting = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    for name in wanting:
+        module.get_parameter(name).requires_grad_(False)
+    try:
+        yield
+    finally:
+        for name in wanting:
+            parameter = module.get_parameter(name)
+            with torch.inference_mode(parameter.is_inference()):  # its flag is fixed outside
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def residuals_kept(unet: nn.Module) -> Iterator[None]:
+    """Let autograd through blocks that add to their input in place (`x += n`).
+
+    A LayerNorm remembers its input for the way back, and the next line overwrites it: inside, each
+    of them gets a copy.
+    """
+    hooks = [
+        norm.register_forward_pre_hook(_copy_input)
+        for part in unet.modules()
+        if type(part).__name__ == "BasicTransformerBlock"
+        for norm in (getattr(part, name, None) for name in _NORMS)
+        if isinstance(norm, nn.Module)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def make_plain(module: nn.Module) -> None:
+    """Put plain tensors of the same values in the place of inference tensors, one at a time.
+
+    Autograd refuses to remember inference tensors, which is what a model loaded under
+    `torch.inference_mode` is made of.
+    """
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None and weight.is_inference():
+                part._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        for name, value in part._buffers.items():
+            if value is not None and value.is_inference():
+                part._buffers[name] = value.detach().clone()
+
+
+def _copy_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    first, *rest = inputs
+    return (first.clone() if torch.is_grad_enabled() else first, *rest)
+
+
+@contextmanager
+def checkpointed(unet: nn.Module, computing: Computing = nullcontext) -> Iterator[None]:
+    """Gradient checkpointing: each block keeps its inputs only (Chen et al. 2016, 1604.06174).
 
     The second time blocks run outside of the host's call, so `computing` is entered for each.
     diffusers' own switch for this is not used: in older versions it needs the UNet in training
@@ -34,7 +95,7 @@ def recomputed(unet: nn.Module, computing: Computing = nullcontext) -> Iterator[
     blocks: list[Any] = [part for part in unet.modules() if type(part).__name__ in BLOCKS]
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = _checkpointed(block.forward, computing)
+        block.forward = _checkpointed(block, block.forward, computing)
     try:
         yield
     finally:
@@ -44,9 +105,9 @@ def recomputed(unet: nn.Module, computing: Computing = nullcontext) -> Iterator[
                 block.forward = own
 
 
-def _checkpointed(forward: Any, computing: Computing) -> Any:
+def _checkpointed(block: nn.Module, forward: Any, computing: Computing) -> Any:
     def computed(*args: Any, **kwargs: Any) -> Any:
-        with computing():
+        with computing(), frozen(block):
             return forward(*args, **kwargs)
 
     def again(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +117,7 @@ def _checkpointed(forward: Any, computing: Computing) -> Any:
     return again
 
 
-class HalfGradient:
+class LossScaling:
     """Carries one gradient from a prediction back to the text inside float16's range.
 
     At the output it is multiplied with the power of two that makes its greatest element about 1,

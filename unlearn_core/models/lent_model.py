@@ -1,8 +1,8 @@
-"""What a host lends to the engine: its model, and its progress bar."""
+"""What a host lends to the engine: its model."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,18 +10,18 @@ from torch import Tensor
 from ..progress import RunMonitor, stop_if_asked
 from ..text.text_encoder import TextEncoder
 from .devices import text_products_dtype
+from .families import SD2, Family, Prediction, Seen, recognise
 from .unet_sizes import UnetSizes
-
-Prediction = Literal["epsilon", "v"]
 
 
 class LentModel(Protocol):
-    """A Stable Diffusion v2 model as the host has it loaded.
+    """A Stable Diffusion model as the host has it loaded.
 
     The UNet and the VAE are frozen, so a call is enough and nothing is copied; the text encoder is
     lent as its weights, because each host holds another class of it.
     """
 
+    family: Family = SD2
     device: torch.device
     compute_dtype: torch.dtype
     """Dtype of UNet activations; for the text encoder see devices.text_products_dtype."""
@@ -107,6 +107,10 @@ class Stoppable(LentModel):
 
 
 def build_encoder(model: LentModel) -> TextEncoder:
-    """A private copy of the lent model's text encoder, on the model's device."""
+    """A private copy of the lent model's text encoder, on its device; raises WrongModel."""
+    weights = model.text_encoder_weights()
+    table = weights.get("text_model.embeddings.token_embedding.weight")
+    if table is not None:
+        recognise(Seen(vocabulary=table.shape[0], text_width=table.shape[1]))
     products = text_products_dtype(model.device)
-    return TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device, products)
+    return TextEncoder(weights, model.last_used_layer, model.device, products)

@@ -197,16 +197,11 @@ def _sizes(weights: dict[str, Tensor], last_used_layer: int) -> dict[str, int]:
         raise WrongModel("The text encoder is not a CLIP text model: its weights are missing.")
     vocabulary, width = table.shape
     count = len({key.split(".")[3] for key in weights if key.startswith("text_model.encoder.")})
-    if (width, count) == (768, 12):
-        raise WrongModel(
-            "This is Stable Diffusion 1.x: its text width is 768 with 12 layers; this engine "
-            "needs Stable Diffusion 2.x (1024 with 23 or 24)."
-        )
     if vocabulary != VOCABULARY or positions.shape[0] != CHUNK or width % HEAD_WIDTH:
         raise WrongModel(
             f"The text encoder has {vocabulary} tokens, {positions.shape[0]} positions and width "
-            f"{width}; Stable Diffusion 2.x has {VOCABULARY}, {CHUNK} and 1024."
-            + (f" {ADDED_TOKENS}." if vocabulary > VOCABULARY else "")
+            f"{width}; one that can be used has {VOCABULARY}, {CHUNK} and a multiple of "
+            f"{HEAD_WIDTH}." + (f" {ADDED_TOKENS}." if vocabulary > VOCABULARY else "")
         )
     if not 0 <= last_used_layer < count:
         raise WrongModel(

@@ -31,7 +31,7 @@ SURE = 3.0
 """Standard errors by which one word must be better than another to be called clearly better."""
 LEAST_GAIN = 0.02
 """What a word must explain that is not clearly better than others. The demo model's words explain
-3 % and more of what it knows, about 1 % of what it never saw (`python -m bench.found_words`).
+3 % and more of what it knows, about 1 % of what it never saw (`python -m bench trial found_words`).
 """
 DOUBT_COPIES = 8
 """Noised copies of each picture on which a given name is compared with no name."""

@@ -17,12 +17,18 @@ from torch import Tensor
 
 from unlearn_core.errors import WrongModel
 from unlearn_core.loaders.model_files import TEXT_PREFIX
-from unlearn_core.lora.keys import LAST_LAYER
-from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.adapter import alphas_of
+from unlearn_core.models.families import (
+    SD1_WIDTH,
+    SD2,
+    Prediction,
+    Seen,
+    prediction_named,
+    recognise,
+)
+from unlearn_core.models.gradients import make_plain, residuals_kept
 
-from .model_check import check_unet, refuse_other_family
-from .unet_care import frozen, make_plain, residuals_kept
-from .webui_model import WebuiModel, native_size
+from .webui_model import WebuiModel, check_unet
 
 _MEMORY = ("backend.memory_management", "ldm_patched.modules.model_management")
 _POSITIONS = f"{TEXT_PREFIX}embeddings.position_embedding.weight"
@@ -43,21 +49,20 @@ class ForgeModel(WebuiModel):
         self.unet = self._core.diffusion_model
         self._text = _text_encoder(self._objects.clip)
         weights = self._text.state_dict()
-        check_unet(self.unet, int(weights[_POSITIONS].shape[1]))
+        self.family = check_unet(self.unet, int(weights[_POSITIONS].shape[1]))
         predictor = _predictor(self._core)
         self.prediction = _prediction(predictor)
-        sigmas = predictor.sigmas.detach().to("cpu", torch.float32, copy=True)
-        self.alphas_cumprod = 1 / (1 + sigmas**2)
+        self.alphas_cumprod = alphas_of(predictor.sigmas)
         self.device = torch.device(self._patcher.load_device)
         self.compute_dtype = _compute_dtype(self._core)
-        self._read_sizes()
+        self._read_ldm_sizes()
         config = getattr(self._core, "config", None) or getattr(self._core, "model_config", None)
         stated = getattr(config, "unet_config", {}).get("image_size")
-        self.native_size = native_size(stated, self.prediction)
+        self.native_size = self.family.native_size(stated, self.prediction)
         self.last_used_layer = _last_used_layer(model, weights)
         self._ready = False
         skip = clip_skip()
-        if skip > 1 and self.last_used_layer < LAST_LAYER:
+        if skip > 1 and self.last_used_layer < SD2.last_layer:
             self.notes = (
                 f"Trained at Clip skip {skip} (layer {self.last_used_layer}): the LoRA is valid "
                 "only with it.",
@@ -83,8 +88,8 @@ class ForgeModel(WebuiModel):
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """See WebuiModel; the host loads under inference mode and adds in place."""
-        with frozen(self.unet), residuals_kept(self.unet):
+        """See WebuiModel; the host's blocks add to their input in place."""
+        with residuals_kept(self.unet):
             yield
 
     def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
@@ -153,14 +158,12 @@ def _text_encoder(clip: Any) -> Any:
     stage = clip.cond_stage_model
     towers = [name for name in ("clip_l", "clip_g", "clip_h", "t5xxl") if hasattr(stage, name)]
     if len(towers) > 1:
-        refuse_other_family(0, 0, towers=len(towers))
+        recognise(Seen(text_encoders=len(towers)))
     if towers == ["clip_l"]:
-        refuse_other_family(768, 12, towers=1)
+        recognise(Seen(text_width=SD1_WIDTH))
     if towers != ["clip_h"]:
-        raise WrongModel(
-            f"The text encoder is {', '.join(towers) or type(stage).__name__}, not the OpenCLIP "
-            "text encoder of Stable Diffusion 2. Load a Stable Diffusion 2 checkpoint."
-        )
+        found = ", ".join(towers) or type(stage).__name__
+        recognise(Seen(architecture=f"a model with the text encoder {found}"))
     return stage.clip_h.transformer
 
 
@@ -176,10 +179,7 @@ def _prediction(predictor: Any) -> Prediction:
         return "v"
     if stated == "epsilon" or (stated is None and "EPS" in bases):
         return "epsilon"
-    raise WrongModel(
-        f"The UNet predicts {stated or type(predictor).__name__}; Stable Diffusion 2 predicts "
-        "epsilon or v_prediction."
-    )
+    return prediction_named(stated or type(predictor).__name__)
 
 
 def _compute_dtype(core: Any) -> torch.dtype:
@@ -196,7 +196,7 @@ def _last_used_layer(model: Any, weights: dict[str, Tensor]) -> int:
     minimal = getattr(engine, "minimal_clip_skip", None)
     skipped = 2 if minimal is None else max(int(minimal), clip_skip())  # Classic ignores Clip skip
     layer = count - skipped
-    if not 0 <= layer <= LAST_LAYER:
+    if not 0 <= layer <= SD2.last_layer:
         raise WrongModel(
             f"Clip skip {clip_skip()} leaves layer {layer} of {count} in use, for which no LoRA "
             "can be made. Set Clip skip to 1."

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,15 +10,10 @@ from modules import devices, sd_unet, shared
 from torch import Tensor
 
 from unlearn_core.errors import WrongModel
-from unlearn_core.lora.keys import LAST_LAYER
-from unlearn_core.models.lent_model import Prediction
+from unlearn_core.models.families import SD2, Seen, prediction_named, recognise
 
-from .model_check import check_unet, refuse_other_family
 from .open_clip_names import count_layers, hugging_face_weights
-from .unet_care import frozen
-from .webui_model import WebuiModel, native_size
-
-_PREDICTIONS: dict[str, Prediction] = {"eps": "epsilon", "v": "v"}
+from .webui_model import WebuiModel, check_unet
 
 
 class LdmModel(WebuiModel):
@@ -31,14 +25,15 @@ class LdmModel(WebuiModel):
         self.host_model, self._tower = model, _text_tower(model)
         self._width = int(self._tower.positional_embedding.shape[1])
         self.unet = model.model.diffusion_model
-        check_unet(self.unet, self._width)
+        self.family = check_unet(self.unet, self._width)
         self.last_used_layer = _last_used_layer(model.cond_stage_model.wrapped, self._tower)
-        self.prediction = _prediction(model)
+        self.prediction = prediction_named(model.parameterization)
         self.device = torch.device(devices.device)
         self.compute_dtype = devices.dtype_unet
-        self._read_sizes()
+        self._read_ldm_sizes()
         self.alphas_cumprod = model.alphas_cumprod.detach().to("cpu", torch.float32, copy=True)
-        self.native_size = native_size(getattr(model, "image_size", None), self.prediction)
+        stated = getattr(model, "image_size", None)
+        self.native_size = self.family.native_size(stated, self.prediction)
         if getattr(model, "lowvram", False):
             self.notes = ("The WebUI runs with --medvram: this works, and takes longer.",)
 
@@ -54,12 +49,6 @@ class LdmModel(WebuiModel):
         latents = torch.zeros(1, 4, 8, 8, device=self.device)
         text = torch.zeros(1, 77, self._width, device=self.device)
         self._run_unet(latents, torch.zeros(1, dtype=torch.int64, device=self.device), text)
-
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """See WebuiModel; the host leaves requires_grad on."""
-        with frozen(self.host_model.model):
-            yield
 
     def _computing(self) -> AbstractContextManager[Any]:
         computing: AbstractContextManager[Any] = devices.autocast()
@@ -110,41 +99,27 @@ def _refuse_options() -> None:
 def _text_tower(model: Any) -> Any:
     """The open_clip model inside; raises WrongModel for any other text encoder."""
     if hasattr(model, "conditioner"):
-        refuse_other_family(0, 0, towers=2)
+        recognise(Seen(text_encoders=2))
     wrapped = getattr(model.cond_stage_model, "wrapped", model.cond_stage_model)
     transformer = getattr(wrapped, "transformer", None)
     config = getattr(transformer, "config", None)
     if config is not None:
-        refuse_other_family(int(config.hidden_size), int(config.num_hidden_layers), towers=1)
+        recognise(Seen(text_width=int(config.hidden_size)))
     tower = getattr(wrapped, "model", None)
     if getattr(tower, "positional_embedding", None) is None:
-        raise WrongModel(
-            f"The text encoder is {type(wrapped).__name__}, not the OpenCLIP text encoder of "
-            "Stable Diffusion 2. Load a Stable Diffusion 2 checkpoint."
-        )
+        recognise(Seen(architecture=f"a model with the text encoder {type(wrapped).__name__}"))
     if model.model.conditioning_key != "crossattn":
-        raise WrongModel(
-            f"The UNet's conditioning is {model.model.conditioning_key!r}: this is an inpainting, "
-            "depth or unCLIP model. Load the plain text-to-image checkpoint."
-        )
+        kind = f"an inpainting, depth or unCLIP model ({model.model.conditioning_key!r})"
+        recognise(Seen(architecture=kind))
     return tower
 
 
 def _last_used_layer(embedder: Any, tower: Any) -> int:
     """SD2 stops one layer early; the host ignores clip skip here."""
     layer = count_layers(tower.state_dict()) - 1 - int(embedder.layer_idx)
-    if layer > LAST_LAYER:
+    if layer > SD2.last_layer:
         raise WrongModel(
-            f"This checkpoint uses layer {layer} of its text encoder, which Stable Diffusion 2 "
-            "never does and no LoRA file can name."
+            f"This checkpoint uses layer {layer} of its text encoder, which {SD2.name} never does "
+            "and no LoRA file can name."
         )
     return layer
-
-
-def _prediction(model: Any) -> Prediction:
-    found = _PREDICTIONS.get(model.parameterization)
-    if found is None:
-        raise WrongModel(
-            f"The UNet predicts {model.parameterization!r}; Stable Diffusion 2 predicts eps or v."
-        )
-    return found

@@ -1,0 +1,1 @@
+"""Our presets and how any method is found by its name."""

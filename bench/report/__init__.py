@@ -1,0 +1,1 @@
+"""Rows to tables, plots and contact sheets."""

@@ -1,0 +1,60 @@
+"""Numbers in a diffusers model's configs: the ones that are taken, and lines for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_core.errors import WrongModel
+from unlearn_core.loaders.model_configs import check_counts, latent_size, scaling_factor
+from unlearn_core.models.families import Prediction
+
+
+@pytest.mark.parametrize(
+    ("stated", "prediction", "size"),
+    [
+        (64, "epsilon", (64, 64)),
+        (8, "v", (8, 8)),
+        (None, "epsilon", (64, 64)),
+        (None, "v", (96, 96)),
+        ([64, 96], "epsilon", (64, 96)),
+        ((96, 64), "v", (96, 64)),
+    ],
+)
+def test_latents_have_the_size_that_is_said_or_the_usual_one(
+    stated: Any, prediction: Prediction, size: tuple[int, int]
+) -> None:
+    assert latent_size(stated, prediction) == size
+
+
+@pytest.mark.parametrize("stated", [0, -1, 10**12, 1.5, "64", True, [], [64], [64, None], {"a": 1}])
+def test_another_sample_size_is_one_line(stated: Any) -> None:
+    with pytest.raises(WrongModel, match=r"sample_size is .*unet/config\.json"):
+        latent_size(stated, "v")
+
+
+def test_a_scaling_factor_is_a_positive_number() -> None:
+    assert scaling_factor(0.18215) == 0.18215
+    assert scaling_factor(1) == 1.0
+    for stated in (None, 0, -0.1, float("nan"), float("inf"), "0.18215", True, [0.1]):
+        with pytest.raises(WrongModel, match="scaling_factor is"):
+            scaling_factor(stated)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layers_per_block": 10**9},
+        {"layers_per_block": None},
+        {"num_hidden_layers": 2.0},
+        {"transformer_layers_per_block": [[10**9]]},
+        {"transformer_layers_per_block": [1] * 1000},
+        {"block_out_channels": [32] * 100_000},
+    ],
+)
+def test_models_that_would_take_for_ever_to_build_are_refused(config: dict[str, Any]) -> None:
+    check_counts(Path("m"), {"layers_per_block": 2, "transformer_layers_per_block": [[1, 2], 1]})
+    with pytest.raises(WrongModel, match=next(iter(config))):
+        check_counts(Path("m"), config)
