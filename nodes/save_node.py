@@ -82,7 +82,7 @@ class SaveUnlearningLora(io.ComfyNode):
             raise BadSettings(
                 "save_embedding is on, but no vectors were learned: wire pictures into Forget "
                 "Concept and choose a preset that learns from them "
-                f"({presets_where(lambda settings: settings.learns_vectors)})."
+                f"({presets_where(learns_vectors=True)})."
             )
         root = output_folder("loras")
         wanted = root / relative_name(filename, result.concept.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,15 +151,10 @@ class UnlearnSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> UnlearnSettings:
-        """The inverse of `as_dict`; raises BadSettings for an unknown name.
-
-        What an older version saved may hold REMOVED settings: they are left out, with a warning.
-        """
+        """The inverse of `as_dict`; warns of REMOVED settings, raises BadSettings for unknown."""
         if line := removed_in_words(values):
             logger.warning(line)
-        values = {name: value for name, value in values.items() if name not in REMOVED}
-        _check_names(values)
-        return cls(**values)
+        return cls().replace(**{k: v for k, v in values.items() if k not in REMOVED})
 
 
 def _check_type(name: str, value: object, default: object) -> None:
@@ -244,7 +239,11 @@ def preset(name: str, **changes: Any) -> UnlearnSettings:
     return PRESETS[name].replace(**changes)
 
 
-def presets_where(holds: Callable[[UnlearnSettings], bool]) -> str:
-    """The presets for whose settings this holds, as a sentence names them: quick or robust."""
-    *names, last = [name for name, settings in PRESETS.items() if holds(settings)]
+def presets_where(**said: bool) -> str:
+    """The presets that say this of themselves (needs_unet=False), as a sentence names them."""
+    *names, last = [
+        name
+        for name, settings in PRESETS.items()
+        if all(getattr(settings, what) == value for what, value in said.items())
+    ]
     return f"{', '.join(names)} or {last}" if names else last

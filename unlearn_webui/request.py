@@ -114,7 +114,7 @@ class ForgetRequest:
         if self.save_embedding and not learns:
             raise BadSettings(
                 "The embedding holds what is learned from pictures: give some, and choose a preset "
-                f"that learns from them ({presets_where(lambda chosen: chosen.learns_vectors)})."
+                f"that learns from them ({presets_where(learns_vectors=True)})."
             )
 
     @property

@@ -228,7 +228,7 @@ def test_the_help_page_of_the_settings_lists_what_a_preset_changes(preset: str) 
 
 
 def test_the_preset_that_a_tooltip_names_is_the_one_that_needs_no_unet() -> None:
-    named = presets_where(lambda settings: not settings.needs_unet)
+    named = presets_where(needs_unet=False)
     assert f"The preset {named} can do without." in str(NODES["UnlearnForget"].inputs["model"])
 
 

@@ -127,7 +127,7 @@ def forget(
         if not (concept.images and settings.learns_vectors):
             raise BadSettings(
                 "--embedding saves what is learned from pictures: give --images, and a preset "
-                f"that learns from them ({presets_where(lambda preset: preset.learns_vectors)})."
+                f"that learns from them ({presets_where(learns_vectors=True)})."
             )
     files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
     check_apart(files, inputs, session.place, [report] if report else [])

@@ -213,7 +213,7 @@ def _check(concepts: Sequence[Concept], settings: UnlearnSettings) -> None:
     if settings.forget_weight == 0:
         raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
     if settings.needs_pictures and not all(concept.images for concept in concepts):
-        without = presets_where(lambda preset: not preset.needs_pictures)
+        without = presets_where(needs_pictures=False)
         raise BadConcept(
             "These settings raise the denoising loss of pictures, so they need pictures of the "
             f"concept; give 4 or 5, or choose the preset {without}."
