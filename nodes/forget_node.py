@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.errors import BadConcept
-from ..unlearn_core.lora.weights import apply_lora
-from ..unlearn_core.measuring.headline import run_lines
+from ..unlearn_core.measuring.drawing import draw_after
+from ..unlearn_core.measuring.report import run_lines
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,
@@ -22,8 +21,6 @@ from ..unlearn_core.settings import (
     bounds_of,
     help_of,
 )
-from ..unlearn_core.text.text_encoder import TextEncoder
-from ..unlearn_core.training.preview import draw_concept
 from ..unlearn_core.unlearn import UnlearnResult, unlearn
 from .comfy_clip import active_layer, has_loras, with_lora
 from .comfy_model import ComfyModel
@@ -141,19 +138,15 @@ class ForgetConcept(io.ComfyNode):
             monitor = ComfyMonitor(cls.hidden.unique_id, seen)
             result = unlearn(lent, asked, chosen, monitor, concept.learned)
             result.check_moved()
-            after = _draw_after(lent, result) if lent.draws else None
+            after = None
+            if lent.draws:
+                after = draw_after(lent, result.lora, result.concept, chosen.seed)
         forgetful = with_lora(clip, result.lora, 1.0)
         lines = [*_report(clip, result, ignore_other_loras)]
         report = "\n".join([*lines, f"took {time.monotonic() - started:.0f} s"])
         monitor.say(report)
         wire = UnlearnedLora(result, after, report)
         return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))
-
-
-def _draw_after(lent: ComfyModel, result: UnlearnResult) -> Tensor:
-    weights = apply_lora(lent.text_encoder_weights(), result.lora)
-    encoder = TextEncoder(weights, lent.last_used_layer, lent.device)
-    return draw_concept(lent, encoder, result.concept, result.settings.seed) * 2 - 1
 
 
 def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.files.pictures import to_tensor
-from ..unlearn_core.measuring.headline import words_line
+from ..unlearn_core.measuring.report import words_line
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS, loss_curve
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
 from ..unlearn_core.unlearn import find_name, learn_vectors

@@ -8,11 +8,10 @@ from comfy_api.latest import io, ui
 
 from ..unlearn_core.files.pictures import to_tensor
 from ..unlearn_core.measuring.demo_judge import evaluation_judge
-from ..unlearn_core.measuring.evaluation import between, evaluate
-from ..unlearn_core.measuring.forgotten import Forgotten
-from ..unlearn_core.measuring.headline import main_numbers
+from ..unlearn_core.measuring.evaluation import evaluate, forgotten_by_nearness
+from ..unlearn_core.measuring.report import main_numbers
+from ..unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from ..unlearn_core.measuring.sheets import contact_sheet, strength_sheet
-from ..unlearn_core.models.lent_model import build_encoder
 from ..unlearn_core.settings import bounds_of
 from .comfy_clip import text_weights
 from .comfy_demo import is_demo
@@ -85,15 +84,14 @@ class MeasureForgetting(io.ComfyNode):
         """Draw and measure."""
         with training_allowed(clip_before, model):
             lent = ComfyModel(clip_before, model, vae)
-            before = lent.text_encoder_weights()
-            weights_at = between(before, text_weights(clip_after))
+            scaled = ScaledEncoder.between(lent, text_weights(clip_after))
             if unlearn_lora is not None:
-                forgotten = Forgotten.from_result(unlearn_lora.result)
+                forgotten = unlearn_lora.result.forgotten
             else:
-                forgotten = Forgotten.by_nearness(build_encoder(lent), concept.named, seed)
+                forgotten = forgotten_by_nearness(scaled.encoder, concept.named, seed)
             judge = evaluation_judge(forgotten.concept.kind) if is_demo(model) else None
             monitor = ComfyMonitor(cls.hidden.unique_id, shows_pictures=False)
-            evaluation = evaluate(lent, forgotten, weights_at, seed, monitor, judge)
+            evaluation = evaluate(lent, forgotten, scaled, seed, monitor, judge)
         sheet = as_image(to_tensor(contact_sheet(evaluation)))
         curve = as_image(to_tensor(strength_sheet(evaluation)))
         numbers = "\n".join(main_numbers(evaluation))

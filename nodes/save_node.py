@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from comfy_api.latest import io
 
 from ..unlearn_core.errors import BadConcept, BadSettings
-from ..unlearn_core.files.file_names import safe_file_name
+from ..unlearn_core.files.file_names import safe_file_name, unused_name
 from ..unlearn_core.files.output_files import make_folder, png_bytes
 from ..unlearn_core.files.tensor_file import write_whole
 from ..unlearn_core.lora.file import lora_bytes
@@ -124,15 +124,14 @@ def _safe_part(part: str, filename: str) -> str:
 
 def _place(wanted: Path, lora: LoraWeights) -> Path:
     """The first path that is free, its picture's too, or the one that holds this very LoRA."""
-    number = 1
-    while True:
-        stem = wanted.name if number == 1 else f"{wanted.name}-{number}"
+
+    def is_taken(stem: str) -> bool:
         path = wanted.with_name(f"{stem}.safetensors")
-        if path.is_file() and path.read_bytes() == lora_bytes(lora, stem):
-            return path
-        if not path.exists() and not path.with_suffix(".png").exists():
-            return path
-        number += 1
+        if path.is_file():
+            return path.read_bytes() != lora_bytes(lora, stem)
+        return path.exists() or path.with_suffix(".png").exists()
+
+    return wanted.with_name(f"{unused_name(wanted.name, is_taken)}.safetensors")
 
 
 def _save_vectors(unlearn_lora: UnlearnedLora) -> str:

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from unlearn_core.cli.concept_list import read_list
+from unlearn_core.cli.concepts import read_list
 from unlearn_core.cli.generate import read_prompts
 from unlearn_core.concept import Concept, as_typed
 from unlearn_core.errors import UnlearnError

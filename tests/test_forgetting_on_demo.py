@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.protocol.cells import World
-from unlearn_core.cli.generate import draw_prompts
+from unlearn_core.cli.drawing import DrawSettings, draw_prompts
 from unlearn_core.concept import Concept
 from unlearn_core.files.pictures import read_pictures
 from unlearn_core.loaders.demo_model import demo_folder
@@ -78,7 +78,8 @@ def world() -> World:
 
 
 def seen(forgetful: Forgetful, world: World, encoder: TextEncoder, prompt: str, wanted: str) -> int:
-    drawings = draw_prompts(forgetful.model, [prompt], encoder, count=PICTURES, steps=8)
+    settings = DrawSettings(count=PICTURES, steps=8)
+    drawings = draw_prompts(forgetful.model, [prompt], encoder, settings)
     pictures = torch.stack([drawing.pixels for drawing in drawings])
     return world.read(pictures).objects.count(wanted)
 

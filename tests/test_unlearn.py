@@ -26,7 +26,7 @@ from unlearn_core.forgetting import run as engine
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.keys import ATTENTION, text_module
 from unlearn_core.lora.weights import complete, round_to_half
-from unlearn_core.measuring.headline import run_lines
+from unlearn_core.measuring.report import run_lines
 from unlearn_core.models.families import Prediction
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset

@@ -12,8 +12,8 @@ from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
 from unlearn_core.forgetting import run as unlearn_run
 from unlearn_core.lora.file import lora_bytes
+from unlearn_core.lora.metadata import all_from_metadata
 from unlearn_core.lora.weights import apply_lora
-from unlearn_core.measuring.forgotten import all_from_metadata
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids

@@ -11,6 +11,7 @@ from .errors import BadConcept
 from .forgetting.memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .forgetting.part import Part
 from .forgetting.run import UnlearnRun
+from .lora.metadata import Forgotten
 from .lora.peft_package import require_peft
 from .lora.weights import LoraWeights
 from .models.lent_model import LentModel, Stoppable, build_encoder
@@ -72,6 +73,11 @@ class UnlearnResult:
     def names(self) -> tuple[str, ...]:
         """See Part."""
         return self.part.names
+
+    @property
+    def forgotten(self) -> Forgotten:
+        """See Part."""
+        return self.part.forgotten
 
     @property
     def learned(self) -> LearnedVectors | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import secrets
 import threading
 from collections.abc import Iterator
@@ -12,13 +11,12 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from unlearn_core.errors import Cancelled, TrainingFailed, UnlearnError, WrongModel
+from unlearn_core.files.output_files import png_bytes
 
-from .api_body import MOST_BODY, BadBody, parse
-from .api_schema import forget_body
+from .api_body import MOST_BODY, BadBody, forget_body, parse
 from .host.checkpoint import api_logins
 from .host.run import queued
 from .host.settings import default_preset
@@ -146,22 +144,17 @@ def _forget(request: ForgetRequest) -> dict[str, Any]:
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
+    sheet = outcome.sheet
     return {
         "name": outcome.name,
         "tag": outcome.tag,
         "recommended_strength": outcome.recommended_strength,
         "lines": outcome.lines,
         "numbers": outcome.numbers,
-        "contact_sheet": None if outcome.sheet is None else _base64_png(outcome.sheet),
+        "contact_sheet": None if sheet is None else base64.b64encode(png_bytes(sheet)).decode(),
         "embedding": outcome.embedding,
         "seconds": round(outcome.seconds, 1),
     }
-
-
-def _base64_png(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 async def _read_body(request: Request) -> bytearray:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unlearn_core.files.file_names import safe_file_name
+from unlearn_core.files.file_names import safe_file_name, unused_name
 from unlearn_core.files.output_files import make_folder, png_bytes
 from unlearn_core.files.tensor_file import write_whole
 from unlearn_core.lora.file import save_lora
+from unlearn_core.lora.metadata import hide_words
 from unlearn_core.lora.weights import LoraWeights
 from unlearn_core.text.embedding_file import free_embedding_name, save_embedding
 
-from .private import NEUTRAL_STEM, hide_words
-
+NEUTRAL_STEM = "unlearned"
 _ENDINGS = (".safetensors", ".json", ".png")
 
 
@@ -36,11 +36,12 @@ class LoraFiles:
         alone. In private mode the name is neutral.
         """
         wanted = NEUTRAL_STEM if private else f"forget-{safe_file_name(concept)}"
-        stem, number = wanted, 1
-        while stem.lower() in taken or any((folder / f"{stem}{end}").exists() for end in _ENDINGS):
-            number += 1
-            stem = f"{wanted}-{number}"
-        return cls(folder, stem)
+
+        def is_taken(stem: str) -> bool:
+            files = (folder / f"{stem}{ending}" for ending in _ENDINGS)
+            return stem.lower() in taken or any(file.exists() for file in files)
+
+        return cls(folder, unused_name(wanted, is_taken))
 
     @property
     def lora(self) -> Path:

@@ -90,7 +90,9 @@ class ForgetRequest:
         False, "A neutral file name; hashes instead of names; no picture beside the LoRA."
     )
     measure: bool = _said(
-        True, "Draw about 120 pictures before and after and compare them: minutes on a GPU."
+        True,
+        "Draw about 100 pictures, before, after and at other strengths, and compare them: minutes "
+        "on a GPU.",
     )
 
     def __post_init__(self) -> None:

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from PIL import Image
-from torch import Tensor
 
 from unlearn_core.concept import Nameless
 from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.files.output_files import check_writable
-from unlearn_core.lora.weights import apply_lora
-from unlearn_core.measuring.evaluation import Evaluation, evaluate, with_lora
-from unlearn_core.measuring.forgotten import Forgotten
-from unlearn_core.measuring.headline import main_numbers, run_lines
+from unlearn_core.measuring.drawing import draw_after
+from unlearn_core.measuring.evaluation import Evaluation, evaluate
+from unlearn_core.measuring.report import main_numbers, run_lines
+from unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
 from unlearn_core.models.lent_model import LentModel, Stoppable
 from unlearn_core.progress import (
@@ -29,8 +28,6 @@ from unlearn_core.progress import (
     Progress,
     stop_if_asked,
 )
-from unlearn_core.text.text_encoder import TextEncoder
-from unlearn_core.training.preview import draw_concept
 from unlearn_core.unlearn import UnlearnResult, unlearn
 
 from .host import files as host_files
@@ -125,7 +122,8 @@ def _finish(
     with memory_explained():
         if not request.private and result.concept.kind not in HIDDEN_KINDS:
             monitor.report(Progress(DRAWING_THE_CARD, 0, 1))
-            files.save_picture(_draw_after(Stoppable(lent, monitor), result))
+            model = Stoppable(lent, monitor)
+            files.save_picture(draw_after(model, result.lora, result.concept, result.settings.seed))
             monitor.report(Progress(DRAWING_THE_CARD, 1, 1))
         if not request.measure:
             return
@@ -152,16 +150,8 @@ def _save_card(
 
 
 def _measure(lent: LentModel, result: UnlearnResult, monitor: WebuiMonitor) -> Evaluation:
-    weights_at = with_lora(lent.text_encoder_weights(), result.lora)
-    forgotten = Forgotten.from_result(result)
-    return evaluate(lent, forgotten, weights_at, result.settings.seed, monitor)
-
-
-def _draw_after(lent: LentModel, result: UnlearnResult) -> Tensor:
-    """What the concept's prompt draws now, (3, h, w) float32 in [-1, 1]."""
-    weights = apply_lora(lent.text_encoder_weights(), result.lora)
-    encoder = TextEncoder(weights, lent.last_used_layer, lent.device)
-    return draw_concept(lent, encoder, result.concept, result.settings.seed) * 2 - 1
+    scaled = ScaledEncoder.with_lora(lent, result.lora)
+    return evaluate(lent, result.forgotten, scaled, result.settings.seed, monitor)
 
 
 def _lines(lent: WebuiModel, result: UnlearnResult) -> Iterator[str]:

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from unlearn_core import settings
 from unlearn_core.__main__ import main
-from unlearn_core.cli import commands, generate_command
+from unlearn_core.cli import commands, generate
+from unlearn_core.cli.concepts import with_pictures
 from unlearn_core.cli.parser import build_parser
 from unlearn_core.cli.terminal import ProgressBar
 from unlearn_core.concept import Concept, Nameless
@@ -30,7 +31,7 @@ from unlearn_core.files.pictures import read_pictures
 from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.lora.file import load_lora
-from unlearn_core.measuring import evaluation, strength_curve
+from unlearn_core.measuring import drawing, evaluation, strength_curve
 from unlearn_core.models import denoising
 from unlearn_core.progress import Progress, stop_if_asked
 from unlearn_core.settings import preset
@@ -70,8 +71,7 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
         (preview, "PREVIEW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
         (strength_curve, "STRENGTHS", (0.0, 1.0)),
-        (evaluation, "DRAW_STEPS", 1),
-        (strength_curve, "DRAW_STEPS", 1),
+        (drawing, "DRAW_STEPS", 1),
         (inversion, "TEST_PICTURES", 2),
         (inversion, "TEST_STEPS", 1),
         (inversion, "READ_TIMESTEPS", (500,)),
@@ -116,13 +116,12 @@ def test_pictures_that_the_preset_leaves_out_are_read_and_not_held(
     for number in range(3):
         Image.new("RGB", (1200, 1100), "red").save(tmp_path / f"{number}.png")
     (tmp_path / "a.heic").touch()
-    session = commands.Session(print, ProgressBar())
-    kept = commands.with_pictures(session, Concept("dog"), tmp_path, preset("balanced")).images
+    kept = with_pictures(Concept("dog"), tmp_path, preset("balanced"), print).images
     assert [picture.untyped_storage().nbytes() for picture in kept] == [4 * 3 * 1024**2] * 3
-    seen = commands.with_pictures(session, Concept("dog"), tmp_path, preset("quick")).images
+    seen = with_pictures(Concept("dog"), tmp_path, preset("quick"), print).images
     assert [picture.untyped_storage().nbytes() for picture in seen] == [4] * 3
     assert [picture.shape for picture in seen] == [picture.shape for picture in kept]
-    (found,) = commands.with_pictures(session, Nameless(), tmp_path, preset("quick")).images[:1]
+    (found,) = with_pictures(Nameless(), tmp_path, preset("quick"), print).images[:1]
     assert torch.equal(found, kept[0])
     assert f"note: 1 file was left out of {tmp_path}: a.heic; " in capsys.readouterr().out
 
@@ -623,8 +622,8 @@ def test_stopping_generate_says_how_many_pictures_there_are(
         path.write_bytes(content)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(generate_command, "write_whole", interrupted)
-    monkeypatch.setattr("unlearn_core.cli.generate.BATCH", 1)
+    monkeypatch.setattr(generate, "write_whole", interrupted)
+    monkeypatch.setattr("unlearn_core.cli.drawing.BATCH", 1)
     draw = ["generate", "--model", "demo", "--prompt", "a dog", "--steps", "1", "--count", "3"]
     assert main([*draw, "--out", str(tmp_path / "a")]) == 130
     assert "1 of 3 pictures are in" in capsys.readouterr().err

@@ -18,16 +18,16 @@ import torch
 
 from unlearn_core import settings
 from unlearn_core.__main__ import main
-from unlearn_core.cli import commands, forget_list
-from unlearn_core.cli.concept_list import Entry, read_list
-from unlearn_core.cli.forget_list import Order, Outcomes
+from unlearn_core.cli import commands, forget_list, workers
+from unlearn_core.cli.concepts import Entry, read_list
+from unlearn_core.cli.workers import Order, Outcomes
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, BadFile, Cancelled
 from unlearn_core.files import output_files
 from unlearn_core.files.output_files import png_bytes
 from unlearn_core.lora.file import load_lora
-from unlearn_core.measuring import evaluation, strength_curve
-from unlearn_core.measuring.forgotten import all_from_metadata
+from unlearn_core.lora.metadata import all_from_metadata
+from unlearn_core.measuring import drawing, evaluation, strength_curve
 from unlearn_core.progress import RunMonitor
 from unlearn_core.settings import UnlearnSettings, preset
 
@@ -41,14 +41,13 @@ def tiny_and_fast(monkeypatch: pytest.MonkeyPatch) -> tiny_model.TinyModel:
     """The tiny model stands for "demo", and `quick` is small."""
     model = tiny_model.TinyModel()
     monkeypatch.setattr(commands, "load_model", lambda *_: (model, "prediction: v"))
-    monkeypatch.setattr(forget_list, "evaluation_judge", lambda _: None)
+    monkeypatch.setattr(workers, "evaluation_judge", lambda _: None)
     monkeypatch.setitem(settings.PRESETS, "quick", settings.PRESETS["quick"].replace(**TINY))
     for module, name, value in (
         (evaluation, "SHEET_COLUMNS", 1),
-        (evaluation, "DRAW_STEPS", 1),
+        (drawing, "DRAW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
         (strength_curve, "STRENGTHS", (0.0, 1.0)),
-        (strength_curve, "DRAW_STEPS", 1),
     ):
         monkeypatch.setattr(module, name, value)
     return model
@@ -81,13 +80,13 @@ def loras(folder: Path) -> dict[str, bytes]:
 def forgotten_now(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The concepts that are forgotten from here on, as they begin."""
     begun: list[str] = []
-    honest = forget_list.unlearn
+    honest = workers.unlearn
 
     def noted(model: Any, concept: Concept, *rest: Any) -> Any:
         begun.append(concept.name)
         return honest(model, concept, *rest)
 
-    monkeypatch.setattr(forget_list, "unlearn", noted)
+    monkeypatch.setattr(workers, "unlearn", noted)
     return begun
 
 
@@ -216,7 +215,7 @@ tiny_model = importlib.util.module_from_spec(spec)
 sys.modules["tiny_model"] = tiny_model
 spec.loader.exec_module(tiny_model)
 from unlearn_core import settings
-from unlearn_core.cli import commands, forget_list
+from unlearn_core.cli import commands, forget_list, workers
 from unlearn_core.files import journal
 from unlearn_core.__main__ import main
 commands.load_model = lambda *_: (tiny_model.TinyModel(), "prediction: v")
@@ -234,14 +233,14 @@ def kept(*arguments):
 forget_list._keep = kept
 """
 INSIDE = """
-forget = forget_list.unlearn
+forget = workers.unlearn
 class Monitor:
     shows_pictures = False
     def should_stop(self): return False
     def report(self, progress): progress.step == 2 and die()
 def dying(model, concept, chosen, monitor):
     return forget(model, concept, chosen, Monitor() if concept.name == "cat" else monitor)
-forget_list.unlearn = dying
+workers.unlearn = dying
 """
 BEFORE_THE_LINE = """
 def append(path, record):
@@ -363,7 +362,7 @@ def test_a_failed_concept_stops_no_other_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_list(tmp_path, '{"concept": "dog", "stand_in": "zeppelin"}', *LINES[1:])
-    honest = forget_list.unlearn
+    honest = workers.unlearn
 
     def stumbling(model: Any, concept: Concept, *rest: Any) -> Any:
         if concept.name == "cat":
@@ -371,7 +370,7 @@ def test_a_failed_concept_stops_no_other_and_is_tried_again(
         return honest(model, concept, *rest)
 
     with monkeypatch.context() as stumble:
-        stumble.setattr(forget_list, "unlearn", stumbling)
+        stumble.setattr(workers, "unlearn", stumbling)
         assert run(tmp_path) == 1
     assert list(loras(tmp_path)) == [NAMES[0]]
     errors = [record.get("error", "") for record in journal(tmp_path)]
@@ -392,14 +391,14 @@ def test_stopping_says_how_far_it_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_list(tmp_path, *LINES)
-    honest = forget_list.unlearn
+    honest = workers.unlearn
 
     def stopped(model: Any, concept: Concept, *rest: Any) -> Any:
         if concept.name == "cat":
             raise Cancelled("stopped")
         return honest(model, concept, *rest)
 
-    monkeypatch.setattr(forget_list, "unlearn", stopped)
+    monkeypatch.setattr(workers, "unlearn", stopped)
     assert run(tmp_path) == 130
     assert "1 of 3 concepts are done; the same command goes on" in capsys.readouterr().err
     assert [record["concept"] for record in journal(tmp_path)] == ["dog"]
@@ -409,14 +408,14 @@ def test_two_commands_do_not_write_to_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_list(tmp_path, *LINES)
-    honest = forget_list.unlearn
+    honest = workers.unlearn
     seconds: list[int] = []
 
     def met(*args: Any) -> Any:
         seconds.append(run(tmp_path))
         return honest(*args)
 
-    monkeypatch.setattr(forget_list, "unlearn", met)
+    monkeypatch.setattr(workers, "unlearn", met)
     assert run(tmp_path) == 0
     assert seconds == [1, 1, 1]
     assert f"Another command is writing to {tmp_path / 'out'}" in capsys.readouterr().err
@@ -444,7 +443,7 @@ def test_a_worker_may_finish_in_any_order(
 
     def backwards(order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Outcomes:
         for entry in reversed(entries):
-            yield forget_list.forget_entry(tiny_and_fast, order, entry, monitor)  # type: ignore[arg-type]
+            yield workers.forget_entry(tiny_and_fast, order, entry, monitor)  # type: ignore[arg-type]
 
     session = commands.Session(lambda _: None, tiny_model.Recorder())
     path = write_list(tmp_path, *LINES)
@@ -494,7 +493,7 @@ def test_what_was_written_here_is_replaced_even_after_failures_and_stops(
             raise error
 
         with monkeypatch.context() as stumbling:
-            stumbling.setattr(forget_list, "unlearn", stumble)
+            stumbling.setattr(workers, "unlearn", stumble)
             assert run(tmp_path, "--seed", "1") == code
         assert loras(tmp_path) == before
     assert run(tmp_path, "--seed", "1") == 0
@@ -666,7 +665,7 @@ def test_together_one_lora_forgets_the_whole_list(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--together", "--ray"], "not shared on --ray"),
+        (["--together", "--ray"], "leave --ray and --report out"),
         (["--together", "--report", "report"], "measure --concept NAME"),
     ],
 )

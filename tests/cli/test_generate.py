@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlearn_core.cli import generate
+from unlearn_core.cli.drawing import Drawing, DrawSettings, draw_prompts, noise_index
 from unlearn_core.cli.generate import (
     ChosenLora,
-    Drawing,
-    draw_prompts,
     encoder_with_loras,
     load_embeddings,
     load_loras,
@@ -32,6 +30,7 @@ from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids, tokenize
 
 LONG = ", ".join(["cat"] * 50)  # 99 tokens: two chunks
+QUICK = DrawSettings(steps=1, guidance=1.0)
 
 
 class RecordingModel:
@@ -71,8 +70,8 @@ def drawn(
     encoder: TextEncoder, prompts: list[str], **options: Any
 ) -> dict[tuple[int, int], Tensor]:
     model: Any = RecordingModel()
-    options = {"steps": 1, "guidance": 1.0, **options}
-    pictures = draw_prompts(model, prompts, encoder, **options)
+    settings = DrawSettings(**{"steps": 1, "guidance": 1.0, **options})
+    pictures = draw_prompts(model, prompts, encoder, settings)
     return {(one.line, one.copy): one.pixels for one in pictures}
 
 
@@ -85,13 +84,17 @@ def test_noise_belongs_to_line_and_copy_and_to_nothing_else(encoder: TextEncoder
     assert len({pixels.numpy().tobytes() for pixels in many.values()}) == 12
     other_seed = drawn(encoder, ["a cat"], seed=8)
     assert not torch.equal(other_seed[0, 0], many[0, 0])
-    assert generate.noise_index(2, 1) == 2049
+    assert noise_index(2, 1) == 2049
 
 
 def test_the_noise_is_the_engines_paired_noise(encoder: TextEncoder) -> None:
     model: Any = RecordingModel()
-    list(draw_prompts(model, ["a cat", "a dog"], encoder, seed=3, steps=1, guidance=1.0))
-    expected = [paired_noise(3, generate.noise_index(line, 0), 32, 32) for line in (0, 1)]
+    list(
+        draw_prompts(
+            model, ["a cat", "a dog"], encoder, DrawSettings(seed=3, steps=1, guidance=1.0)
+        )
+    )
+    expected = [paired_noise(3, noise_index(line, 0), 32, 32) for line in (0, 1)]
     assert torch.equal(model.noise[0], torch.cat(expected))
 
 
@@ -101,7 +104,8 @@ def test_prompt_and_negative_get_the_same_number_of_chunks(encoder: TextEncoder)
     empty = encoder.encode(token_ids(""))[0]
     for prompt, negative in ((LONG, "a dog"), ("a dog", LONG)):
         model: Any = RecordingModel()
-        list(draw_prompts(model, [prompt], encoder, steps=1, guidance=5.0, negative=negative))
+        settings = DrawSettings(steps=1, guidance=5.0, negative=negative)
+        list(draw_prompts(model, [prompt], encoder, settings))
         against, text = model.text[0]
         assert text.shape == (154, encoder.width)
         spread = encoder.encode(long).flatten(0, 1)
@@ -113,22 +117,23 @@ def test_prompt_and_negative_get_the_same_number_of_chunks(encoder: TextEncoder)
 
 def test_without_guidance_a_long_negative_costs_nothing(encoder: TextEncoder) -> None:
     model: Any = RecordingModel()
-    list(draw_prompts(model, ["a dog"], encoder, steps=1, guidance=1.0, negative=LONG))
+    settings = DrawSettings(steps=1, guidance=1.0, negative=LONG)
+    list(draw_prompts(model, ["a dog"], encoder, settings))
     assert model.text[0].shape == (1, 77, encoder.width)
 
 
 def test_prompts_of_other_lengths_are_drawn_apart_but_all_of_them(encoder: TextEncoder) -> None:
     model: Any = RecordingModel()
     prompts = [LONG, "a dog", LONG, ""]
-    order = [d.line for d in draw_prompts(model, prompts, encoder, steps=1, guidance=1.0)]
+    order = [d.line for d in draw_prompts(model, prompts, encoder, QUICK)]
     assert order == [1, 3, 0, 2]
     assert [text.shape[1] for text in model.text] == [77, 154]
 
 
 def test_big_pictures_are_drawn_in_small_batches(encoder: TextEncoder) -> None:
     model: Any = RecordingModel()
-    draw = draw_prompts(model, ["a dog"], encoder, count=10, size=(768, 768), steps=1, guidance=1.0)
-    list(draw)
+    settings = DrawSettings(count=10, size=(768, 768), steps=1, guidance=1.0)
+    list(draw_prompts(model, ["a dog"], encoder, settings))
     assert [len(noise) for noise in model.noise] == [4, 4, 2]
 
 
@@ -136,7 +141,7 @@ def test_emphasis_is_read_as_bare_words(encoder: TextEncoder) -> None:
     texts = []
     for prompt in ("a photo of a dog", "a photo of a (dog:1.4)"):
         model: Any = RecordingModel()
-        list(draw_prompts(model, [prompt], encoder, steps=1, guidance=1.0))
+        list(draw_prompts(model, [prompt], encoder, QUICK))
         texts.append(model.text[0])
     assert torch.equal(*texts)
 
@@ -149,8 +154,7 @@ def test_embeddings_are_words_of_a_prompt(encoder: TextEncoder, tmp_path: Path) 
     texts = []
     for prompt in ("a dog and a cat", "a my-dog-1 and a my-cat-1"):
         model: Any = RecordingModel()
-        options: dict[str, Any] = {"steps": 1, "guidance": 1.0, "embeddings": embeddings}
-        list(draw_prompts(model, [prompt], encoder, **options))
+        list(draw_prompts(model, [prompt], encoder, QUICK, embeddings))
         texts.append(model.text[0])
     assert torch.allclose(*texts, atol=1e-5)
     with pytest.raises(BadSettings, match="Two embeddings"):
@@ -173,14 +177,15 @@ def test_embeddings_are_words_of_a_prompt(encoder: TextEncoder, tmp_path: Path) 
         ({"seed": 2**31}, "seed is"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_drawn(
-    encoder: TextEncoder, options: dict[str, Any], said: str
-) -> None:
-    model: Any = RecordingModel()
+def test_settings_that_cannot_be_drawn_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadSettings, match=said):
-        draw_prompts(model, ["a dog"], encoder, **options)
+        DrawSettings(**options)
+
+
+def test_no_prompts_are_refused_before_anything_is_drawn(encoder: TextEncoder) -> None:
+    model: Any = RecordingModel()
     with pytest.raises(BadSettings, match="0 prompts"):
-        draw_prompts(model, [], encoder)
+        draw_prompts(model, [], encoder, QUICK)
 
 
 def test_cancel_stops_at_the_next_step(encoder: TextEncoder) -> None:
@@ -196,8 +201,9 @@ def test_cancel_stops_at_the_next_step(encoder: TextEncoder) -> None:
 
     model: Any = RecordingModel()
     monitor = Stops()
+    settings = DrawSettings(steps=9, guidance=1.0)
     with pytest.raises(Cancelled):
-        list(draw_prompts(model, ["a dog"], encoder, steps=9, guidance=1.0, monitor=monitor))
+        list(draw_prompts(model, ["a dog"], encoder, settings, monitor=monitor))
     assert len(model.noise) == 2
 
 
@@ -212,12 +218,9 @@ def test_strength_0_draws_the_same_bits_and_strength_1_does_not(
 ) -> None:
     file = tmp_path / "a.safetensors"
     save_lora(one_layer_lora(), file)
+    prompts, settings = ["a photo of a dog"], DrawSettings(steps=2)
     pictures = [
-        next(
-            draw_prompts(
-                demo, ["a photo of a dog"], encoder_with_loras(demo, load_loras(loras)), steps=2
-            )
-        )
+        next(draw_prompts(demo, prompts, encoder_with_loras(demo, load_loras(loras)), settings))
         for loras in ([], [ChosenLora(file, 0.0)], [ChosenLora(file)])
     ]
     assert torch.equal(pictures[0].pixels, pictures[1].pixels)

@@ -97,6 +97,12 @@ def no_torch(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
+def test_the_terminal_is_there_before_torch(root: Path) -> None:
+    code = "import sys, unlearn_core.cli.terminal; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert ran.stdout == "False\n"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_while_torch_is_imported_ends_in_one_line(
     root: Path, no_torch: dict[str, str]

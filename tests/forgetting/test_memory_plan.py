@@ -19,7 +19,7 @@ from unlearn_core.forgetting.memory_plan import MemoryPlan, plan_memory, rows_th
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
-from unlearn_core.measuring.headline import run_lines
+from unlearn_core.measuring.report import run_lines
 from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor

@@ -1,29 +1,81 @@
-"""The text encoder's weights at each strength, from a LoRA or from two encoders."""
+"""Before and after from one text encoder."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tiny_model import TinyModel
 
-from unlearn_core.errors import WrongModel
-from unlearn_core.measuring.evaluation import between
+from unlearn_core.concept import Concept
+from unlearn_core.lora.keys import text_module
+from unlearn_core.lora.metadata import Forgotten
+from unlearn_core.lora.weights import LoraPair, LoraWeights, apply_lora
+from unlearn_core.measuring import drawing
+from unlearn_core.measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness
+from unlearn_core.measuring.scaled_encoder import ScaledEncoder
+from unlearn_core.models.lent_model import build_encoder
+from unlearn_core.models.sampling import draw_pictures, paired_noise
+from unlearn_core.progress import SilentMonitor
+from unlearn_core.text.text_encoder import TextEncoder
+from unlearn_core.training.losses import drift
+from unlearn_core.words.prompts import whole_prompts
 
-BEFORE = {"changed": torch.tensor([0.0, 2.0]), "same": torch.tensor([5.0]).half()}
-AFTER = {"changed": torch.tensor([1.0, 0.0]), "same": torch.tensor([5.0]).half()}
+DOG = Forgotten(Concept("dog", ("puppy",)), ("dog", "puppy"), "cat", ("fox", "wolf"))
+UP = torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
+LORA = LoraWeights({text_module(2, "fc1"): LoraPair(torch.ones(2, 64), UP, 2.0)})
 
 
-@pytest.mark.parametrize(
-    ("strength", "expected"), [(-1, [-1, 4]), (0, [0, 2]), (0.5, [0.5, 1]), (1, [1, 0])]
-)
-def test_strength_moves_along_the_line_through_two_encoders(
-    strength: float, expected: list[float]
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> TinyModel:
+    monkeypatch.setattr(drawing, "DRAW_STEPS", 1)
+    return TinyModel()
+
+
+def measured(model: TinyModel, judge: Judge | None = None) -> Evaluation:
+    scaled = ScaledEncoder.with_lora(model, LORA)
+    return evaluate(model, DOG, scaled, 3, SilentMonitor(), judge)
+
+
+def test_one_text_encoder_is_built_for_all_strengths(
+    model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = between(BEFORE, AFTER)(strength)
-    assert weights["changed"].tolist() == expected
-    assert weights["same"] is BEFORE["same"]
+    built, build = [], TextEncoder.__init__
+
+    def counted(self: TextEncoder, *arguments: object) -> None:
+        built.append(self)
+        build(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TextEncoder, "__init__", counted)
+    measured(model)
+    assert len(built) == 1
 
 
-@pytest.mark.parametrize("other", [{}, {**AFTER, "changed": torch.zeros(3)}])
-def test_encoders_of_two_models_are_refused(other: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(WrongModel, match="two different models"):
-        between(BEFORE, other)
+def test_pictures_and_drift_are_those_of_the_two_encoders(model: TinyModel) -> None:
+    evaluation = measured(model)
+    group = evaluation.groups[0]
+    before = build_encoder(model)
+    after = TextEncoder(apply_lora(model.text_encoder_weights(), LORA), 2, model.device)
+    ids = whole_prompts([group.prompt, ""]).token_ids
+    noise = torch.cat([paired_noise(3, i, 64, 64) for i in range(4)])
+    for encoder, pictures in ((before, group.before), (after, group.after)):
+        text = encoder.encode(ids)
+        assert draw_pictures(model, text[:1].expand(4, -1, -1), text[1:], noise, 1).equal(pictures)
+    empty = whole_prompts([""]).token_ids
+    moved = float(drift(after.encode(empty), before.encode(empty)))
+    assert evaluation.drift_of_empty == pytest.approx(moved, rel=1e-4)
+    assert moved > 0.001
+
+
+def test_a_judge_is_asked_only_about_what_it_can_name(model: TinyModel) -> None:
+    judge = Judge(frozenset({"dog"}), lambda pixels: ["dog"] * (len(pixels) - 4) + ["cat"] * 4)
+    groups = measured(model, judge).groups
+    assert [(g.word, g.judged, g.shown_after) for g in groups[:3]] == [
+        ("dog", 16, 0.75), ("puppy", 16, 0.75), ("fox", 0, None)
+    ]  # fmt: skip
+    assert len(groups[0].before) == 4
+
+
+def test_what_is_chosen_by_nearness_is_near(model: TinyModel) -> None:
+    said = forgotten_by_nearness(build_encoder(model), Concept("dog"), 0)
+    assert said.stand_in in said.kept
+    assert said.names == ("dog",)

@@ -18,7 +18,7 @@ import pytest
 
 import bench.__main__
 import install
-from unlearn_core.cli.concept_list import read_list
+from unlearn_core.cli.concepts import read_list
 from unlearn_core.cli.parser import build_parser
 from unlearn_core.settings import PRESETS
 from unlearn_webui.request import ForgetRequest

@@ -9,7 +9,6 @@ from unlearn_core.lora.file import load_lora
 from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_webui.outputs import LoraFiles, save_vectors
-from unlearn_webui.private import hide_words
 
 WORDS = ("grumpy cat", "tabby", "owl", "wolf")
 METADATA = {
@@ -81,22 +80,6 @@ def test_the_private_file_names_no_word(tmp_path: Path) -> None:
     assert read["unlearn_private"] == "True"
     assert len(json.loads(read["unlearn_names"])) == 2
     assert LoraFiles.unused(tmp_path, "dog", True, ()).stem == "unlearned-2"
-
-
-def test_the_same_word_has_one_hash_per_model_and_case_does_not_count() -> None:
-    hidden = hide_words(lora()).metadata
-    assert json.loads(hidden["unlearn_names"])[0] == hidden["unlearn_concept"]
-    other = LoraWeights({}, {**METADATA, "unlearn_base_model_hash": "xyz"})
-    assert hide_words(other).metadata["unlearn_concept"] != hidden["unlearn_concept"]
-    upper = LoraWeights({}, {**METADATA, "unlearn_concept": "Grumpy Cat"})
-    assert hide_words(upper).metadata["unlearn_concept"] == hidden["unlearn_concept"]
-
-
-def test_hiding_leaves_the_lora_itself_alone() -> None:
-    before = lora()
-    hidden = hide_words(before)
-    assert hidden.pairs == before.pairs
-    assert before.metadata == METADATA
 
 
 def test_an_embedding_is_not_named_like_a_word(tmp_path: Path) -> None:

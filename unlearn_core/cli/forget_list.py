@@ -1,81 +1,42 @@
-"""Forgetting a list of concepts one by one, each into its own LoRA; stopped, it goes on.
+"""Forgetting a list of concepts: each into its own LoRA, or all into one.
 
-The journal gets a concept's line first, its folder the LoRA last, and a concept is finished when
-both are there and agree. So whenever the process ends, what is not finished is done again, with the
-same bytes, and a file without a line is somebody else's.
+Each into its own: stopped, the same command goes on. The journal gets a concept's line first, its
+folder the LoRA last, and a concept is finished when both are there and agree. So whenever the
+process ends, what is not finished is done again, with the same bytes. A file without a line is
+somebody else's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ..errors import BadFile, Cancelled, TrainingFailed, UnlearnError
+from ..errors import BadFile, Cancelled, TrainingFailed
 from ..files.journal import Record, append_record, read_records, replace_records
 from ..files.output_files import (
     alone_in,
     check_apart,
     check_file,
     check_letters,
+    check_tensor_file,
     check_writable,
     make_folder,
 )
 from ..files.tensor_file import write_whole
-from ..loaders.diffusers_model import DiffusersModel
-from ..lora.file import lora_bytes
-from ..measuring.demo_judge import evaluation_judge
-from ..measuring.evaluation import evaluate, with_lora
-from ..measuring.forgotten import Forgotten
-from ..measuring.report import check_report_folder, report_files, report_paths
-from ..progress import RunMonitor
+from ..lora.file import save_lora
+from ..measuring.report import check_report_folder, report_paths
+from ..progress import stop_if_asked
 from ..settings import UnlearnSettings
-from ..unlearn import UnlearnResult, unlearn
+from ..unlearn import unlearn_together
 from .commands import DEMO, Session
-from .concept_list import Entry, pictures_of, read_list
-
-logger = logging.getLogger(__name__)
+from .concepts import Entry, pictures_of, read_list
+from .workers import Here, Order, Outcome, Worker
 
 JOURNAL = "forgotten.jsonl"
-
-
-@dataclass(frozen=True)
-class Order:
-    """How every concept of a list is forgotten."""
-
-    model: str
-    """"demo", or the absolute path of a folder or a file."""
-    prediction: Literal["auto", "epsilon", "v"]
-    preset: str
-    settings: UnlearnSettings
-    reports: bool
-
-    def fingerprint(self, entry: Entry) -> str:
-        """SHA-256 of all that decides what is trained; of the model its file's name."""
-        return entry.fingerprint(f"{Path(self.model).name} {self.prediction}", self.settings)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one concept."""
-
-    entry: Entry
-    record: Record
-    """Its line in the journal; `error` in it says that it failed."""
-    lora: bytes = b""
-    report: dict[str, bytes] = field(default_factory=dict)
-    """File name to content."""
-
-
-Outcomes = Generator[Outcome, None, None]
-Worker = Callable[[Order, Sequence[Entry], RunMonitor], Outcomes]
-"""Forgets entries in any order and hands each over as it is done."""
 
 
 def forget_list(
@@ -106,7 +67,26 @@ def forget_list(
     order = Order(model, session.prediction, preset, settings, report is not None)
     make_folder(out)
     with alone_in(out):
-        _forget_pending(session, order, entries, out, report, worker or _Here(session))
+        _forget_pending(session, order, entries, out, report, worker or Here(session))
+
+
+def forget_together(session: Session, path: Path, settings: UnlearnSettings, out: Path) -> None:
+    """Make a model forget every concept of a list in one run; write the one LoRA."""
+    check_tensor_file(out)
+    entries = read_list(path, settings, session.say)
+    check_apart([out], [path, *pictures_of(entries)], session.place)
+    concepts = [entry.read(settings) for entry in entries]
+    result = unlearn_together(session.load(), concepts, settings, session.monitor)
+    result.check_moved()
+    stop_if_asked(session.monitor)
+    make_folder(out.parent)
+    save_lora(result.lora, out)
+    for part in result.parts:
+        names = ", ".join(part.names)
+        session.say(f"forgotten: {names}; {part.stand_in.word} is drawn in its place")
+    for note in result.notes:
+        session.say(f"note: {note}")
+    session.say(f"written: {out.absolute()}")
 
 
 def _forget_pending(
@@ -146,67 +126,6 @@ def _forget_pending(
             "command tries them again."
         )
     session.say(f"written: {len(entries)} LoRAs in {out.absolute()}, and {JOURNAL}")
-
-
-def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: RunMonitor) -> Outcome:
-    """Forget one concept; whatever goes wrong with it is told in its record. Raises Cancelled."""
-    started = time.monotonic()
-    try:
-        result = unlearn(model, entry.read(order.settings), order.settings, monitor)
-        result.check_moved()
-        lora = lora_bytes(result.lora, entry.stem)
-        report = _report(model, order, result, monitor) if order.reports else {}
-    except Cancelled:
-        raise
-    except Exception as error:
-        if not isinstance(error, UnlearnError):
-            logger.exception("%s could not be forgotten", entry.concept.name)
-        return failed(order, entry, error)
-    record = {
-        **_beginning(order, entry),
-        "file": f"{entry.stem}.safetensors",
-        "sha256": hashlib.sha256(lora).hexdigest(),
-        "stand_in": result.stand_in.word,
-        "notes": list(result.notes),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    return Outcome(entry, record, lora, report)
-
-
-def failed(order: Order, entry: Entry, error: Exception) -> Outcome:
-    """The outcome of a concept that could not be forgotten."""
-    told = str(error) if isinstance(error, UnlearnError) else f"{type(error).__name__}: {error}"
-    return Outcome(entry, {**_beginning(order, entry), "error": " ".join(told.split())})
-
-
-def _beginning(order: Order, entry: Entry) -> Record:
-    return {
-        "concept": entry.concept.name,
-        "task": order.fingerprint(entry),
-        "preset": order.preset,
-    }
-
-
-@dataclass(frozen=True)
-class _Here:
-    """Forgets one entry after the other in this process."""
-
-    session: Session
-
-    def __call__(self, order: Order, entries: Sequence[Entry], monitor: RunMonitor) -> Outcomes:
-        model = self.session.load()
-        for entry in entries:
-            yield forget_entry(model, order, entry, monitor)
-
-
-def _report(
-    model: DiffusersModel, order: Order, result: UnlearnResult, monitor: RunMonitor
-) -> dict[str, bytes]:
-    forgotten = Forgotten.from_result(result)
-    judge = evaluation_judge(forgotten.concept.kind) if order.model == DEMO else None
-    weights_at = with_lora(model.text_encoder_weights(), result.lora)
-    evaluation = evaluate(model, forgotten, weights_at, order.settings.seed, monitor, judge)
-    return report_files(evaluation, result)
 
 
 def _is_finished(

@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
+from ..concept import Concept
 from ..errors import BadSettings, Cancelled, UnlearnError
 from ..progress import RunMonitor
 from ..settings import UnlearnSettings, preset
 from . import commands
-from .forget_list import forget_list
-from .generate import ChosenLora, read_prompts
-from .generate_command import generate
+from .concepts import asked_concept, with_pictures
+from .drawing import DrawSettings
+from .forget_list import forget_list, forget_together
+from .generate import ChosenLora, generate, read_prompts
 from .parser import build_parser
 from .terminal import ProgressBar, shown
+from .workers import RayWorker
 
 FAILED, CANCELLED = 1, 130
 QUIET = {
@@ -73,7 +76,7 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     for flag in ("ray", "together"):
         if getattr(chosen, flag) not in (None, False):
             raise BadSettings(f"--{flag} is about the concepts of a list: give --list.")
-    asked = commands.make_asked(
+    asked = asked_concept(
         chosen.concept,
         chosen.kind or "object",
         chosen.images,
@@ -81,7 +84,7 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
         chosen.stand_in,
         chosen.keep,
     )
-    concept = commands.with_pictures(session, asked, chosen.images, settings)
+    concept = with_pictures(asked, chosen.images, settings, session.say)
     inputs = [chosen.images] if chosen.images else []
     commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding, inputs)
 
@@ -100,42 +103,31 @@ def _forget_list(
     if chosen.together:
         if chosen.ray is not None or chosen.report is not None:
             raise BadSettings(
-                "--together is one run: it is not shared on --ray, and --report is made of its "
-                "LoRA by `measure --concept NAME`."
+                "--together is one run for all concepts: leave --ray and --report out, and measure "
+                "its LoRA with `measure --concept NAME`."
             )
-        commands.forget_together(session, chosen.list, settings, chosen.out)
+        forget_together(session, chosen.list, settings, chosen.out)
         return
-    worker = None
-    if chosen.ray is not None:
-        from .ray_tasks import RayWorker
-
-        worker = RayWorker(chosen.ray or None)
+    worker = None if chosen.ray is None else RayWorker(chosen.ray or None)
     forget_list(session, chosen.list, chosen.preset, settings, chosen.out, chosen.report, worker)
 
 
 def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     settings = UnlearnSettings(seed=chosen.seed, inversion_steps=chosen.steps)
     session = _session(chosen, monitor)
-    named = commands.make_concept(chosen.concept, chosen.kind)
-    concept = commands.with_pictures(session, named, chosen.images, settings)
+    named = Concept.from_text(chosen.concept, chosen.kind)
+    concept = with_pictures(named, chosen.images, settings, session.say)
     commands.learn(session, concept, settings, chosen.out, [chosen.images])
 
 
 def _generate(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     prompts = read_prompts(chosen.prompts) if chosen.prompts else [chosen.prompt]
-    generate(
-        _session(chosen, monitor),
-        prompts,
-        chosen.out,
-        [ChosenLora.parse(text) for text in chosen.lora],
-        chosen.embedding,
-        chosen.seed,
-        chosen.count,
-        chosen.size,
-        chosen.steps,
-        chosen.guidance,
-        chosen.negative,
+    settings = DrawSettings(
+        chosen.seed, chosen.count, chosen.size, chosen.steps, chosen.guidance, chosen.negative
     )
+    loras = [ChosenLora.parse(text) for text in chosen.lora]
+    session = _session(chosen, monitor)
+    generate(session, prompts, settings, chosen.out, loras, chosen.embedding)
 
 
 def _measure(chosen: argparse.Namespace, monitor: RunMonitor) -> None:

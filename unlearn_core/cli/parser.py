@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..concept import KINDS
@@ -11,6 +12,8 @@ from ..files.file_names import typed_path
 from ..models.sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from ..settings import DEFAULT_PRESET, PRESET_HELP, PRESETS, UnlearnSettings, bounds_of, help_of
 
+NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
+"""Its name, what it does and an example, to its parser."""
 PROGRAM = "python -m unlearn_core"
 _MODEL_HELP = 'the model: "demo", a diffusers folder, or a .safetensors file of Stable Diffusion 2'
 _LIST_HELP = f"""many concepts:
@@ -47,16 +50,22 @@ def build_parser() -> argparse.ArgumentParser:
         )
         return made
 
+    for add in (_add_forget, _add_invert, _add_generate, _add_measure, _add_demo):
+        add(command)
+    return parser
+
+
+def _add_forget(command: NewCommand) -> None:
     presets = "".join(f"\n  {name:10}{text}" for name, text in PRESET_HELP.items())
-    one = command(
+    parser = command(
         "forget",
         "make a model forget a concept, or one after the other those of a list",
         "--model demo --concept dog --synonyms puppy \\\n"
         f"      --images demo/pictures/dog --out forget-dog.safetensors --report report\n\n"
         f"{_LIST_HELP}\n\npresets:{presets}",
     )
-    _add_model(one)
-    what = one.add_mutually_exclusive_group()
+    _add_model(parser)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--concept", metavar="NAME",
         help="what prompts call it: dog (default: the model's own word for the pictures)",
@@ -67,130 +76,139 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="many concepts, one a line, each into its own LoRA (see below)",
     )
-    one.add_argument(
+    parser.add_argument(
         "--together", action="store_true",
         help="with --list: one run and one LoRA for all concepts; --out is its file",
     )  # fmt: skip
-    one.add_argument(
+    parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS",
         help="with --list: share the work among a Ray cluster (default: the one that Ray finds, "
         "or a new one on this machine)",
     )  # fmt: skip
-    one.add_argument(
+    parser.add_argument(
         "--images",
         type=typed_path,
         metavar="DIR",
         help="a folder with 4 or 5 pictures of it; needed without --concept",
     )
-    _add_words(one)
-    one.add_argument(
+    _add_words(parser)
+    parser.add_argument(
         "--keep", default="", metavar="A,B", help="words that must stay, besides the nearest ones"
     )
-    one.add_argument("--kind", choices=KINDS, help=f"{_KIND_HELP} (default: object)")
-    one.add_argument(
+    parser.add_argument("--kind", choices=KINDS, help=f"{_KIND_HELP} (default: object)")
+    parser.add_argument(
         "--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET, help="how (see below)"
     )
     for name in ("seed", "steps", "rank"):
-        _add_number(one, f"--{name}", name, None)
-    one.add_argument("--layers", help=f"{help_of('layers')} (default: the preset's)")
-    one.add_argument(
+        _add_number(parser, f"--{name}", name, None)
+    parser.add_argument("--layers", help=f"{help_of('layers')} (default: the preset's)")
+    parser.add_argument(
         "--out", required=True, type=typed_path, metavar="FILE.safetensors",
         help="the LoRA to write; an existing file is replaced (with --list: a folder)",
     )  # fmt: skip
-    one.add_argument(
-        "--report", type=typed_path, metavar="DIR", help="also measure it: numbers and sheets"
+    parser.add_argument(
+        "--report", type=typed_path, metavar="DIR", help="also measure it: numbers and pictures"
     )
-    one.add_argument(
+    parser.add_argument(
         "--embedding", type=typed_path, metavar="FILE.safetensors",
         help="also save the vectors learned from the pictures; they are a recipe for the concept",
     )  # fmt: skip
 
-    two = command(
+
+def _add_invert(command: NewCommand) -> None:
+    parser = command(
         "invert",
         "learn the word vectors that mean what some pictures show (textual inversion)",
         "--model demo --images demo/pictures/cat --concept cat --out my-cat-1.safetensors",
     )
-    _add_model(two)
-    two.add_argument(
+    _add_model(parser)
+    parser.add_argument(
         "--images", required=True, type=typed_path, metavar="DIR", help="a folder of pictures"
     )
-    two.add_argument("--concept", required=True, metavar="NAME", help="the word to begin with: cat")
-    two.add_argument("--kind", choices=KINDS, default="object", help="what sort of thing it is")
+    parser.add_argument(
+        "--concept", required=True, metavar="NAME", help="the word to begin with: cat"
+    )
+    parser.add_argument("--kind", choices=KINDS, default="object", help="what sort of thing it is")
     defaults = UnlearnSettings()
-    _add_number(two, "--steps", "inversion_steps", defaults.inversion_steps)
-    _add_number(two, "--seed", "seed", defaults.seed)
-    two.add_argument(
+    _add_number(parser, "--steps", "inversion_steps", defaults.inversion_steps)
+    _add_number(parser, "--seed", "seed", defaults.seed)
+    parser.add_argument(
         "--out", required=True, type=typed_path, metavar="FILE.safetensors",
         help="the embedding to write; prompts use its name without .safetensors",
     )  # fmt: skip
 
-    three = command(
+
+def _add_generate(command: NewCommand) -> None:
+    parser = command(
         "generate",
         "draw pictures from prompts, with or without LoRAs, from the same noise",
         '--model demo --prompt "a photo of a dog" --count 4 \\\n'
         "      --lora forget-dog.safetensors:0.8 --out pictures",
     )
-    _add_model(three)
-    what = three.add_mutually_exclusive_group(required=True)
+    _add_model(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--prompt", metavar="TEXT", help="one prompt; a weight such as (word:1.4) is drawn as word"
     )
     what.add_argument(
         "--prompts", type=typed_path, metavar="FILE", help="a text file, one prompt a line"
     )
-    three.add_argument(
+    parser.add_argument(
         "--lora", action="append", default=[], metavar="FILE[:STRENGTH]",
         help="a LoRA to add, strength 1 if not given; may be repeated",
     )  # fmt: skip
-    three.add_argument(
+    parser.add_argument(
         "--embedding", action="append", default=[], type=typed_path, metavar="FILE",
         help="an embedding; its name without ending is its word in a prompt; may be repeated",
     )  # fmt: skip
-    _add_number(three, "--seed", "seed", 0)
-    three.add_argument("--count", type=int, default=1, help="pictures of each prompt (default: 1)")
-    three.add_argument(
+    _add_number(parser, "--seed", "seed", 0)
+    parser.add_argument("--count", type=int, default=1, help="pictures of each prompt (default: 1)")
+    parser.add_argument(
         "--size", type=_size, metavar="WxH", help="pixels, such as 768x512 (default: the model's)"
     )
-    three.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="(default: %(default)s)")
-    three.add_argument(
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="(default: %(default)s)")
+    parser.add_argument(
         "--guidance", type=float, default=DEFAULT_GUIDANCE, help="(default: %(default)s)"
     )
-    three.add_argument("--negative", default="", metavar="TEXT", help="what should not be drawn")
-    three.add_argument(
+    parser.add_argument("--negative", default="", metavar="TEXT", help="what should not be drawn")
+    parser.add_argument(
         "--out", required=True, type=typed_path, metavar="DIR",
         help="a folder without PNG files: gets 0000-0.png, ... (line of the file from 0, picture)",
     )  # fmt: skip
 
-    four = command(
+
+def _add_measure(command: NewCommand) -> None:
+    parser = command(
         "measure",
         "measure how well a LoRA forgets and what else it changes",
         "--model demo --lora forget-dog.safetensors --concept dog --report report",
     )
-    _add_model(four)
-    four.add_argument(
+    _add_model(parser)
+    parser.add_argument(
         "--lora", required=True, type=typed_path, metavar="FILE", help="the LoRA to measure"
     )
-    four.add_argument("--concept", metavar="NAME", help="what it forgets (default: what it says)")
-    four.add_argument("--kind", choices=KINDS, help="(default: what the LoRA says, or object)")
-    _add_words(four)
-    _add_number(four, "--seed", "seed", 0)
-    four.add_argument(
+    parser.add_argument("--concept", metavar="NAME", help="what it forgets (default: what it says)")
+    parser.add_argument("--kind", choices=KINDS, help="(default: what the LoRA says, or object)")
+    _add_words(parser)
+    _add_number(parser, "--seed", "seed", 0)
+    parser.add_argument(
         "--report", required=True, type=typed_path, metavar="DIR", help="folder to write to"
     )
 
-    five = command(
+
+def _add_demo(command: NewCommand) -> None:
+    parser = command(
         "demo",
         "make the small model that ships with this pack forget its dog (2 to 4 minutes)",
         "--out out/demo",
     )
-    five.add_argument(
+    parser.add_argument(
         "--out",
         type=typed_path,
         default=Path("out", "demo"),
         metavar="DIR",
         help="(default: %(default)s)",
     )
-    return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

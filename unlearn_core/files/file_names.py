@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BadConcept
@@ -52,12 +53,17 @@ def unused_path(folder: Path, stem: str, suffix: str = ".safetensors") -> Path:
 
     Hosts remember a file by its name, so a new result takes a new one.
     """
-    path = folder / f"{stem}{suffix}"
-    number = 1
-    while path.exists():
+    name = unused_name(stem, lambda name: (folder / f"{name}{suffix}").exists())
+    return folder / f"{name}{suffix}"
+
+
+def unused_name(wanted: str, is_taken: Callable[[str], bool]) -> str:
+    """`wanted`, or with "-2", "-3", ... behind it: the first that is not taken."""
+    name, number = wanted, 1
+    while is_taken(name):
         number += 1
-        path = folder / f"{stem}-{number}{suffix}"
-    return path
+        name = f"{wanted}-{number}"
+    return name
 
 
 def _safe_character(letter: str) -> str:

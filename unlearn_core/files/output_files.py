@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from PIL import Image
 from torch import Tensor
 
 from ..errors import BadFile
@@ -144,10 +145,14 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def png_bytes(pixels: Tensor) -> bytes:
-    """A picture (3, h, w) float32 in [-1, 1] as a PNG file."""
+def png_bytes(picture: Tensor | Image.Image, optimize: bool = False) -> bytes:
+    """A picture, as a tensor (3, h, w) float32 in [-1, 1], as a PNG file.
+
+    `optimize` takes longer for a smaller file.
+    """
+    image = to_image(picture) if isinstance(picture, Tensor) else picture
     buffer = io.BytesIO()
-    to_image(pixels).save(buffer, "PNG")
+    image.save(buffer, "PNG", optimize=optimize)
     return buffer.getvalue()
 
 

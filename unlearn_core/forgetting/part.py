@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..concept import MEASURED_KINDS, Concept
+from ..lora.metadata import Forgotten
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import find_noun, holds
 from ..training.inversion import LearnedVectors
 from ..words.stand_in import StandIn
 from .held_out import Moved
-
-PARTS = "unlearn_parts"
-"""The note of a file that forgets several concepts: a list of what is noted of each."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,11 @@ class Part:
     """Word vectors from the pictures; None when there are none or they are not used."""
     moved: Moved | None = dataclasses.field(default=None, kw_only=True)
     """How far the concept moved in held-out prompts; None before the training."""
+
+    @property
+    def forgotten(self) -> Forgotten:
+        """As the LoRA file will say it."""
+        return Forgotten(self.concept, self.names, self.stand_in.word, self.kept)
 
     def check_moved(self) -> None:
         """Raise TrainingFailed if the concept is where it was: nothing should be written then."""
@@ -76,19 +78,6 @@ def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterato
             f"{stand_in.word!r} itself looks like the concept in {stand_in.drawn_as_concept} "
             f"of {stand_in.drawn} pictures; name another stand-in if you can."
         )
-
-
-def concept_metadata(part: Part, pictures: int) -> dict[str, str]:
-    """What a LoRA file says of a concept that it forgets; `pictures` is how many were used."""
-    return {
-        "unlearn_concept": part.concept.name,
-        "unlearn_synonyms": json.dumps(part.concept.synonyms),
-        "unlearn_names": json.dumps(part.names),
-        "unlearn_kind": part.concept.kind,
-        "unlearn_stand_in": part.stand_in.word,
-        "unlearn_kept": json.dumps(part.kept),
-        "unlearn_pictures": str(pictures),
-    }
 
 
 def _joins_nouns(name: str) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
-
-import torch
 
 from ..lora.encoder_lora import EncoderLora
 from ..lora.keys import ModuleKey
+from ..lora.metadata import all_to_metadata
 from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..training.losses import RoleScales
 from ..words.naming import FoundWords
 from .building import Decision
 from .held_out import measure_moved
-from .part import PARTS, Part, concept_metadata, part_notes
+from .part import Part, part_notes
 
 
 def with_moved(part: Part, encoder: TextEncoder, lora: EncoderLora, scales: RoleScales) -> Part:
@@ -49,15 +47,14 @@ def metadata(
     parts: Sequence[Part], settings: UnlearnSettings, encoder: TextEncoder, named_by_pictures: bool
 ) -> dict[str, str]:
     """What the LoRA's file says; `named_by_pictures`: the concept's name was found in them."""
-    shared = {
-        "unlearn_settings": json.dumps(settings.as_dict(), sort_keys=True),
-        "unlearn_base_model_hash": encoder.fingerprint(),
-        "unlearn_torch": torch.__version__,
-    }
 
     def pictures_used(part: Part) -> int:
         used = named_by_pictures or part.learned or settings.needs_pictures
         return len(part.concept.images) if used else 0
 
-    said = [concept_metadata(part, pictures_used(part)) for part in parts]
-    return (said[0] if len(said) == 1 else {PARTS: json.dumps(said)}) | shared
+    return all_to_metadata(
+        [part.forgotten for part in parts],
+        [pictures_used(part) for part in parts],
+        settings,
+        encoder.fingerprint(),
+    )

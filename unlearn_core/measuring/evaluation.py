@@ -6,28 +6,28 @@ before and after is drawn from the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import WrongModel
+from ..concept import Concept, Kind
 from ..forgetting.held_out import kept_prompts
 from ..forgetting.memory_plan import rows_that_fit
-from ..lora.weights import LoraWeights, apply_lora
+from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel, Stoppable
-from ..progress import DRAWING_BEFORE_AND_AFTER, Progress, RunMonitor, stop_if_asked
+from ..progress import DRAWING_BEFORE_AND_AFTER, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import nouns, styles
 from ..training.losses import drift
+from ..words.neighbours import KEPT_FIRST, look_around
 from ..words.prompt_templates import GUARD_PROMPTS
-from ..words.prompts import Name, fill, make_prompts, whole_prompts
-from .forgotten import Forgotten
-from .strength_curve import DRAW_STEPS, CurvePoint, draw_prompt, recommend, strength_curve
-
-WeightsAt = Callable[[float], Mapping[str, Tensor]]
-"""The text encoder's weights at a strength: 0 is before, 1 after."""
+from ..words.prompts import Name, Prompts, fill, make_prompts, whole_prompts
+from ..words.stand_in import choose_stand_in
+from .drawing import draw_encoded, encode_prompt
+from .scaled_encoder import ScaledEncoder
+from .strength_curve import CurvePoint, recommend, strength_curve
 
 SHEET_COLUMNS = 4
 JUDGED_PICTURES = 16
@@ -77,60 +77,49 @@ class Evaluation:
     seed: int
 
 
-def with_lora(weights: Mapping[str, Tensor], lora: LoraWeights) -> WeightsAt:
-    """Weights with a LoRA at each strength; raises WrongModel if it doesn't fit them."""
-    return lambda strength: apply_lora(weights, lora, strength)
-
-
-def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> WeightsAt:
-    """Weights on the line through two text encoders; raises WrongModel if they don't fit."""
-    shapes = [{name: weight.shape for name, weight in side.items()} for side in (before, after)]
-    if shapes[0] != shapes[1]:
-        raise WrongModel(
-            "The text encoders before and after are of two different models: compare one CLIP with "
-            "the same CLIP after forgetting."
-        )
-
-    changed = [name for name, weight in before.items() if not weight.equal(after[name])]
-
-    def at(strength: float) -> dict[str, Tensor]:
-        moved = {n: torch.lerp(before[n].float(), after[n].float(), strength) for n in changed}
-        return {**before, **moved}
-
-    return at
+def forgotten_by_nearness(encoder: TextEncoder, concept: Concept, seed: int) -> Forgotten:
+    """What a run would choose from the words alone; raises BadConcept."""
+    around = look_around(encoder, concept)
+    choice = choose_stand_in(encoder, concept, around, None, 0, seed, SilentMonitor())
+    kept = around.nearest(KEPT_FIRST)
+    return Forgotten(concept, concept.names, choice.word, kept)
 
 
 @torch.no_grad()
 def evaluate(
     model: LentModel,
     forgotten: Forgotten,
-    weights_at: WeightsAt,
+    scaled: ScaledEncoder,
     seed: int,
     monitor: RunMonitor,
     judge: Judge | None = None,
 ) -> Evaluation:
-    """Compare the lent model before and after; raises WrongModel, Cancelled."""
+    """Compare the lent model before and after; raises WrongModel, BadSettings, Cancelled."""
     model = Stoppable(model, monitor, rows_that_fit(model, 2 * JUDGED_PICTURES))
-
-    def encoder_at(strength: float) -> TextEncoder:
-        return TextEncoder(dict(weights_at(strength)), model.last_used_layer, model.device)
-
-    before, after = encoder_at(0.0), encoder_at(1.0)
-    subjects = _subjects(forgotten, before)
+    kind = forgotten.concept.kind
+    subjects = _subjects(forgotten, scaled.set_strength(0.0))
+    prompts = [_prompt(word, kind) for _, word in subjects]
+    guard = whole_prompts(GUARD_PROMPTS).token_ids
+    kept = kept_prompts(kind, forgotten.kept).token_ids
+    before, after = (
+        _Texts.of(scaled.set_strength(strength), prompts, guard, kept) for strength in (0.0, 1.0)
+    )
     groups = []
-    for done, (role, word) in enumerate(subjects):
+    for number, (role, word) in enumerate(subjects):
         stop_if_asked(monitor)
-        groups.append(_compare(model, before, after, forgotten, role, word, seed, judge))
-        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, done + 1, len(subjects)))
-    guard = whole_prompts(GUARD_PROMPTS)
-    guard_drift = drift(after.encode(guard.token_ids), before.encode(guard.token_ids)).tolist()
-    kept_ids = kept_prompts(forgotten.concept.kind, forgotten.kept).token_ids
-    kept_drift = drift(after.encode(kept_ids), before.encode(kept_ids)).tolist()
+        texts = (before.prompts[number], after.prompts[number])
+        wanted = forgotten.concept.name if role == "synonym" else word
+        able = judge if judge is not None and wanted in judge.names else None
+        drawn = _draw(model, texts, seed, able, wanted)
+        groups.append(Group(role, word, prompts[number].texts[0], *drawn))
+        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, len(subjects)))
+    guard_drift = drift(after.guard, before.guard).tolist()
+    kept_drift = drift(after.kept, before.kept).tolist()
     shown = tuple(
         next((group for group in groups if group.role == role), groups[0]).prompt
         for role in ("concept", "neighbour")
     )
-    curve = strength_curve(model, encoder_at, forgotten, (shown[0], shown[1]), seed, monitor)
+    curve = strength_curve(model, scaled, forgotten, (shown[0], shown[1]), seed, monitor)
     return Evaluation(
         forgotten,
         tuple(groups),
@@ -141,6 +130,23 @@ def evaluate(
         recommend(curve),
         seed,
     )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """All that is asked of the encoder at one strength, so that it can be set to another."""
+
+    prompts: list[Tensor]
+    """Of each subject, as `encode_prompt` gives it."""
+    guard: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(
+        cls, encoder: TextEncoder, prompts: Sequence[Prompts], guard: Tensor, kept: Tensor
+    ) -> _Texts:
+        texts = [encode_prompt(encoder, prompt.token_ids) for prompt in prompts]
+        return cls(texts, encoder.encode(guard), encoder.encode(kept))
 
 
 def _subjects(forgotten: Forgotten, encoder: TextEncoder) -> list[tuple[str, str]]:
@@ -155,32 +161,19 @@ def _subjects(forgotten: Forgotten, encoder: TextEncoder) -> list[tuple[str, str
     return subjects + [("unrelated", word) for word in rest[step // 2 :: step][:NEIGHBOURS]]
 
 
-def _compare(
-    model: LentModel,
-    before: TextEncoder,
-    after: TextEncoder,
-    forgotten: Forgotten,
-    role: str,
-    word: str,
-    seed: int,
-    judge: Judge | None,
-) -> Group:
-    kind = forgotten.concept.kind
+def _prompt(word: str, kind: Kind) -> Prompts:
     template = "a picture of a house, {it} style" if kind == "style" else "a photo of {it}"
-    prompt = make_prompts([fill(template, Name.of(word, kind))])
-    wanted = forgotten.concept.name if role == "synonym" else word
-    if judge is not None and wanted not in judge.names:
-        judge = None
+    return make_prompts([fill(template, Name.of(word, kind))])
+
+
+def _draw(
+    model: LentModel, texts: Sequence[Tensor], seed: int, judge: Judge | None, wanted: str
+) -> tuple[Tensor, Tensor, float | None, float | None, int]:
+    """What a Group holds behind its prompt; `wanted` is what the judge looks for."""
     count = SHEET_COLUMNS if judge is None else JUDGED_PICTURES
-    pictures = [
-        draw_prompt(model, encoder, prompt.token_ids, count, seed, DRAW_STEPS)
-        for encoder in (before, after)
-    ]
-    shown: list[float | None] = [None, None]
-    if judge is not None:
-        shown = [
-            sum(name == wanted for name in judge.read(batch)) / len(batch) for batch in pictures
-        ]
-    first, second = (batch[:SHEET_COLUMNS] for batch in pictures)
-    judged = count if judge else 0
-    return Group(role, word, prompt.texts[0], first, second, shown[0], shown[1], judged)
+    pictures = [draw_encoded(model, text, count, seed) for text in texts]
+    before, after = (batch[:SHEET_COLUMNS] for batch in pictures)
+    if judge is None:
+        return before, after, None, None, 0
+    shown = [sum(name == wanted for name in judge.read(batch)) / count for batch in pictures]
+    return before, after, shown[0], shown[1], count

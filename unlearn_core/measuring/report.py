@@ -1,21 +1,21 @@
-"""The report beside a LoRA: report.json with every number and setting, and the pictures."""
+"""The report: its first lines, and its files beside a LoRA, report.json and the pictures."""
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import BadFile
 from ..files.input_files import is_file, read_text
-from ..files.output_files import check_file, check_writable, make_folder, remove_file
+from ..files.output_files import check_file, check_writable, make_folder, png_bytes, remove_file
 from ..files.tensor_file import write_whole
+from ..lora.metadata import BASE_MODEL
 from ..unlearn import UnlearnResult
-from .evaluation import Evaluation
+from ..words.naming import FoundWords
+from .evaluation import Evaluation, Group
 from .sheets import contact_sheet, loss_curve, strength_sheet
 
 NUMBERS = "report.json"
@@ -49,11 +49,11 @@ def report_files(evaluation: Evaluation, result: UnlearnResult | None) -> dict[s
     numbers = json.dumps(numbers_of(evaluation, result), indent=1, ensure_ascii=False) + "\n"
     files = {
         NUMBERS: numbers.encode("utf-8", "backslashreplace"),
-        "contact-sheet.png": _png(contact_sheet(evaluation)),
-        "strength.png": _png(strength_sheet(evaluation)),
+        "contact-sheet.png": png_bytes(contact_sheet(evaluation), optimize=True),
+        "strength.png": png_bytes(strength_sheet(evaluation), optimize=True),
     }
     if result is not None:
-        files["loss.png"] = _png(loss_curve(result.losses))
+        files["loss.png"] = png_bytes(loss_curve(result.losses), optimize=True)
     return files
 
 
@@ -110,33 +110,74 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
             for group in evaluation.groups
         ],
     }
-    if result is not None:
-        choice = result.stand_in
-        numbers |= {
-            "stand_in_chosen_by": choice.chosen_by,
-            "stand_in_cosine": choice.cosine,
-            "stand_in_pictures_drawn": choice.drawn,
-            "stand_in_pictures_like_concept": choice.drawn_as_concept,
-            "learned_vectors": None
-            if result.learned is None
-            else {
-                "count": len(result.learned.vectors),
-                "explained": result.learned.explained,
-                "accepted": result.learned.accepted,
-                "losses": list(result.learned.losses),
-            },
-            "losses": list(result.losses),
-            "found_words": None if result.found is None else result.found.as_dict(),
-            "notes": list(result.notes),
-            "seconds": result.seconds,
-            "memory_in_bytes": {"used": result.memory.used, **asdict(result.memory.plan)},
-            "settings": result.settings.as_dict(),
-            "base_model_hash": result.lora.metadata["unlearn_base_model_hash"],
-        }
-    return numbers
+    return numbers | (_numbers_of_run(result) if result is not None else {})
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+def _numbers_of_run(result: UnlearnResult) -> dict[str, Any]:
+    choice = result.stand_in
+    return {
+        "stand_in_chosen_by": choice.chosen_by,
+        "stand_in_cosine": choice.cosine,
+        "stand_in_pictures_drawn": choice.drawn,
+        "stand_in_pictures_like_concept": choice.drawn_as_concept,
+        "learned_vectors": None
+        if result.learned is None
+        else {
+            "count": len(result.learned.vectors),
+            "explained": result.learned.explained,
+            "accepted": result.learned.accepted,
+            "losses": list(result.learned.losses),
+        },
+        "losses": list(result.losses),
+        "found_words": None if result.found is None else result.found.as_dict(),
+        "notes": list(result.notes),
+        "seconds": result.seconds,
+        "memory_in_bytes": {"used": result.memory.used, **asdict(result.memory.plan)},
+        "settings": result.settings.as_dict(),
+        "base_model_hash": result.lora.metadata[BASE_MODEL],
+    }
+
+
+def run_lines(result: UnlearnResult) -> list[str]:
+    """What a run has done: forgotten, drawn instead, kept; memory; what the user should know."""
+    stand_in = result.stand_in
+    return [
+        *([words_line(result.found)] if result.found else ()),
+        f"forgotten: {', '.join(result.names)}",
+        f"drawn in its place: {stand_in.word} (chosen by {stand_in.chosen_by})",
+        f"kept first: {', '.join(result.kept) or 'nothing in particular'}",
+        f"memory: {result.memory.in_words()}",
+        *(f"note: {note}" for note in result.notes),
+    ]
+
+
+def words_line(found: FoundWords) -> str:
+    """The model's words for the pictures, best first."""
+    return f"the model's words for these pictures: {found.in_words()}"
+
+
+def main_numbers(evaluation: Evaluation) -> list[str]:
+    """Three lines: how well the concept is forgotten, the rest kept, and which strength to use."""
+    point = min(evaluation.curve, key=lambda p: abs(p.strength - 1))
+    own = [group for group in evaluation.groups if group.role in ("concept", "synonym")]
+    rest = [group for group in evaluation.groups if group.role not in ("concept", "synonym")]
+    stand_in = evaluation.forgotten.stand_in
+    return [
+        f"forgotten: {_seen(own)}its prompts moved {point.forgotten:.0%} of the way to "
+        f"{stand_in!r} (in prompts that were not trained)",
+        f"kept: {_seen(rest)}prompts with kept words stay {point.kept:.1%} the same",
+        f"strength: use {evaluation.recommended_strength:g}; the empty prompt changes by "
+        f"{evaluation.drift_of_empty:.2%}",
+    ]
+
+
+def _seen(groups: Sequence[Group]) -> str:
+    """How many pictures showed their word before and after; nothing where no judge looked."""
+    judged = [group for group in groups if group.judged]
+    if not judged:
+        return ""
+    count = sum(group.judged for group in judged)
+    before = sum((group.shown_before or 0) * group.judged for group in judged)
+    after = sum((group.shown_after or 0) * group.judged for group in judged)
+    words = ", ".join(group.word for group in judged)
+    return f"{words} seen in {before:.0f} of {count} pictures before, {after:.0f} after; "

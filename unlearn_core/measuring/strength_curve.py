@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..forgetting.held_out import concept_prompts, kept_prompts
+from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel
-from ..models.sampling import draw_pictures, paired_noise
 from ..progress import DRAWING_THE_STRENGTH_CURVE, Progress, RunMonitor, stop_if_asked
-from ..text.text_encoder import TextEncoder
 from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
 from ..words.prompts import whole_prompts
-from .forgotten import Forgotten
+from .drawing import draw_encoded, encode_prompt
+from .scaled_encoder import ScaledEncoder
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 CURVE_PICTURES = 2
-DRAW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,17 @@ def recommend(curve: Sequence[CurvePoint]) -> float:
 @torch.no_grad()
 def strength_curve(
     model: LentModel,
-    encoder_at: Callable[[float], TextEncoder],
+    scaled: ScaledEncoder,
     forgotten: Forgotten,
     shown: tuple[str, str],
     seed: int,
     monitor: RunMonitor,
 ) -> list[CurvePoint]:
-    """One point for each of STRENGTHS; `encoder_at` gives the text encoder at a strength.
+    """One point for each of STRENGTHS; raises Cancelled.
 
-    `shown` are the prompts drawn for the concept and for a neighbour. Raises Cancelled.
+    `shown` are the prompts drawn for the concept and for a neighbour.
     """
-    before = encoder_at(0.0)
+    before = scaled.set_strength(0.0)
     asked = forgotten.concept
     concept = concept_prompts(asked.names, asked.kind, forgotten.stand_in)
     kept = kept_prompts(asked.kind, (*forgotten.kept, forgotten.stand_in))
@@ -72,11 +71,12 @@ def strength_curve(
     points = []
     for done, strength in enumerate(STRENGTHS):
         stop_if_asked(monitor)
-        encoder = encoder_at(strength)
+        encoder = scaled.set_strength(strength)
         left = role_distance(encoder.encode(concept.token_ids), wanted, roles, scales).mean()
         moved = role_distance(encoder.encode(kept.token_ids), kept_own, kept_roles, scales).mean()
         concept_pictures, neighbour_pictures = (
-            draw_prompt(model, encoder, ids, CURVE_PICTURES, seed, DRAW_STEPS) for ids in prompts
+            draw_encoded(model, encode_prompt(encoder, ids), CURVE_PICTURES, seed)
+            for ids in prompts
         )
         points.append(
             CurvePoint(
@@ -89,13 +89,3 @@ def strength_curve(
         )
         monitor.report(Progress(DRAWING_THE_STRENGTH_CURVE, done + 1, len(STRENGTHS)))
     return points
-
-
-def draw_prompt(
-    model: LentModel, encoder: TextEncoder, token_ids: Tensor, count: int, seed: int, steps: int
-) -> Tensor:
-    """`count` pictures of one prompt (1, 77), (count, 3, h, w); the n-th from the n-th noise."""
-    text = encoder.encode(torch.cat([token_ids, whole_prompts([""]).token_ids]))
-    size = model.native_size
-    noise = torch.cat([paired_noise(seed, i, size, size) for i in range(count)])
-    return draw_pictures(model, text[:1].expand(count, -1, -1), text[1:], noise, steps)

@@ -1,14 +1,16 @@
-"""What a LoRA file says that it forgets, and files that say it in a way that can't be read."""
+"""What a LoRA file says that it forgets: read, damaged, and hidden."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import torch
 
 from unlearn_core.errors import BadFile
-from unlearn_core.forgetting.part import PARTS
-from unlearn_core.measuring.forgotten import Forgotten, all_from_metadata
+from unlearn_core.lora.keys import text_module
+from unlearn_core.lora.metadata import BASE_MODEL, PARTS, Forgotten, all_from_metadata, hide_words
+from unlearn_core.lora.weights import LoraPair, LoraWeights
 
 GOOD = {
     "unlearn_concept": "dog",
@@ -18,6 +20,7 @@ GOOD = {
     "unlearn_kept": '["cat", "fox"]',
     "unlearn_stand_in": "cat",
 }
+HASHED = {**GOOD, BASE_MODEL: "abc"}
 LISTS = ("unlearn_names", "unlearn_synonyms", "unlearn_kept")
 BROKEN = ("[1, 2]", "[null]", '"dog"', "7", "{}", "null", "nonsense", "[" * 100_000, '["", "a"]')
 
@@ -58,3 +61,34 @@ def test_words_of_another_type_are_the_one_line(metadata: dict[str, str]) -> Non
 def test_parts_of_another_type_are_the_one_line(text: str) -> None:
     with pytest.raises(BadFile, match="does not say"):
         all_from_metadata({PARTS: text})
+
+
+def lora(metadata: dict[str, str]) -> LoraWeights:
+    pair = LoraPair(torch.ones(2, 8), torch.ones(8, 2), 2.0)
+    return LoraWeights({text_module(22, "q_proj"): pair}, metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata", [HASHED, {BASE_MODEL: "abc", PARTS: json.dumps([GOOD, GOOD])}], ids=["one", "joint"]
+)
+def test_no_word_of_a_concept_is_left_when_words_are_hidden(metadata: dict[str, str]) -> None:
+    text = json.dumps(hide_words(lora(metadata)).metadata)
+    for word in ("dog", "puppy", "cat", "fox"):
+        assert word not in text
+
+
+def test_the_same_word_has_one_hash_per_model_and_case_does_not_count() -> None:
+    hidden = hide_words(lora(HASHED)).metadata
+    assert json.loads(hidden["unlearn_names"])[0] == hidden["unlearn_concept"]
+    other = hide_words(lora({**GOOD, BASE_MODEL: "xyz"})).metadata
+    assert other["unlearn_concept"] != hidden["unlearn_concept"]
+    upper = hide_words(lora({**HASHED, "unlearn_concept": "Dog"})).metadata
+    assert upper["unlearn_concept"] == hidden["unlearn_concept"]
+
+
+def test_hiding_words_leaves_the_lora_itself_alone() -> None:
+    before = lora(dict(HASHED))
+    hidden = hide_words(before)
+    assert hidden.pairs == before.pairs
+    assert hidden.metadata["unlearn_private"] == "True"
+    assert before.metadata == HASHED

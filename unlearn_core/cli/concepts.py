@@ -1,4 +1,7 @@
-"""A list of concepts to forget: one JSON object a line, every line checked before anything runs."""
+"""What is to be forgotten: one concept from flags, or a list of them with one JSON object a line.
+
+Every line of a list is checked before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..concept import Concept
+from ..concept import Concept, Kind, Nameless, as_typed
 from ..errors import BadConcept, BadFile, UnlearnError
 from ..files.file_names import safe_file_name, typed_path
 from ..files.input_files import read_text
 from ..files.pictures import left_out, picture_files, read_pictures
+from ..lora.metadata import Forgotten
 from ..settings import UnlearnSettings
 
+Asked = TypeVar("Asked", bound=Concept | Nameless)
 _WORD, _WORDS = "a text in quotes", "a list of texts in quotes"
 KEYS = {
     "concept": _WORD,
@@ -27,6 +32,61 @@ KEYS = {
 }
 """What a line may hold, and of which type."""
 MOST_LINES = 10_000
+
+
+def asked_concept(
+    name: str | None,
+    kind: Kind,
+    images: Path | None = None,
+    synonyms: str = "",
+    stand_in: str | None = None,
+    keep: str = "",
+) -> Concept | Nameless:
+    """What is to be forgotten, from words as they are typed; `with_pictures` adds the pictures.
+
+    Raises BadConcept where there is neither a name nor a folder of pictures.
+    """
+    asked = as_typed(name or "", kind, synonyms, stand_in, keep)
+    if isinstance(asked, Nameless) and images is None:
+        raise BadConcept(
+            "Nothing says what is to be forgotten: give --concept NAME, or --images DIR with 4 or "
+            "5 pictures of it, for which the model's own word is found."
+        )
+    return asked
+
+
+def measured_concept(
+    known: Forgotten | None,
+    name: str | None,
+    kind: Kind | None,
+    synonyms: str,
+    stand_in: str | None,
+) -> Concept:
+    """What a LoRA is measured on: as its file says it, and what was typed beside it."""
+    if known is None:
+        return Concept.from_text(name or "", kind or "object", synonyms, stand_in)
+    asked = Concept.from_text(known.concept.name, "object", synonyms, stand_in)
+    return known.concept.replace(
+        kind=kind or known.concept.kind,
+        synonyms=(*known.concept.synonyms, *asked.synonyms),
+        stand_in=asked.stand_in or known.stand_in,
+    )
+
+
+def with_pictures(
+    asked: Asked, folder: Path | None, settings: UnlearnSettings, say: Callable[[str], None]
+) -> Asked:
+    """A concept with the pictures of a folder; each is read, those that are used are kept.
+
+    `say` is told what in the folder is no picture.
+    """
+    if folder is None:
+        return asked
+    note = left_out(folder)
+    if note is not None:
+        say(f"note: {note}")
+    used = settings.uses_pictures or isinstance(asked, Nameless)
+    return asked.replace(images=read_pictures(folder, used))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ import pytest
 
 from unlearn_core import settings
 from unlearn_core.__main__ import main
-from unlearn_core.cli import ray_tasks
-from unlearn_core.cli.concept_list import Entry
-from unlearn_core.cli.forget_list import Order
-from unlearn_core.cli.ray_tasks import RayWorker
+from unlearn_core.cli import workers
+from unlearn_core.cli.concepts import Entry
+from unlearn_core.cli.workers import Order, RayWorker
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings, WrongModel
 from unlearn_core.settings import UnlearnSettings
@@ -188,7 +187,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
 ) -> None:
     small = settings.PRESETS["quick"].replace(forget_prompts=8, keep_prompts=8, steps=20)
     monkeypatch.setitem(settings.PRESETS, "quick", small)
-    monkeypatch.setattr(ray_tasks, "SECONDS_BETWEEN_LOOKS", 0.1)
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.1)
     path, out = tmp_path / "concepts.jsonl", tmp_path / "out"
     path.write_text("".join(f'{{"concept": "{name}"}}\n' for name in NAMES))
     journal = out / "forgotten.jsonl"

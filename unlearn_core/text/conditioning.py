@@ -1,0 +1,51 @@
+"""What the UNet gets of a prompt: one value that travels from the text encoder to the UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet gets of B prompts."""
+
+    tokens: Tensor
+    """(B, 77 n, width) float32: a state for each token; n chunks side by side."""
+    pooled: Tensor | None = None
+    """(B, width) float32: a vector for each prompt; None where the family's UNet takes none."""
+
+    @classmethod
+    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """The prompts of all parts, one after the other; parts of one family."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(
+            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> Conditioning:
+        """Some of the prompts."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def expand(self, count: int) -> Conditioning:
+        """One prompt as `count` of the same, without copies; `count` prompts as they are."""
+        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The same with each tensor changed."""
+        return Conditioning(
+            change(self.tokens), None if self.pooled is None else change(self.pooled)
+        )
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient is wanted of any of it."""
+        return self.tokens.requires_grad or bool(
+            self.pooled is not None and self.pooled.requires_grad
+        )
