@@ -20,7 +20,7 @@ from ..unlearn_core.models.adapter import ModelAdapter, alphas_of
 from ..unlearn_core.models.families import Prediction, Seen, prediction_named, recognise
 from ..unlearn_core.models.gradients import make_plain
 from ..unlearn_core.models.unet_sizes import UnetSizes
-from ..unlearn_core.settings import UnlearnSettings
+from ..unlearn_core.settings import UnlearnSettings, presets_where
 from .comfy_clip import active_layer, text_weights, text_width
 from .comfy_run import TRAINING_MEMORY, room_for, static
 
@@ -81,7 +81,7 @@ class ComfyModel(ModelAdapter):
 
         `pictures` is how many there are to learn from.
         """
-        reads = settings.needs_unet or learns(settings, pictures)
+        reads = settings.needs_pictures or learns(settings, pictures)
         if reads or settings.stand_in_pictures > 0:
             self._needed(self._model, "MODEL")
         if reads:
@@ -117,7 +117,7 @@ class ComfyModel(ModelAdapter):
         if part is None:
             raise WrongModel(
                 f"{name} is not connected, and these settings draw or read pictures: connect it, "
-                "or choose the preset quick."
+                f"or choose the preset {presets_where(needs_unet=False)}."
             )
         return part
 

@@ -15,6 +15,7 @@ from server import PromptServer
 from ..unlearn_core.errors import Cancelled, TrainingFailed
 from ..unlearn_core.files.pictures import preview_image
 from ..unlearn_core.progress import Progress
+from ..unlearn_core.settings import presets_where
 
 TRAINING_MEMORY = 4
 """Memory of a step with gradient over ComfyUI's estimate for sampling; an estimate too."""
@@ -94,8 +95,8 @@ def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingFailed(
             f"Out of memory{_in_numbers(model)}. Lower inversion_batch, batch_size or "
-            "stand_in_pictures in Unlearning Settings, or choose the preset quick, which needs no "
-            "MODEL. Nothing was changed."
+            "stand_in_pictures in Unlearning Settings, or choose the preset "
+            f"{presets_where(needs_unet=False)}, which needs no MODEL. Nothing was changed."
         ) from error
     finally:
         if trained_before is not None:

@@ -13,6 +13,7 @@ from ..unlearn_core.files.output_files import make_folder, png_bytes
 from ..unlearn_core.files.tensor_file import write_whole
 from ..unlearn_core.lora.file import lora_bytes
 from ..unlearn_core.lora.weights import LoraWeights
+from ..unlearn_core.settings import presets_where
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder
 from .values import CATEGORY, LoraWire, UnlearnedLora
@@ -80,7 +81,8 @@ class SaveUnlearningLora(io.ComfyNode):
         if save_embedding and result.learned is None:
             raise BadSettings(
                 "save_embedding is on, but no vectors were learned: wire pictures into Forget "
-                "Concept and choose a preset that learns from them (balanced or robust)."
+                "Concept and choose a preset that learns from them "
+                f"({presets_where(learns_vectors=True)})."
             )
         root = output_folder("loras")
         wanted = root / relative_name(filename, result.concept.name)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..unlearn_core.settings import DEFAULT_PRESET, PRESETS, UnlearnSettings
+from ..unlearn_core.settings import (
+    DEFAULT_PRESET,
+    PRESETS,
+    UnlearnSettings,
+    removed_in_words,
+)
 from .values import CATEGORY, SettingsWire
 
 
@@ -53,9 +58,13 @@ class UnlearningSettings(io.ComfyNode):
                     display_name="settings", tooltip="For Forget Concept and Invert Concept."
                 )
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        """Check the values together."""
-        return io.NodeOutput(UnlearnSettings(**values))
+        """Check the values together; what an older workflow asks for beside them is said."""
+        asked = (cls.hidden.prompt or {}).get(cls.hidden.unique_id, {}).get("inputs", {})
+        said = removed_in_words(asked)
+        settings = UnlearnSettings.from_dict(values)
+        return io.NodeOutput(settings, ui=ui.PreviewText(said)) if said else io.NodeOutput(settings)

@@ -6,15 +6,18 @@ from typing import Any
 import pytest
 
 from unlearn_core.errors import BadSettings
+from unlearn_core.lora.encoder_lora import chosen_layers
 from unlearn_core.settings import (
     DEFAULT_PRESET,
     PRESET_HELP,
     PRESETS,
+    REMOVED,
     UnlearnSettings,
     bounds_of,
-    chosen_layers,
     help_of,
     preset,
+    presets_where,
+    removed_in_words,
 )
 
 FIELDS = dataclasses.fields(UnlearnSettings)
@@ -117,9 +120,40 @@ def test_the_default_preset_is_the_default_settings() -> None:
     assert PRESET_HELP.keys() == PRESETS.keys()
 
 
-def test_only_the_paper_needs_the_unet() -> None:
-    assert [name for name, settings in PRESETS.items() if settings.needs_unet] == ["paper"]
-    assert UnlearnSettings(image_weight=0.1).needs_unet
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"needs_pictures": True}, "paper"),
+        ({"needs_pictures": False}, "quick, balanced or robust"),
+        ({"needs_unet": False}, "quick"),
+        ({"learns_vectors": True}, "balanced or robust"),
+        ({"needs_unet": True, "learns_vectors": False}, "paper"),
+    ],
+)
+def test_presets_say_themselves_what_they_need(said: dict[str, bool], named: str) -> None:
+    assert presets_where(**said) == named
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_setting_that_was_saved_is_named_and_left_out(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = UnlearnSettings.from_dict({"steps": 3, name: 1})
+    assert read == UnlearnSettings(steps=3)
+    assert caplog.messages == [f"{name} is no longer a setting and was left out."]
+
+
+def test_several_removed_settings_are_named_in_one_line() -> None:
+    assert removed_in_words(["templates", "steps", "keep_nearest"]) == (
+        "templates is no longer a setting and was left out. "
+        "keep_nearest is no longer a setting and was left out."
+    )
+    assert removed_in_words(UnlearnSettings().as_dict()) == ""
+
+
+def test_a_removed_setting_that_is_asked_for_now_is_refused() -> None:
+    with pytest.raises(BadSettings, match="No longer a setting: keep_nearest"):
+        preset("balanced", keep_nearest=3)
 
 
 def test_replacing_checks_bounds_again() -> None:
@@ -197,7 +231,7 @@ def test_absurdly_many_layers_are_refused_like_others(layers: str) -> None:
         ("balanced", {"use_pictures": False}, False),
         ("balanced", {"inversion_steps": 0}, False),
         ("paper", {"use_pictures": False}, True),
-        ("quick", {"image_weight": 1.0}, True),
+        ("quick", {"objective": "ascent"}, True),
     ],
 )
 def test_pictures_are_used_where_vectors_are_learned_or_the_unet_is_asked(

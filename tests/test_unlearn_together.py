@@ -18,7 +18,7 @@ from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training import null_space
-from unlearn_core.training.examples import ForgetLesson, forget_lessons
+from unlearn_core.training.examples import ForgetExamples, forget_examples
 from unlearn_core.training.losses import drift
 from unlearn_core.unlearn import unlearn, unlearn_together
 
@@ -98,16 +98,16 @@ def test_each_concept_has_its_own_learned_vectors() -> None:
 def test_without_steps_one_concepts_prompts_to_forget_are_held_at_a_time(
     monkeypatch: pytest.MonkeyPatch, steps: int, held: list[int]
 ) -> None:
-    made: list[list[weakref.ref[ForgetLesson]]] = []
+    made: list[list[weakref.ref[ForgetExamples]]] = []
     found: list[int] = []
 
-    def watched(*args: Any) -> list[ForgetLesson]:
-        found.append(sum(any(ref() for ref in lessons) for lessons in made))
-        lessons = forget_lessons(*args)
-        made.append([weakref.ref(lesson) for lesson in lessons])
-        return lessons
+    def watched(*args: Any) -> list[ForgetExamples]:
+        found.append(sum(any(ref() for ref in sets) for sets in made))
+        sets = forget_examples(*args)
+        made.append([weakref.ref(examples) for examples in sets])
+        return sets
 
-    monkeypatch.setattr(unlearn_run, "forget_lessons", watched)
+    monkeypatch.setattr(unlearn_run, "forget_examples", watched)
     unlearn_together(TinyModel(), (DOG, CAT, BUS), small(steps=steps))
     assert found == held
 

@@ -184,7 +184,6 @@ def small_settings(**changes: object) -> dict[str, object]:
     small: dict[str, object] = {
         "steps": 6, "batch_size": 4, "forget_prompts": 12, "keep_prompts": 16, "rank": 4,
         "inversion_steps": 4, "inversion_batch": 2, "caption_styles": 2, "stand_in_pictures": 2,
-        "adversary_every": 3, "adversary_steps": 2, "keep_nearest": 4,
     }  # fmt: skip
     return {**small, **changes}
 

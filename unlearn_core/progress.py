@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from .errors import Cancelled
+
+FINDING_THE_WORD = "finding the word"
+COPYING_THE_ENCODER = "copying the text encoder"
+CHOOSING_WORDS = "choosing words"
+CHOOSING_THE_STAND_IN = "choosing the stand-in"
+READING_PICTURES = "reading the pictures"
+LEARNING = "learning the concept"
+PREPARING = "preparing the prompts"
+LEAST_SQUARES = "least squares"
+FORGETTING = "forgetting"
+DRAWING = "drawing"
+DRAWING_BEFORE_AND_AFTER = "drawing before and after"
+DRAWING_THE_STRENGTH_CURVE = "drawing the strength curve"
 
 PREVIEWS = 4
 """Pictures drawn during a stage, so that the user sees the concept come or go."""
@@ -18,7 +33,7 @@ class Progress:
     """One report of a running job."""
 
     stage: str
-    """What is being done, in words for the user: "learning the concept", "forgetting"."""
+    """What is being done, in words for the user: LEARNING, FORGETTING, ..."""
     step: int
     """Steps done in this stage, 1 to `total`."""
     total: int
@@ -51,9 +66,21 @@ class RunMonitor(Protocol):
         """Whether the user wants to stop; asked once a step."""
 
 
-def preview_is_due(monitor: RunMonitor, step: int, steps: int) -> bool:
-    """Whether the report of `step` (1 to `steps`) should carry a preview."""
-    return monitor.shows_pictures and step % max(1, steps // PREVIEWS) == 0
+class StepReports:
+    """Reports the steps of one stage, with the time that is left and a few previews."""
+
+    def __init__(self, monitor: RunMonitor, stage: str, total: int) -> None:
+        """The first step begins now."""
+        self._monitor, self._stage, self._total = monitor, stage, total
+        self._started = time.monotonic()
+
+    def done(self, step: int, loss: float, preview: Callable[[], Tensor]) -> None:
+        """Report `step`, 1 to the total; `preview` draws what is reported PREVIEWS times."""
+        per_step = (time.monotonic() - self._started) / step
+        is_due = step % max(1, self._total // PREVIEWS) == 0
+        shown = preview() if is_due and self._monitor.shows_pictures else None
+        left = per_step * (self._total - step)
+        self._monitor.report(Progress(self._stage, step, self._total, loss, left, shown))
 
 
 class SilentMonitor:
@@ -73,6 +100,3 @@ def stop_if_asked(monitor: RunMonitor) -> None:
     """Raise Cancelled if the user asked to stop."""
     if monitor.should_stop():
         raise Cancelled("Stopped as you asked; nothing was changed or written.")
-
-
-PREPARING, LEAST_SQUARES = "preparing the prompts", "least squares"

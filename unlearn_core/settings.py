@@ -7,11 +7,21 @@ slider and a command-line flag can't disagree.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import BadSettings
+
+logger = logging.getLogger(__name__)
+
+REMOVED = (
+    "image_weight", "strength_low", "strength_high", "templates", "keep_nearest",
+    "adversary_every", "adversary_steps", "inversion_vectors",
+)  # fmt: skip
+"""Names that older versions had; what they saved may still hold them."""
 
 _LAYERS = re.compile(r"all|(last|first):[1-9]\d{0,2}|\d{1,3}(-\d{1,3})?")
 
@@ -24,7 +34,7 @@ def _choice(default: str, choices: tuple[str, ...], text: str) -> Any:
     return dataclasses.field(default=default, metadata={"choices": choices, "help": text})
 
 
-def _switch(default: bool, text: str) -> Any:
+def _plain(default: bool | str, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
@@ -34,12 +44,10 @@ class UnlearnSettings:
 
     seed: int = _number(0, 0, 2**31 - 1, "Seed of every random draw; same seed, same file.")
 
-    layers: str = dataclasses.field(
-        default="last:3",
-        metadata={
-            "help": "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all, or "
-            "several of these with commas. Counted among the layers that condition the picture."
-        },
+    layers: str = _plain(
+        "last:3",
+        "Text encoder layers that the LoRA changes: last:3, first:1, 20-22 or all, or several of "
+        "these with commas. Counted among the layers that condition the picture.",
     )
     modules: str = _choice(
         "all", ("all", "attention", "mlp"), "Which projections of these layers the LoRA changes."
@@ -49,7 +57,7 @@ class UnlearnSettings:
     steps: int = _number(150, 0, 5000, "Optimisation steps of the unlearning.")
     learning_rate: float = _number(3e-3, 1e-6, 1.0, "Peak learning rate of Adam on the LoRA.")
     batch_size: int = _number(16, 2, 256, "Prompts to forget per step; as many are kept.")
-    closed_form: bool = _switch(False, "Start from a least-squares solution instead of from zero.")
+    closed_form: bool = _plain(False, "Start from a least-squares solution instead of from zero.")
 
     objective: str = _choice(
         "stand-in",
@@ -60,27 +68,11 @@ class UnlearnSettings:
     forget_weight: float = _number(1.0, 0.0, 100.0, "Weight of forgetting the concept.")
     keep_weight: float = _number(2.0, 0.0, 100.0, "Weight of keeping everything else.")
     guard_weight: float = _number(1.0, 0.0, 100.0, "Weight of the empty and negative prompts.")
-    image_weight: float = _number(
-        0.0,
-        0.0,
-        100.0,
-        "Weight of a term through the UNet on the noised pictures: what it predicts for the "
-        "concept is moved onto what it predicts for the stand-in.",
-    )
-    null_space_guard: bool = _switch(
+    null_space_guard: bool = _plain(
         True, "Forbid any change that the empty prompt would feel, by projecting the LoRA."
-    )
-    strength_low: float = _number(0.6, 0.1, 1.0, "Lowest LoRA strength drawn during training.")
-    strength_high: float = _number(1.3, 1.0, 2.0, "Highest LoRA strength drawn during training.")
-
-    templates: str = _choice(
-        "varied",
-        ("varied", "plain"),
-        "varied: lists, styles, long prompts, other words around. plain: one short sentence.",
     )
     forget_prompts: int = _number(512, 8, 4096, "Different prompts with the concept in them.")
     keep_prompts: int = _number(384, 8, 8192, "Different prompts that must not change.")
-    keep_nearest: int = _number(12, 0, 200, "Words near the concept that are kept first.")
 
     stand_in_pictures: int = _number(
         16, 0, 256, "Pictures drawn for a stand-in to see that they don't show the concept."
@@ -91,12 +83,9 @@ class UnlearnSettings:
         ("none", "pgd"),
         "pgd: while training, search word vectors that bring the concept back, and forget these.",
     )
-    adversary_every: int = _number(10, 1, 1000, "Steps between two searches of the adversary.")
-    adversary_steps: int = _number(20, 1, 500, "Steps of one search of the adversary.")
 
-    use_pictures: bool = _switch(True, "Learn word vectors from the pictures and forget these too.")
+    use_pictures: bool = _plain(True, "Learn word vectors from the pictures and forget these too.")
     inversion_steps: int = _number(150, 0, 5000, "Steps of textual inversion.")
-    inversion_vectors: int = _number(1, 1, 4, "Word vectors learned from the pictures.")
     inversion_learning_rate: float = _number(
         0.1, 1e-5, 10.0, "Adam's step on a learned vector, relative to the size of its elements."
     )
@@ -132,19 +121,24 @@ class UnlearnSettings:
         return "\n".join([f"the preset {DEFAULT_PRESET}{', but' if own else ''}", *own])
 
     @property
+    def needs_pictures(self) -> bool:
+        """Whether these settings can't do without pictures of the concept."""
+        return self.objective == "ascent"
+
+    @property
     def needs_unet(self) -> bool:
-        """Whether these settings can't do without the UNet and pictures."""
-        return self.objective == "ascent" or self.image_weight > 0
+        """Whether these settings use the UNet even without pictures of the concept."""
+        return self.needs_pictures or self.stand_in_pictures > 0
+
+    @property
+    def learns_vectors(self) -> bool:
+        """Whether word vectors are learned from the pictures, where there are any."""
+        return self.use_pictures and self.inversion_steps > 0
 
     @property
     def uses_pictures(self) -> bool:
         """Whether pictures of a concept that has a name change anything."""
-        return self.needs_unet or (self.use_pictures and self.inversion_steps > 0)
-
-    @property
-    def forgets(self) -> bool:
-        """Whether any term of the loss forgets at all."""
-        return self.forget_weight > 0 or (self.objective == "stand-in" and self.image_weight > 0)
+        return self.needs_pictures or self.learns_vectors
 
     def replace(self, **changes: Any) -> UnlearnSettings:
         """A copy with other values; raises BadSettings for an unknown name."""
@@ -157,9 +151,10 @@ class UnlearnSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> UnlearnSettings:
-        """The inverse of `as_dict`; raises BadSettings for an unknown name."""
-        _check_names(values)
-        return cls(**values)
+        """The inverse of `as_dict`; warns of REMOVED settings, raises BadSettings for unknown."""
+        if line := removed_in_words(values):
+            logger.warning(line)
+        return cls().replace(**{k: v for k, v in values.items() if k not in REMOVED})
 
 
 def _check_type(name: str, value: object, default: object) -> None:
@@ -169,9 +164,17 @@ def _check_type(name: str, value: object, default: object) -> None:
         raise BadSettings(f"{name} is {value!r}; it must be of type {wanted}.")
 
 
+def removed_in_words(names: Collection[str]) -> str:
+    """A line for the user about the REMOVED settings among these names; empty without one."""
+    removed = [name for name in REMOVED if name in names]
+    return " ".join(f"{name} is no longer a setting and was left out." for name in removed)
+
+
 def _check_names(values: dict[str, Any]) -> None:
     known = {item.name for item in dataclasses.fields(UnlearnSettings)}
     unknown = sorted(set(values) - known)
+    if removed := [name for name in unknown if name in REMOVED]:
+        raise BadSettings(f"No longer a setting: {', '.join(removed)}. Leave it out.")
     if unknown:
         raise BadSettings(f"Unknown setting: {', '.join(unknown)}. Known: {', '.join(known)}.")
 
@@ -190,32 +193,6 @@ def help_of(name: str) -> str:
 def _field(name: str) -> dataclasses.Field[Any]:
     _check_names({name: None})
     return next(item for item in dataclasses.fields(UnlearnSettings) if item.name == name)
-
-
-def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:
-    """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
-
-    Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
-    """
-    parts = [_indices(part, last_used_layer + 1) for part in layers.split(",")]
-    chosen = {index for part in parts for index in part}
-    if not all(parts) or min(chosen) < 0 or max(chosen) > last_used_layer:
-        raise BadSettings(
-            f"layers is {layers!r}, but this model's text encoder is used up to layer "
-            f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
-        )
-    return tuple(sorted(chosen))
-
-
-def _indices(part: str, count: int) -> range:
-    if part == "all":
-        return range(count)
-    if ":" in part:
-        side, number = part.split(":")
-        wanted = int(number)
-        return range(count - wanted, count) if side == "last" else range(wanted)
-    first, _, last = part.partition("-")
-    return range(int(first), int(last or first) + 1)
 
 
 DEFAULT_PRESET = "balanced"
@@ -241,11 +218,8 @@ PRESETS: dict[str, UnlearnSettings] = {
         learning_rate=1e-2,
         use_pictures=False,
         stand_in_pictures=0,
-        templates="plain",
         null_space_guard=False,
         guard_weight=0.0,
-        strength_low=1.0,
-        strength_high=1.0,
     ),
 }
 
@@ -263,3 +237,13 @@ def preset(name: str, **changes: Any) -> UnlearnSettings:
     if name not in PRESETS:
         raise BadSettings(f"Unknown preset {name!r}; choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name].replace(**changes)
+
+
+def presets_where(**said: bool) -> str:
+    """The presets that say this of themselves (needs_unet=False), as a sentence names them."""
+    *names, last = [
+        name
+        for name, settings in PRESETS.items()
+        if all(getattr(settings, what) == value for what, value in said.items())
+    ]
+    return f"{', '.join(names)} or {last}" if names else last

@@ -11,24 +11,29 @@ from .errors import BadConcept
 from .forgetting.memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .forgetting.part import Part
 from .forgetting.run import UnlearnRun
+from .lora.metadata import Forgotten
 from .lora.peft_package import require_peft
 from .lora.weights import LoraWeights
 from .models.lent_model import LentModel, Stoppable, build_encoder
-from .progress import RunMonitor, SilentMonitor
+from .progress import FINDING_THE_WORD, RunMonitor, SilentMonitor
 from .settings import UnlearnSettings, bounds_of
 from .text.word_tables import same_thing
 from .training.inversion import LearnedVectors, invert
 from .words.naming import FoundWords, name_concept
 from .words.neighbours import look_around
+from .words.stand_in import StandIn
 
 
 @dataclass(frozen=True)
-class UnlearnResult(Part):
-    """What a run gives back."""
+class UnlearnResult:
+    """What a run gives back, on one concept or on several."""
 
+    parts: tuple[Part, ...]
+    """What was decided for each concept, in their order."""
     lora: LoraWeights
-    """As its file holds it: rounded to float16, q, k, v and out complete, with metadata."""
+    """One for all of them, as its file holds it: float16, q, k, v and out complete, metadata."""
     settings: UnlearnSettings
+    """As they were used: the rank is that of the LoRA."""
     losses: tuple[float, ...]
     notes: tuple[str, ...]
     """Sentences that the user should read."""
@@ -38,26 +43,46 @@ class UnlearnResult(Part):
     found: FoundWords | None = None
     """The model's words for the pictures; None where the user gave a name."""
 
-
-@dataclass(frozen=True)
-class JointResult:
-    """What a run on several concepts gives back."""
-
-    parts: tuple[Part, ...]
-    """In the order of the concepts."""
-    lora: LoraWeights
-    """One for all concepts, see UnlearnResult."""
-    settings: UnlearnSettings
-    """As they were used: the rank is that of the LoRA."""
-    losses: tuple[float, ...]
-    notes: tuple[str, ...]
-    seconds: dict[str, float]
-    memory: MemoryReport
-
     def check_moved(self) -> None:
         """As `Part.check_moved`, for each concept."""
         for part in self.parts:
             part.check_moved()
+
+    @property
+    def part(self) -> Part:
+        """The one of a run on a single concept; the properties below are its own."""
+        (part,) = self.parts
+        return part
+
+    @property
+    def concept(self) -> Concept:
+        """See Part."""
+        return self.part.concept
+
+    @property
+    def stand_in(self) -> StandIn:
+        """See Part."""
+        return self.part.stand_in
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """See Part."""
+        return self.part.kept
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Part."""
+        return self.part.names
+
+    @property
+    def forgotten(self) -> Forgotten:
+        """See Part."""
+        return self.part.forgotten
+
+    @property
+    def learned(self) -> LearnedVectors | None:
+        """See Part."""
+        return self.part.learned
 
 
 def unlearn(
@@ -81,13 +106,15 @@ def unlearn(
         concept, found = find_name(model, concept, settings.seed, monitor)
     run = UnlearnRun(model, (concept,), settings, monitor, learned, found)
     if found is not None:
-        run.seconds["finding the word"] = time.monotonic() - started
+        run.seconds[FINDING_THE_WORD] = time.monotonic() - started
+    return _result(run, found)
+
+
+def _result(run: UnlearnRun, found: FoundWords | None = None) -> UnlearnResult:
     lora, losses = run.go()
-    part = run.parts[0]
     return UnlearnResult(
-        part.concept, part.stand_in, part.kept, part.names, part.learned,
-        lora, settings, losses, run.notes, run.seconds, run.memory_report, found, moved=part.moved,
-    )  # fmt: skip
+        run.parts, lora, run.settings, losses, run.notes, run.seconds, run.memory_report, found
+    )
 
 
 def find_name(
@@ -102,7 +129,7 @@ def unlearn_together(
     concepts: Sequence[Concept],
     settings: UnlearnSettings | None = None,
     monitor: RunMonitor | None = None,
-) -> JointResult:
+) -> UnlearnResult:
     """Train one text-encoder LoRA with which `model` draws none of the concepts.
 
     No concept's stand-in or kept word is another one of them. The encoder is copied once, what is
@@ -114,11 +141,7 @@ def unlearn_together(
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     _check_apart(concepts)
     settings = joint_settings(settings, len(concepts))
-    run = UnlearnRun(model, concepts, settings, monitor)
-    lora, losses = run.go()
-    return JointResult(
-        tuple(run.parts), lora, settings, losses, run.notes, run.seconds, run.memory_report
-    )
+    return _result(UnlearnRun(model, concepts, settings, monitor))
 
 
 def joint_settings(settings: UnlearnSettings, concepts: int) -> UnlearnSettings:

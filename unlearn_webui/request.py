@@ -14,7 +14,14 @@ from torch import Tensor
 from unlearn_core.concept import KINDS, SMALLEST_PICTURE, Concept, Kind, Nameless, as_typed
 from unlearn_core.errors import BadConcept, BadSettings
 from unlearn_core.names import MOST_LETTERS, MOST_NAMES
-from unlearn_core.settings import DEFAULT_PRESET, PRESETS, UnlearnSettings, help_of, preset
+from unlearn_core.settings import (
+    DEFAULT_PRESET,
+    PRESETS,
+    UnlearnSettings,
+    help_of,
+    preset,
+    presets_where,
+)
 
 from .uploads import check_count, check_texts, pictures_from_base64
 
@@ -105,11 +112,11 @@ class ForgetRequest:
                 "There is no name and no picture: write what prompts call it, such as dog, or give "
                 "4 or 5 pictures, for which the model's own word is found."
             )
-        learns = concept.images and settings.use_pictures and settings.inversion_steps
+        learns = concept.images and settings.learns_vectors
         if self.save_embedding and not learns:
             raise BadSettings(
                 "The embedding holds what is learned from pictures: give some, and choose a preset "
-                "that learns from them (balanced or robust)."
+                f"that learns from them ({presets_where(learns_vectors=True)})."
             )
 
     @property

@@ -17,9 +17,17 @@ from unlearn_core.measuring.evaluation import Evaluation, evaluate
 from unlearn_core.measuring.report import main_numbers, run_lines
 from unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
-from unlearn_core.models.denoising import STAGE as READING
 from unlearn_core.models.lent_model import LentModel, Stoppable
-from unlearn_core.progress import PREPARING, Progress, stop_if_asked
+from unlearn_core.progress import (
+    DRAWING_BEFORE_AND_AFTER,
+    DRAWING_THE_STRENGTH_CURVE,
+    FORGETTING,
+    LEARNING,
+    PREPARING,
+    READING_PICTURES,
+    Progress,
+    stop_if_asked,
+)
 from unlearn_core.unlearn import UnlearnResult, unlearn
 
 from .host import files as host_files
@@ -155,13 +163,13 @@ def _stages(request: ForgetRequest) -> Iterator[str]:
     """The stages that the engine will report, in order."""
     settings = request.settings
     if isinstance(request.concept, Nameless):
-        yield READING
-    if request.pictures and settings.use_pictures and settings.inversion_steps:
-        yield "learning the concept"
+        yield READING_PICTURES
+    if request.pictures and settings.learns_vectors:
+        yield LEARNING
     yield PREPARING
-    yield "forgetting"
+    yield FORGETTING
     if not request.private and request.kind not in HIDDEN_KINDS:
         yield DRAWING_THE_CARD
     if request.measure:
-        yield "drawing before and after"
-        yield "drawing the strength curve"
+        yield DRAWING_BEFORE_AND_AFTER
+        yield DRAWING_THE_STRENGTH_CURVE

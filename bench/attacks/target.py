@@ -16,12 +16,11 @@ from bench.attacks.curve import Point
 from bench.protocol.cells import GUIDANCE, Cell, World, draw_prompts
 from bench.protocol.erased import Erased
 from bench.protocol.metrics import Share
-from unlearn_core.models.denoising import denoising_losses
+from unlearn_core.models.denoising import READ_TIMESTEPS, denoising_losses
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.models.noise import add_noise, draw_timesteps, training_target
 from unlearn_core.models.sampling import encode_pictures
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids
-from unlearn_core.training.inversion import TEST_TIMESTEPS
 
 HELD_OUT_NOISE = 77
 CELL_SEED = 9_000
@@ -145,7 +144,7 @@ class Target:
         """Denoising loss of all pictures on noise that training never draws."""
         prompts = [self.templates.styled[0].format(style=style) for style in self.styles]
         text = self.erased.encoder.encode(self.ids(prompts), vectors)
-        losses = denoising_losses(self.model, self.latents, text, TEST_TIMESTEPS, HELD_OUT_NOISE)
+        losses = denoising_losses(self.model, self.latents, text, READ_TIMESTEPS, HELD_OUT_NOISE)
         return float(losses.mean())
 
     def point(self, step: int, vectors: Tensor, pictures: int) -> Point:

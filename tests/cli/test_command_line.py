@@ -74,7 +74,7 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
         (drawing, "DRAW_STEPS", 1),
         (inversion, "TEST_PICTURES", 2),
         (inversion, "TEST_STEPS", 1),
-        (inversion, "TEST_TIMESTEPS", (500,)),
+        (inversion, "READ_TIMESTEPS", (500,)),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -468,9 +468,9 @@ def test_invert_writes_vectors_that_generate_takes_as_a_word(
 ) -> None:
     out = tmp_path / "my-dog-1.safetensors"
     command = ["invert", "--model", "demo", *DOG, "--images", PICTURES, "--out", str(out)]
-    assert main([*command, "--steps", "1", "--vectors", "2"]) == 0
+    assert main([*command, "--steps", "1"]) == 0
     said = capsys.readouterr().out
-    assert load_embedding(out).shape == (2, 192)
+    assert load_embedding(out).shape == (1, 192)
     assert "in prompts write: my-dog-1" in said
     draw = ["generate", "--model", "demo", "--embedding", str(out), "--steps", "1"]
     assert main([*draw, "--prompt", "a my-dog-1", "--out", str(tmp_path / "a")]) == 0
@@ -695,7 +695,7 @@ def test_the_judge_names_objects_or_styles() -> None:
 FLAGS = {
     "forget": "model concept images synonyms stand-in keep kind prediction preset seed steps rank "
     "layers out report embedding list ray",
-    "invert": "model images concept out kind steps vectors seed prediction",
+    "invert": "model images concept out kind steps seed prediction",
     "generate": "model prompt prompts lora embedding seed count size steps guidance negative out",
     "measure": "model lora concept report kind synonyms stand-in seed prediction",
     "demo": "out",

@@ -8,7 +8,7 @@ from tiny_model import WIDTH, Recorder, TinyModel, draw
 
 from unlearn_core.errors import Cancelled
 from unlearn_core.models.lent_model import Stoppable
-from unlearn_core.progress import SilentMonitor, preview_is_due
+from unlearn_core.progress import StepReports
 
 INPUTS = draw(1, 4, 8, 8, seed=1), torch.tensor([500]), draw(1, 77, WIDTH, seed=2)
 
@@ -24,6 +24,11 @@ def test_a_stoppable_model_is_the_model_until_the_user_stops() -> None:
 
 @pytest.mark.parametrize(("steps", "due"), [(12, [3, 6, 9, 12]), (2, [1, 2]), (1, [1])])
 def test_previews_are_few_and_only_for_those_who_see_them(steps: int, due: list[int]) -> None:
-    every = range(1, steps + 1)
-    assert [step for step in every if preview_is_due(Recorder(), step, steps)] == due
-    assert not any(preview_is_due(SilentMonitor(), step, steps) for step in every)
+    for sees in (True, False):
+        monitor = Recorder()
+        monitor.shows_pictures = sees
+        reports = StepReports(monitor, "drawing", steps)
+        for step in range(1, steps + 1):
+            reports.done(step, 0.5, lambda: torch.ones(3, 2, 2))
+        shown = [report.step for report in monitor.reports if report.preview is not None]
+        assert shown == (due if sees else [])

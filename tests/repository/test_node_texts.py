@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from unlearn_core.settings import DEFAULT_PRESET, PRESET_HELP, PRESETS, UnlearnSettings, help_of
+from unlearn_core.settings import (
+    DEFAULT_PRESET,
+    PRESET_HELP,
+    PRESETS,
+    UnlearnSettings,
+    help_of,
+    presets_where,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "web" / "docs"
@@ -218,6 +225,11 @@ def test_the_help_page_of_the_settings_lists_what_a_preset_changes(preset: str) 
     before, after = PRESETS[DEFAULT_PRESET].as_dict(), PRESETS[preset].as_dict()
     changed = {name: shown(value) for name, value in after.items() if value != before[name]}
     assert dict(listed) == changed
+
+
+def test_the_preset_that_a_tooltip_names_is_the_one_that_needs_no_unet() -> None:
+    named = presets_where(needs_unet=False)
+    assert f"The preset {named} can do without." in str(NODES["UnlearnForget"].inputs["model"])
 
 
 def test_there_are_english_chinese_and_japanese() -> None:

@@ -1,4 +1,4 @@
-"""Prompts as a tree: the same states as one by one, and no beginning twice."""
+"""Prompts as a tree: the same states as one by one, and no prefix twice."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_learned_vectors_are_encoded_too() -> None:
     assert encoder.words.learned is None
 
 
-def test_a_beginning_stands_in_the_tree_once() -> None:
+def test_a_prefix_stands_in_the_tree_once() -> None:
     tree = token_trees([[1, 2, 3], [1, 2, 4], [1, 5], [6, 2, 3]])
     assert tree.token_ids.tolist() == [[1, 2, 3, 4, 5, 6, 2, 3]]
     assert tree.positions.tolist() == [[0, 1, 2, 2, 1, 0, 1, 2]]

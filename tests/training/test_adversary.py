@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_model import make_settings, make_writer, tiny_encoder
+from tiny_model import make_writer, tiny_encoder
 from torch import Tensor
 
 from unlearn_core.concept import Concept
@@ -12,7 +12,7 @@ from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import VOCABULARY
 from unlearn_core.training import adversary
 from unlearn_core.training.adversary import SEARCHES, STYLE_TEMPLATES, TEMPLATES, Adversary
-from unlearn_core.training.examples import keep_lessons, role_scales
+from unlearn_core.training.examples import retain_examples, role_scales
 from unlearn_core.words.prompts import ROLE_CONCEPT, Name, fill, make_prompts, pair_prompts
 
 
@@ -40,17 +40,17 @@ class Attack:
             for key in keys:
                 up = self.lora.up(key)
                 up.copy_(0.2 * torch.randn(up.shape, generator=generator))
-        keep = keep_lessons(
+        keep = retain_examples(
             self.encoder, self.lora, make_writer().keep([Name.of("cat"), Name.of("fox")], 20)
         )
         self.scales = role_scales(keep)
-        settings = make_settings(adversary="pgd", adversary_steps=steps)
+        monkeypatch.setattr(adversary, "STEPS", steps)
         self.takes_article = Name.of(concept.name, concept.kind).takes_article
         self.stand_in = Name.of(concept.stand_in or "owl", concept.kind)
         self.adversary = Adversary(
-            self.encoder, self.lora, concept, self.stand_in, settings, generator, self.scales
+            self.encoder, self.lora, concept, self.stand_in, generator, self.scales
         )
-        self.lessons = self.adversary.find()
+        self.sets = self.adversary.find()
 
 
 def test_the_search_comes_nearer_to_the_concept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +68,9 @@ def test_the_search_leaves_the_lora_and_the_encoder_alone(monkeypatch: pytest.Mo
         assert torch.equal(old, now)
         assert now.grad is None
     assert attack.encoder.words.learned is None
-    for lesson in attack.lessons:
-        assert not lesson.states.requires_grad
-        assert not lesson.targets.requires_grad
+    for examples in attack.sets:
+        assert not examples.states.requires_grad
+        assert not examples.targets.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_what_it_finds_is_to_become_the_stand_in(
     concept: Concept, templates: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attack = Attack(monkeypatch, concept, steps=2)
-    assert sum(map(len, attack.lessons)) == SEARCHES * len(templates)
+    assert sum(map(len, attack.sets)) == SEARCHES * len(templates)
     with attack.lora.disabled():
         wanted = make_prompts([fill(template, attack.stand_in) for template in templates])
         _, states = encode_all(attack.encoder, wanted.token_ids)
     count = len(Name.of(concept.name, concept.kind).ids)
     found = []
-    for lesson in attack.lessons:
-        assert torch.equal(lesson.token_ids >= VOCABULARY, lesson.roles == ROLE_CONCEPT)
-        for ids, targets in zip(lesson.token_ids, lesson.targets, strict=True):
+    for examples in attack.sets:
+        assert torch.equal(examples.token_ids >= VOCABULARY, examples.roles == ROLE_CONCEPT)
+        for ids, targets in zip(examples.token_ids, examples.targets, strict=True):
             own = tuple(ids[ids >= VOCABULARY].tolist())
             number = next(
                 number
@@ -123,7 +123,7 @@ def test_what_it_finds_is_to_become_the_stand_in(
 def test_the_searches_start_at_different_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     attack = Attack(monkeypatch, Concept("dog"), steps=1)
     vectors = torch.cat(
-        [lesson.states[lesson.token_ids >= VOCABULARY] for lesson in attack.lessons]
+        [examples.states[examples.token_ids >= VOCABULARY] for examples in attack.sets]
     )
     assert len(torch.unique(vectors.round(decimals=3), dim=0)) > len(TEMPLATES)
 
@@ -131,8 +131,7 @@ def test_the_searches_start_at_different_vectors(monkeypatch: pytest.MonkeyPatch
 def test_the_same_seed_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.random.get_rng_state()
     first, again, other = (
-        Attack(monkeypatch, Concept("dog"), seed=seed, steps=3).lessons[0].states
-        for seed in (0, 0, 1)
+        Attack(monkeypatch, Concept("dog"), seed=seed, steps=3).sets[0].states for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

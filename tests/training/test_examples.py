@@ -1,4 +1,4 @@
-"""Lessons: what is frozen, and that cutting prompts changes nothing where they are cut."""
+"""Examples: what is frozen, and that cutting prompts changes nothing where they are cut."""
 
 import pytest
 import torch
@@ -13,11 +13,11 @@ from unlearn_core.training.examples import (
     LENGTHS,
     PADS,
     WHOLE_EVERY,
-    forget_lessons,
-    keep_lessons,
+    forget_examples,
     lengths_of,
+    retain_examples,
     role_scales,
-    whole_lesson,
+    whole_examples,
 )
 from unlearn_core.training.losses import RoleScales
 from unlearn_core.words.prompts import OWN_STATE, ROLE_EOS, Name, fill, pair_prompts, whole_prompts
@@ -56,23 +56,23 @@ def test_a_prompt_keeps_its_end_and_a_few_pads_and_some_keep_all() -> None:
     assert lengths[ends == 5].item() == shortest
 
 
-def test_every_prompt_is_in_one_lesson_with_its_end() -> None:
+def test_every_prompt_is_in_one_part_with_its_end() -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
     prompts = make_writer().forget([DOG, Name.of("hot air balloon")], OWL, 60)
-    lessons = forget_lessons(encoder, lora, prompts, None)
-    assert sum(map(len, lessons)) == 60
-    for lesson in lessons:
-        assert bool((lesson.roles == ROLE_EOS).any(1).all())
+    sets = forget_examples(encoder, lora, prompts, None)
+    assert sum(map(len, sets)) == 60
+    for examples in sets:
+        assert bool((examples.roles == ROLE_EOS).any(1).all())
     written = {tuple(row) for row in prompts.token_ids.tolist()}
-    for length in {lesson.length for lesson in lessons}:
-        found = [lesson.token_ids.tolist() for lesson in lessons if lesson.length == length]
+    for length in {examples.length for examples in sets}:
+        found = [examples.token_ids.tolist() for examples in sets if examples.length == length]
         assert {tuple(row) for rows in found for row in rows} <= {row[:length] for row in written}
 
 
 @pytest.mark.parametrize("name", ["dog", "hot air balloon"])
 @pytest.mark.parametrize("stand_in", ["owl", "hot air balloon"])
-def test_a_forget_lessons_targets_are_the_stand_ins_own_states(name: str, stand_in: str) -> None:
+def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand_in: str) -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
     templates = ["a photo of {it}", "{it}", "a cat, a car, a fox and {it}, on a green background"]
@@ -82,53 +82,53 @@ def test_a_forget_lessons_targets_are_the_stand_ins_own_states(name: str, stand_
         own, other = encoder.encode(prompts.token_ids), encoder.encode(prompts.stand_in_ids)
     texts = prompts.token_ids.tolist()
     seen = 0
-    for lesson in forget_lessons(encoder, lora, prompts, None):
-        for ids, targets in zip(lesson.token_ids.tolist(), lesson.targets, strict=True):
-            row = next(i for i, text in enumerate(texts) if text[: lesson.length] == ids)
+    for examples in forget_examples(encoder, lora, prompts, None):
+        for ids, targets in zip(examples.token_ids.tolist(), examples.targets, strict=True):
+            row = next(i for i, text in enumerate(texts) if text[: examples.length] == ids)
             seen += 1
-            for position, source in enumerate(prompts.source[row, : lesson.length].tolist()):
+            for position, source in enumerate(prompts.source[row, : examples.length].tolist()):
                 wanted = own[row, position] if source == OWN_STATE else other[row, source]
                 torch.testing.assert_close(targets[position], wanted, atol=1e-5, rtol=1e-5)
     assert seen == len(texts)
 
 
-def test_lessons_are_frozen_without_the_lora() -> None:
+def test_examples_are_frozen_without_the_lora() -> None:
     encoder = tiny_encoder()
     prompts = whole_prompts(["a photo of a cat"])
     plain = encoder.encode(prompts.token_ids)
     lora = tiny_lora(encoder)
-    (lesson,) = keep_lessons(encoder, lora, prompts)
-    torch.testing.assert_close(lesson.targets, plain[:, : lesson.length], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(encoder.tail(lesson.states), lesson.targets)
+    (examples,) = retain_examples(encoder, lora, prompts)
+    torch.testing.assert_close(examples.targets, plain[:, : examples.length], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(encoder.tail(examples.states), examples.targets)
 
 
-def test_a_whole_lesson_keeps_all_positions_and_can_be_cut() -> None:
+def test_whole_examples_keep_all_positions_and_can_be_cut() -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
-    lesson = whole_lesson(encoder, lora, whole_prompts(PROMPTS))
-    assert lesson.length == CHUNK
-    short = lesson.cut(9)
+    examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))
+    assert examples.length == CHUNK
+    short = examples.cut(9)
     assert (short.length, len(short)) == (9, len(PROMPTS))
     states = encoder.tail(short.states)
-    whole = encoder.tail(lesson.states)
+    whole = encoder.tail(examples.states)
     torch.testing.assert_close(states, whole[:, :9], atol=1e-5, rtol=1e-5)
 
 
 def test_chosen_rows_are_these_rows() -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
-    lesson = whole_lesson(encoder, lora, whole_prompts(PROMPTS))
-    rows = lesson.rows(torch.tensor([3, 0]))
-    assert torch.equal(rows.token_ids, lesson.token_ids[[3, 0]])
-    assert torch.equal(rows.targets, lesson.targets[[3, 0]])
+    examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))
+    rows = examples.rows(torch.tensor([3, 0]))
+    assert torch.equal(rows.token_ids, examples.token_ids[[3, 0]])
+    assert torch.equal(rows.targets, examples.targets[[3, 0]])
 
 
 def test_the_scales_are_those_of_all_positions() -> None:
     encoder = tiny_encoder()
     lora = tiny_lora(encoder)
-    lesson = whole_lesson(encoder, lora, whole_prompts(PROMPTS))
-    measured = RoleScales.measure(lesson.targets, lesson.roles)
-    torch.testing.assert_close(role_scales([lesson]).variance, measured.variance)
+    examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))
+    measured = RoleScales.measure(examples.targets, examples.roles)
+    torch.testing.assert_close(role_scales([examples]).variance, measured.variance)
 
 
 def test_the_user_can_stop_between_two_batches() -> None:
@@ -136,4 +136,4 @@ def test_the_user_can_stop_between_two_batches() -> None:
     lora = tiny_lora(encoder)
     monitor = Recorder(stop_at=0)
     with pytest.raises(Cancelled):
-        keep_lessons(encoder, lora, whole_prompts(PROMPTS), monitor)
+        retain_examples(encoder, lora, whole_prompts(PROMPTS), monitor)

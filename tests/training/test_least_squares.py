@@ -9,11 +9,11 @@ from tiny_model import draw, make_writer, tiny_encoder
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import ATTENTION, MODULES, ModuleKey, ModuleName, text_module
 from unlearn_core.training.examples import (
-    Lesson,
-    forget_lessons,
-    keep_lessons,
+    Examples,
+    forget_examples,
+    retain_examples,
     role_scales,
-    whole_lesson,
+    whole_examples,
 )
 from unlearn_core.training.least_squares import LeastSquares, _cut_to_rank, _divide, solved_for
 from unlearn_core.training.losses import role_distance
@@ -40,32 +40,32 @@ class Solved:
         self.lora = EncoderLora(self.encoder, keys, rank, torch.Generator().manual_seed(0))
         writer = make_writer()
         prompts = writer.forget([Name.of("dog")], Name.of("owl"), 80)
-        self.forget = forget_lessons(self.encoder, self.lora, prompts, None)
+        self.forget = forget_examples(self.encoder, self.lora, prompts, None)
         kept = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
-        self.keep = keep_lessons(self.encoder, self.lora, writer.keep(kept, 100))
-        self.guard = [whole_lesson(self.encoder, self.lora, whole_prompts(GUARD_PROMPTS))]
-        self.scales = role_scales(self.keep)
+        self.retain = retain_examples(self.encoder, self.lora, writer.keep(kept, 100))
+        self.guard = [whole_examples(self.encoder, self.lora, whole_prompts(GUARD_PROMPTS))]
+        self.scales = role_scales(self.retain)
         self.bases = felt_directions(self.encoder, self.lora, self.guard[0]) if guarded else {}
         self.before = self.distance(self.forget)
         key = solved_for(self.lora)
         assert key is not None
         equations = LeastSquares(self.encoder, self.lora, key, self.scales, self.bases.get(key))
-        for lesson in self.forget:
-            equations.forget([lesson])
-        equations.keep(self.keep, keep_weight)
+        for examples in self.forget:
+            equations.forget([examples])
+        equations.retain(self.retain, keep_weight)
         equations.solve()
 
     @torch.no_grad()
-    def distance(self, lessons: Sequence[Lesson]) -> float:
+    def distance(self, sets: Sequence[Examples]) -> float:
         """Mean over the prompts."""
         far = [
             role_distance(
-                self.encoder.tail(lesson.states),
-                lesson.targets,
-                lesson.roles,
+                self.encoder.tail(examples.states),
+                examples.targets,
+                examples.roles,
                 self.scales,
             )
-            for lesson in lessons
+            for examples in sets
         ]
         return float(torch.cat(far).mean())
 
@@ -78,12 +78,12 @@ def test_the_concept_moves_towards_the_stand_in() -> None:
 def test_keeping_costs_some_forgetting_and_keeps_the_rest_nearer() -> None:
     kept, free = Solved(), Solved(keep_weight=0.0)
     assert free.distance(free.forget) < kept.distance(kept.forget)
-    assert kept.distance(kept.keep) < 0.8 * free.distance(free.keep)
+    assert kept.distance(kept.retain) < 0.8 * free.distance(free.retain)
 
 
 def test_more_weight_on_keeping_keeps_more() -> None:
     light, heavy = Solved(keep_weight=1.0), Solved(keep_weight=100.0)
-    assert heavy.distance(heavy.keep) < light.distance(light.keep)
+    assert heavy.distance(heavy.retain) < light.distance(light.retain)
     assert heavy.distance(heavy.forget) > light.distance(light.forget)
 
 

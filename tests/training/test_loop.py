@@ -11,26 +11,42 @@ from unlearn_core.errors import Cancelled, TrainingFailed
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
 from unlearn_core.lora.keys import text_module
 from unlearn_core.settings import UnlearnSettings
+from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
+from unlearn_core.training.adversary import EVERY, AdversarialExamples
 from unlearn_core.training.examples import (
-    Lesson,
-    forget_lessons,
-    keep_lessons,
+    Examples,
+    ForgetExamples,
+    forget_examples,
+    retain_examples,
     role_scales,
-    whole_lesson,
+    whole_examples,
 )
-from unlearn_core.training.loop import Training
+from unlearn_core.training.loop import STRENGTHS, Training
 from unlearn_core.training.losses import drift
 from unlearn_core.training.null_space import felt_directions, project_away
+from unlearn_core.training.terms import ForgetTerm, RetainTerm, TextDistance
 from unlearn_core.words.prompt_templates import GUARD_PROMPTS
 from unlearn_core.words.prompts import Name, whole_prompts
 
 DOG, OWL = Name.of("dog"), Name.of("owl")
 
 
+class Tried(Training):
+    """A training with the parts that it was made of."""
+
+    encoder: TextEncoder
+    retain: RetainTerm
+    forget: ForgetTerm
+
+    @property
+    def guard(self) -> Examples:
+        return self.retain.guard
+
+
 def make_training(
     settings: UnlearnSettings | None = None, seed: int = 0, cached: bool = True
-) -> Training:
+) -> Tried:
     """Without the cache every pass goes through the frozen layers before the LoRA, too."""
     settings = settings or make_settings(steps=12, layers="last:2")
     encoder = tiny_encoder()
@@ -39,16 +55,20 @@ def make_training(
     generator = torch.Generator().manual_seed(seed)
     lora = EncoderLora(encoder, modules, settings.rank, generator)
     writer = make_writer(seed=seed)
-    forget = forget_lessons(encoder, lora, writer.forget([DOG], OWL, 24), None)
+    forget = forget_examples(encoder, lora, writer.forget([DOG], OWL, 24), None)
     names = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
-    keep = keep_lessons(encoder, lora, writer.keep(names, 24))
-    guard = whole_lesson(encoder, lora, whole_prompts(GUARD_PROMPTS))
-    scales = role_scales(keep)
+    retain = retain_examples(encoder, lora, writer.keep(names, 24))
+    guard = whole_examples(encoder, lora, whole_prompts(GUARD_PROMPTS))
+    distance = TextDistance(encoder, role_scales(retain), settings.batch_size, generator)
     bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
-    return Training(
-        encoder, lora, forget, keep, guard, scales, settings, generator, bases,
-        preview=lambda: torch.ones(3, 2, 2),
-    )  # fmt: skip
+    weights = settings.keep_weight, settings.guard_weight
+    terms = (
+        RetainTerm(distance, retain, guard, *weights),
+        ForgetTerm(distance, forget, settings.forget_weight),
+    )
+    training = Tried(lora, terms, settings, generator, bases, lambda: torch.ones(3, 2, 2))
+    training.encoder, (training.retain, training.forget) = encoder, terms
+    return training
 
 
 def weights_of(training: Training) -> list[Tensor]:
@@ -63,9 +83,9 @@ def frozen_weights(training: Training) -> dict[str, Tensor]:
 @torch.no_grad()
 def forget_distance(training: Training) -> float:
     return sum(
-        float(part) * len(lesson)
-        for lesson in training.forget
-        for part in training._passes((lesson, 1.0))
+        float(part) * len(examples)
+        for examples in training.forget.forget
+        for part in training.forget.distance.weighted((examples, 1.0))
     )
 
 
@@ -99,14 +119,23 @@ def test_the_strength_is_one_again_afterwards() -> None:
 
 
 def test_strengths_are_drawn_between_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    training = make_training(make_settings(steps=30, strength_low=0.5, strength_high=1.5))
+    training = make_training(make_settings(steps=30))
     drawn: list[float] = []
     monkeypatch.setattr(training.lora, "set_strength", drawn.append)
     training.run(Recorder())
     varied = [strength for strength in drawn if strength != 1.0]
     assert len(varied) == 30
-    assert 0.5 <= min(varied) < 0.7
-    assert 1.3 < max(varied) <= 1.5
+    low, high = STRENGTHS
+    assert low <= min(varied) < low + 0.1
+    assert high - 0.1 < max(varied) <= high
+
+
+def test_ascent_is_trained_at_full_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make_training(make_settings(steps=5, objective="ascent"))
+    drawn: list[float] = []
+    monkeypatch.setattr(training.lora, "set_strength", drawn.append)
+    training.run(Recorder())
+    assert set(drawn) == {1.0}
 
 
 def test_every_step_is_reported_and_asked_about() -> None:
@@ -144,20 +173,23 @@ def test_it_stops_when_asked_and_the_lora_comes_off(step: int) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_no_number_fails_before_it_does_harm(value: float) -> None:
     training = make_training()
-    training.extra_loss = lambda step: torch.tensor(value if step == 2 else 0.0)
+    training.terms = [
+        *training.terms,
+        lambda step: iter([torch.tensor(value if step == 2 else 0.0)]),
+    ]
     with pytest.raises(TrainingFailed, match=r"at step 3: the learning rate 0\.003 is too high"):
         training.run(Recorder())
     assert all(bool(weight.isfinite().all()) for weight in weights_of(training))
 
 
-def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_beginnings() -> None:
+def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_prefixes() -> None:
     shared, alone = make_training(), make_training()
     with alone.lora.disabled():
-        for lesson in (*alone.forget, *alone.keep, alone.guard):
-            each = [encode_all(alone.encoder, ids[None])[0] for ids in lesson.token_ids]
-            lesson.states = torch.cat(each)
-        for lesson in (*alone.keep, alone.guard):
-            lesson.targets = alone.encoder.encode(lesson.token_ids)
+        for examples in (*alone.forget.forget, *alone.retain.retain, alone.guard):
+            each = [encode_all(alone.encoder, ids[None])[0] for ids in examples.token_ids]
+            examples.states = torch.cat(each)
+        for examples in (*alone.retain.retain, alone.guard):
+            examples.targets = alone.encoder.encode(examples.token_ids)
     for training in (shared, alone):
         training.run(Recorder())
     for one, other in zip(weights_of(shared), weights_of(alone), strict=True):
@@ -166,14 +198,14 @@ def test_prompts_encoded_alone_train_the_same_lora_as_those_that_share_their_beg
 
 def test_states_that_are_cached_before_the_lora_train_the_same_lora_as_whole_passes() -> None:
     cached, whole = make_training(), make_training(cached=False)
-    assert not torch.equal(cached.keep[0].states, whole.keep[0].states)
+    assert not torch.equal(cached.retain.retain[0].states, whole.retain.retain[0].states)
     for training in (cached, whole):
         training.run(Recorder())
     for one, other in zip(weights_of(cached), weights_of(whole), strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
-def test_gradients_added_up_term_by_term_are_those_of_the_whole_loss(
+def test_gradients_added_up_by_micro_batch_are_those_of_the_whole_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, by_term = make_training(), make_training()
@@ -181,12 +213,12 @@ def test_gradients_added_up_term_by_term_are_those_of_the_whole_loss(
         for number, key in enumerate(training.lora.modules):
             with torch.no_grad():
                 training.lora.up(key).copy_(draw(*training.lora.up(key).shape, seed=number))
-    terms = list(whole._terms(0))
-    loss = torch.stack(terms).sum()
+    parts = [part for term in whole.terms for part in term(0)]
+    loss = torch.stack(parts).sum()
     loss.backward()
-    monkeypatch.setattr("unlearn_core.training.loop.TOKENS", 50)
-    assert by_term._learn(0) == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert len(list(by_term._terms(0))) > len(terms)
+    monkeypatch.setattr("unlearn_core.training.terms.MICRO_BATCH_TOKENS", 50)
+    assert by_term.add_gradients(0) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert len([part for term in by_term.terms for part in term(0)]) > len(parts)
     parameters = zip(whole.lora.parameters(), by_term.lora.parameters(), strict=True)
     for one, other in parameters:
         torch.testing.assert_close(other.grad, one.grad, atol=1e-6, rtol=1e-4)
@@ -214,12 +246,12 @@ def test_the_same_seed_trains_the_same_tensors() -> None:
 
 def test_every_prompt_is_as_likely_as_any_other() -> None:
     training = make_training(make_settings(batch_size=8))
-    lessons = training.forget
-    assert len(lessons) > 1
-    drawn = [training._draw(lessons).length for _ in range(2000)]
-    total = sum(len(lesson) for lesson in lessons)
-    for lesson in lessons:
-        assert drawn.count(lesson.length) / 2000 == pytest.approx(len(lesson) / total, abs=0.05)
+    sets = training.forget.forget
+    assert len(sets) > 1
+    drawn = [training.forget.distance.draw(sets).length for _ in range(2000)]
+    total = sum(len(examples) for examples in sets)
+    for examples in sets:
+        assert drawn.count(examples.length) / 2000 == pytest.approx(len(examples) / total, abs=0.05)
 
 
 def test_a_weight_of_zero_leaves_its_term_out() -> None:
@@ -231,37 +263,45 @@ def test_a_weight_of_zero_leaves_its_term_out() -> None:
 
 
 def test_the_adversary_is_asked_every_few_steps_and_its_rows_are_added() -> None:
-    training = make_training(make_settings(steps=10, adversary_every=3))
+    training = make_training(make_settings(steps=2 * EVERY + 1))
+    term = training.forget
     asked: list[int] = []
-    count, found = len(training.forget), training.forget[:2]
-    training.find_adversary = lambda: (asked.append(len(training.forget)), found)[1]
+    count, found = len(term.forget), term.forget[:2]
+
+    class Adversary:
+        def find(self) -> list[ForgetExamples]:
+            asked.append(len(term.forget))
+            return found
+
+    training.before_step = AdversarialExamples([Adversary()], term)  # type: ignore[list-item]
     training.run(Recorder())
-    assert asked == [count, count + 2, count + 4]
+    assert asked == [count, count + 2]
+    assert len(term.forget) == count + 4
 
 
 # The null-space guard
 
 
-def projected_drift(guard: Callable[[Lesson], Lesson], project: bool) -> tuple[float, float]:
+def projected_drift(guard: Callable[[Examples], Examples], project: bool) -> tuple[float, float]:
     """Drift of the guard and of the prompts to forget, under a LoRA drawn at random."""
     training = make_training(make_settings(layers="last:1", modules="mlp", null_space_guard=False))
     encoder, lora = training.encoder, training.lora
-    lesson = guard(training.guard)
+    examples = guard(training.guard)
     with torch.no_grad():
         for number, key in enumerate(lora.modules):
             lora.up(key).copy_(draw(*lora.up(key).shape, seed=number))
     if project:
-        project_away(lora, felt_directions(encoder, lora, lesson))
+        project_away(lora, felt_directions(encoder, lora, examples))
     drifts = []
     with torch.no_grad():
-        for some in (lesson, training.forget[0]):
+        for some in (examples, training.forget.forget[0]):
             states = encoder.tail(some.states)
             drifts.append(float(drift(states, some.targets).max()))
     return drifts[0], drifts[1]
 
 
-def first_positions(count: int) -> Callable[[Lesson], Lesson]:
-    return lambda lesson: lesson.rows(torch.tensor([0])).cut(count)
+def first_positions(count: int) -> Callable[[Examples], Examples]:
+    return lambda examples: examples.rows(torch.tensor([0])).cut(count)
 
 
 def test_a_projected_lora_changes_nothing_that_the_basis_covers() -> None:
@@ -274,8 +314,8 @@ def test_a_projected_lora_changes_nothing_that_the_basis_covers() -> None:
 
 
 def test_the_guard_weakens_the_drift_of_all_guard_prompts() -> None:
-    without, _ = projected_drift(lambda lesson: lesson, project=False)
-    with_guard, _ = projected_drift(lambda lesson: lesson, project=True)
+    without, _ = projected_drift(lambda examples: examples, project=False)
+    with_guard, _ = projected_drift(lambda examples: examples, project=True)
     assert with_guard < 0.7 * without
 
 

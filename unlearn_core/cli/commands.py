@@ -30,7 +30,7 @@ from ..measuring.scaled_encoder import ScaledEncoder
 from ..models.lent_model import build_encoder
 from ..names import split_typed
 from ..progress import RunMonitor, stop_if_asked
-from ..settings import UnlearnSettings, preset
+from ..settings import UnlearnSettings, preset, presets_where
 from ..text.embedding_file import check_embedding_file, save_embedding
 from ..unlearn import UnlearnResult, learn_vectors, unlearn
 from .concepts import measured_concept, with_pictures
@@ -83,10 +83,10 @@ def forget(
         check_report_folder(report)
     if embedding is not None:
         check_embedding_file(embedding)
-        if not (concept.images and settings.use_pictures and settings.inversion_steps):
+        if not (concept.images and settings.learns_vectors):
             raise BadSettings(
                 "--embedding saves what is learned from pictures: give --images, and a preset "
-                "that learns from them (balanced or robust)."
+                f"that learns from them ({presets_where(learns_vectors=True)})."
             )
     files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
     check_apart(files, inputs, session.place, [report] if report else [])

@@ -186,7 +186,7 @@ def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
         note = left_out(images)
         for file in picture_files(images):
             digest.update(file.read_bytes())
-    elif settings.needs_unet:
+    elif settings.needs_pictures:
         raise BadConcept('these settings need pictures: add "images" with a folder of them.')
     safe_file_name(concept.name)
     return Entry(concept, images, digest.hexdigest(), note)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BadSettings
 from ..models.lent_model import LentModel
 from ..models.sampling import BATCH, DEFAULT_GUIDANCE, DEFAULT_STEPS, draw_pictures, paired_noise
-from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
+from ..progress import DRAWING, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import bounds_of
 from ..text.prompt_words import prompt_ids
 from ..text.text_encoder import TextEncoder
@@ -120,7 +120,7 @@ def draw_prompts(
         for number, (chunks, jobs) in enumerate(batches):
 
             def on_step(step: int, before: int = number * settings.steps) -> None:
-                watch.report(Progress("drawing", before + step, len(batches) * settings.steps))
+                watch.report(Progress(DRAWING, before + step, len(batches) * settings.steps))
                 stop_if_asked(watch)
 
             stop_if_asked(watch)

@@ -113,9 +113,7 @@ def _forget_list(
 
 
 def _invert(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
-    settings = UnlearnSettings(
-        seed=chosen.seed, inversion_steps=chosen.steps, inversion_vectors=chosen.vectors
-    )
+    settings = UnlearnSettings(seed=chosen.seed, inversion_steps=chosen.steps)
     session = _session(chosen, monitor)
     named = Concept.from_text(chosen.concept, chosen.kind)
     concept = with_pictures(named, chosen.images, settings, session.say)

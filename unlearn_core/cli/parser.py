@@ -131,7 +131,6 @@ def _add_invert(command: NewCommand) -> None:
     parser.add_argument("--kind", choices=KINDS, default="object", help="what sort of thing it is")
     defaults = UnlearnSettings()
     _add_number(parser, "--steps", "inversion_steps", defaults.inversion_steps)
-    _add_number(parser, "--vectors", "inversion_vectors", defaults.inversion_vectors)
     _add_number(parser, "--seed", "seed", defaults.seed)
     parser.add_argument(
         "--out", required=True, type=typed_path, metavar="FILE.safetensors",

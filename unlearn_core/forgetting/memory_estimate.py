@@ -16,8 +16,7 @@ from ..models.unet_sizes import UnetSizes
 from ..settings import UnlearnSettings
 from ..text.tokenizer import CHUNK
 from ..training.adversary import SEARCHES, TEMPLATES
-from ..training.loop import TOKENS
-from ..training.picture_loss import BANK, BATCH, PROMPTS
+from ..training.terms import ASCENT_PROMPTS, BATCH_PICTURES, MICRO_BATCH_TOKENS
 from ..words.prompt_templates import GUARD_PROMPTS
 from .prompt_plan import prompts_each
 
@@ -31,10 +30,8 @@ and outputs of two norms, q, k, v, the attended, and the MLP's four times wider 
 TEXT_FROZEN = 10
 """The same of a frozen layer, which does not keep what enters a projection."""
 PROMPT_POSITIONS = 24
-"""Of a prompt on average: most are cut short, see lessons.py."""
+"""Of a prompt on average: most are cut short, see training/examples.py."""
 ADVERSARY_POSITIONS = 24
-LATENT = 4
-"""Channels of latents."""
 VAE_NUMBERS = 1000
 """Held by the VAE at its finest level, for each pixel: 256 channels, four times."""
 COPYING, LEARNING, DRAWING, FORGETTING = (
@@ -104,7 +101,7 @@ class UnetUse:
 
 def learns(settings: UnlearnSettings, pictures: int) -> bool:
     """Whether a run with these settings learns vectors from its pictures."""
-    return pictures > 0 and settings.use_pictures and settings.inversion_steps > 0
+    return pictures > 0 and settings.learns_vectors
 
 
 def estimate(
@@ -153,18 +150,15 @@ def _forgetting(
     held += (3 * forget * (concepts if settings.steps else 1) + 2 * keep * concepts) * a_prompt
     held += 2 * len(GUARD_PROMPTS) * CHUNK * text.width * FLOAT
     per_position = tail * TEXT_TRAINED * text.width * FLOAT
-    positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, TOKENS)
+    positions = min((settings.batch_size + len(GUARD_PROMPTS)) * CHUNK, MICRO_BATCH_TOKENS)
     step = positions * per_position
     # While the roles' variances are taken: all targets joined, and those of one role.
     step = max(step, 2 * keep * concepts * a_prompt)
-    if settings.needs_unet:
-        held += concepts * PROMPTS * CHUNK * 2 * text.width * FLOAT
-        step += BATCH * CHUNK * per_position
+    if settings.needs_pictures:
+        held += concepts * ASCENT_PROMPTS * CHUNK * 2 * text.width * FLOAT
+        step += BATCH_PICTURES * CHUNK * per_position
         if unet is not None:
-            rows = min(unet.rows, BATCH)
-            if settings.objective == "stand-in":
-                latents = LATENT * (unet.native_size // 8) ** 2
-                held += concepts * BANK * BATCH * 2 * latents * FLOAT
+            rows = min(unet.rows, BATCH_PICTURES)
             step += dataclasses.replace(unet, rows=rows).gradient_bytes
     if settings.closed_form:
         equations = text.inner * (text.inner + text.width) * FLOAT

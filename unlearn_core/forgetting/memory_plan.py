@@ -14,8 +14,8 @@ from ..models.lent_model import LentModel
 from ..settings import UnlearnSettings, preset
 from ..text.text_encoder import TextEncoder
 from ..training.inversion import TEST_PICTURES
-from ..training.picture_loss import BATCH
 from ..training.preview import NEIGHBOURS_SHOWN
+from ..training.terms import BATCH_PICTURES
 from .memory_estimate import DRAWING, TextSizes, UnetUse, estimate, learns
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def gigabytes(size: int) -> str:
 
 def _asked_rows(settings: UnlearnSettings, pictures: int) -> int:
     learning = settings.inversion_batch if learns(settings, pictures) else 0
-    return max(learning, BATCH if settings.needs_unet else 0)
+    return max(learning, BATCH_PICTURES if settings.needs_pictures else 0)
 
 
 def _drawn(settings: UnlearnSettings, pictures: int, previews: bool) -> int:

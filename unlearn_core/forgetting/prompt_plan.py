@@ -11,7 +11,7 @@ from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import find_noun, holds, same_thing, singular_of
 from ..training.inversion import LearnedVectors
-from ..words.neighbours import Neighbourhood
+from ..words.neighbours import KEPT_FIRST, Neighbourhood
 from ..words.prompt_templates import COLORS, FILLERS
 from ..words.prompt_writer import PromptWriter, Surroundings, spellings
 from ..words.prompts import ForgetPrompts, Name, Prompts
@@ -22,7 +22,7 @@ FEWEST_FORGET, FEWEST_KEEP = 128, 64
 
 
 @dataclass(frozen=True)
-class LessonPlan:
+class PromptPlan:
     """The words of one run."""
 
     concept: Concept
@@ -39,7 +39,7 @@ class LessonPlan:
         """`count` prompts with the concept, the names taking turns."""
         return self.writer.forget(self.names, self.stand_in, count)
 
-    def keep_prompts(self, count: int) -> Prompts:
+    def retain_prompts(self, count: int) -> Prompts:
         """`count` prompts, every second one about a word that is kept first."""
         near = self.kept or (self.stand_in.text,)
         far = self.others or near
@@ -63,7 +63,7 @@ def prompts_each(settings: UnlearnSettings, concepts: int) -> tuple[int, int]:
     )
 
 
-def plan_lessons(
+def plan_prompts(
     encoder: TextEncoder,
     concept: Concept,
     settings: UnlearnSettings,
@@ -71,14 +71,15 @@ def plan_lessons(
     stand_in: StandIn,
     learned: LearnedVectors | None,
     generator: torch.Generator,
-) -> LessonPlan:
+) -> PromptPlan:
     """Choose the words; learned vectors are a name only when they were accepted."""
     names = [Name.of(word, concept.kind) for word in concept.names]
-    if settings.templates == "varied" and concept.kind != "style":
+    varied = settings.objective != "ascent"
+    if varied and concept.kind != "style":
         names += [Name.of(word, concept.kind) for word in _variants(encoder, concept)]
     if learned is not None and learned.accepted:
         names.append(learned.name(concept))
-    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(settings.keep_nearest))))
+    kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(KEPT_FIRST))))
     pool = around.known_styles if concept.kind == "style" else around.known_nouns
     surroundings = Surroundings(
         around.known_nouns,
@@ -86,8 +87,7 @@ def plan_lessons(
         tuple(color for color in COLORS if not mentions(color, concept)),
         tuple(f for f in FILLERS if encoder.knows(f) and not mentions(f, concept)),
     )
-    varied = settings.templates == "varied"
-    return LessonPlan(
+    return PromptPlan(
         concept,
         tuple(names),
         Name.of(stand_in.word, concept.kind),

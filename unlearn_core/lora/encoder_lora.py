@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..settings import UnlearnSettings, chosen_layers
+from ..errors import BadSettings
+from ..settings import UnlearnSettings
 from ..text.frozen_layers import FactorLinear, projections
 from ..text.text_encoder import TextEncoder
 from .keys import ATTENTION, MLP, ModuleKey, text_module
@@ -23,6 +24,32 @@ def chosen_modules(settings: UnlearnSettings, last_used_layer: int) -> list[Modu
     names = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}[settings.modules]
     layers = chosen_layers(settings.layers, last_used_layer)
     return [text_module(layer, name) for layer in layers for name in names]
+
+
+def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:
+    """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
+
+    Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
+    """
+    parts = [_indices(part, last_used_layer + 1) for part in layers.split(",")]
+    chosen = {index for part in parts for index in part}
+    if not all(parts) or min(chosen) < 0 or max(chosen) > last_used_layer:
+        raise BadSettings(
+            f"layers is {layers!r}, but this model's text encoder is used up to layer "
+            f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
+        )
+    return tuple(sorted(chosen))
+
+
+def _indices(part: str, count: int) -> range:
+    if part == "all":
+        return range(count)
+    if ":" in part:
+        side, number = part.split(":")
+        wanted = int(number)
+        return range(count - wanted, count) if side == "last" else range(wanted)
+    first, _, last = part.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 class EncoderLora:
@@ -138,6 +165,34 @@ class EncoderLora:
         for projection in self._tail:
             projection.release()
         del self.encoder.layers.peft_config
+
+
+@contextmanager
+def captured(
+    entering: Mapping[ModuleKey, nn.Module], leaving: Mapping[ModuleKey, nn.Module]
+) -> Iterator[tuple[dict[ModuleKey, Tensor], dict[ModuleKey, Tensor]]]:
+    """What last entered and last left these modules within the `with` block."""
+    inputs: dict[ModuleKey, Tensor] = {}
+    outputs: dict[ModuleKey, Tensor] = {}
+
+    def entered(key: ModuleKey, given: tuple[Tensor, ...]) -> None:
+        inputs[key] = given[0].detach()
+
+    def left(key: ModuleKey, out: Tensor | tuple[Tensor, ...]) -> None:
+        outputs[key] = (out[0] if isinstance(out, tuple) else out).detach()
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, key=key: entered(key, given))
+        for key, module in entering.items()
+    ] + [
+        module.register_forward_hook(lambda _, __, out, key=key: left(key, out))
+        for key, module in leaving.items()
+    ]
+    try:
+        yield inputs, outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _copy(parameter: Tensor) -> Tensor:

@@ -17,12 +17,11 @@ from ..forgetting.held_out import kept_prompts
 from ..forgetting.memory_plan import rows_that_fit
 from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel, Stoppable
-from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
-from ..settings import UnlearnSettings
+from ..progress import DRAWING_BEFORE_AND_AFTER, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import nouns, styles
 from ..training.losses import drift
-from ..words.neighbours import look_around
+from ..words.neighbours import KEPT_FIRST, look_around
 from ..words.prompt_templates import GUARD_PROMPTS
 from ..words.prompts import Name, Prompts, fill, make_prompts, whole_prompts
 from ..words.stand_in import choose_stand_in
@@ -82,7 +81,7 @@ def forgotten_by_nearness(encoder: TextEncoder, concept: Concept, seed: int) -> 
     """What a run would choose from the words alone; raises BadConcept."""
     around = look_around(encoder, concept)
     choice = choose_stand_in(encoder, concept, around, None, 0, seed, SilentMonitor())
-    kept = around.nearest(UnlearnSettings().keep_nearest)
+    kept = around.nearest(KEPT_FIRST)
     return Forgotten(concept, concept.names, choice.word, kept)
 
 
@@ -113,7 +112,7 @@ def evaluate(
         able = judge if judge is not None and wanted in judge.names else None
         drawn = _draw(model, texts, seed, able, wanted)
         groups.append(Group(role, word, prompts[number].texts[0], *drawn))
-        monitor.report(Progress("drawing before and after", number + 1, len(subjects)))
+        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, len(subjects)))
     guard_drift = drift(after.guard, before.guard).tolist()
     kept_drift = drift(after.kept, before.kept).tolist()
     shown = tuple(

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..forgetting.held_out import concept_prompts, kept_prompts
 from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel
-from ..progress import Progress, RunMonitor, stop_if_asked
+from ..progress import DRAWING_THE_STRENGTH_CURVE, Progress, RunMonitor, stop_if_asked
 from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
 from ..words.prompts import whole_prompts
@@ -87,5 +87,5 @@ def strength_curve(
                 neighbour_pictures,
             )
         )
-        monitor.report(Progress("drawing the strength curve", done + 1, len(STRENGTHS)))
+        monitor.report(Progress(DRAWING_THE_STRENGTH_CURVE, done + 1, len(STRENGTHS)))
     return points

@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import TrainingFailed
-from ..progress import Progress, RunMonitor, stop_if_asked
+from ..progress import READING_PICTURES, Progress, RunMonitor, stop_if_asked
 from .lent_model import LentModel
-from .noise import add_noise, draw_timesteps, training_target
+from .noise import draw_timesteps, noised_and_target
 from .sampling import paired_noise
 
-STAGE = "reading the pictures"
 ROUNDS = (2, 6, 16)
 """Noised copies of each picture that every round adds."""
 KEPT_SHARE = 4
@@ -23,8 +22,8 @@ KEPT_SHARE = 4
 LEAST_KEPT = 6
 BATCH_PIXELS = 8 * 64 * 64
 """Latent pixels in one call of the UNet: 8 pictures of 512 pixels, as a step of the inversion."""
-
-
+READ_TIMESTEPS = (200, 350, 500, 650, 800)
+"""Timesteps at which a picture is told apart by its denoising loss."""
 EARLIEST, LATEST = 150, 850
 """Timesteps between which pictures are noised: beyond, prompts hardly differ."""
 
@@ -49,11 +48,8 @@ class NoisedPictures:
         spread = [draw_timesteps(copies, generator) for _ in range(len(latents))]
         t = (EARLIEST + torch.cat(spread) * (LATEST - EARLIEST) // 1000).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        return cls(
-            add_noise(clean, noise, t, model.alphas_cumprod),
-            t,
-            training_target(clean, noise, t, model.alphas_cumprod, model.prediction),
-        )
+        noisy, targets = noised_and_target(model, clean, noise, t)
+        return cls(noisy, t, targets)
 
     @torch.no_grad()
     def losses(self, model: LentModel, texts: Tensor) -> Tensor:
@@ -77,6 +73,21 @@ class NoisedPictures:
                 "broken, or half precision is too small for them. Load the model's file again."
             )
         return losses.view(len(texts), copies)
+
+
+def draw_batch(
+    model: LentModel, latents: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, NoisedPictures]:
+    """For a training step: (places among the latents, (count,) on the CPU; these, noised).
+
+    latents (N, 4, h, w); places are drawn with repetition, timesteps from all of 0..999.
+    """
+    chosen = torch.randint(len(latents), (count,), generator=generator)
+    clean = latents[chosen.to(latents.device)]
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    t = draw_timesteps(count, generator).to(clean.device)
+    noisy, targets = noised_and_target(model, clean, noise, t)
+    return chosen, NoisedPictures(noisy, t, targets)
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ def compare(
         if number + 1 < len(ROUNDS):
             best = best[: max(LEAST_KEPT, len(left) // KEPT_SHARE)]
         left, losses = [left[i] for i in best.tolist()], losses[best]
-        monitor.report(Progress(STAGE, number + 1, len(ROUNDS)))
+        monitor.report(Progress(READING_PICTURES, number + 1, len(ROUNDS)))
     return Comparison(tuple(left), losses, of_empty, tuple(noised), samples)
 
 
@@ -168,7 +179,6 @@ def denoising_losses(
             [paired_noise(seed + 1 + order, i, height, width) for i in range(len(latents))]
         ).to(latents.device)
         t = torch.full((len(latents),), time_step, dtype=torch.int64, device=latents.device)
-        noisy = add_noise(latents, noise, t, model.alphas_cumprod)
-        target = training_target(latents, noise, t, model.alphas_cumprod, model.prediction)
+        noisy, target = noised_and_target(model, latents, noise, t)
         total = total + (model.predict(noisy, t, text) - target).pow(2).mean((1, 2, 3))
     return total / len(timesteps)

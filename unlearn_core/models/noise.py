@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .families import Prediction
+from .lent_model import LentModel
 
 
 def signal_and_noise_rates(alphas_cumprod: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,6 +34,15 @@ def training_target(
         return noise
     signal, sigma = signal_and_noise_rates(alphas_cumprod, timesteps)
     return signal * noise - sigma * clean
+
+
+def noised_and_target(
+    model: LentModel, clean: Tensor, noise: Tensor, timesteps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(x_t, what the model's UNet should output for it), both (B, 4, h, w)."""
+    alphas = model.alphas_cumprod
+    noisy = add_noise(clean, noise, timesteps, alphas)
+    return noisy, training_target(clean, noise, timesteps, alphas, model.prediction)
 
 
 def split_prediction(

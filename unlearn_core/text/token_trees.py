@@ -1,4 +1,4 @@
-"""Many prompts through the text encoder, each beginning that they share only once.
+"""Prefix sharing: many prompts through the text encoder, each prefix that they share only once.
 
 The encoder is causal: what it makes of a prompt's first words does not depend on what follows. So
 the prompts become trees of tokens, and each tree one sequence, in which every token sees itself and
@@ -18,7 +18,7 @@ from ..progress import RunMonitor
 from .text_encoder import TextEncoder
 
 MOST_TOKENS = 384
-"""In one tree. Attention grows with the square; a smaller tree repeats more beginnings."""
+"""In one tree. Attention grows with the square; a smaller tree repeats more prefixes."""
 
 Encoded = tuple[Tensor, Tensor]
 """(states before the tail, conditioning), each (N, T, width) float32."""
@@ -26,7 +26,7 @@ Encoded = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TokenTrees:
-    """The different tokens, by beginning, of many prompts: B trees of at most L tokens."""
+    """The different tokens, by prefix, of many prompts: B trees of at most L tokens."""
 
     token_ids: Tensor
     """(B, L) int64; a smaller tree ends in zeros, which no prompt has a place for."""
@@ -55,7 +55,7 @@ def encode_groups(
     learned: Tensor | None = None,
     monitor: RunMonitor | None = None,
 ) -> list[Encoded]:
-    """Prompts of several lengths, (N, T) each, which share their beginnings with one another.
+    """Prompts of several lengths, (N, T) each, which share their prefixes with one another.
 
     The conditioning of each is that of `TextEncoder.encode`, up to rounding in the encoder's
     `products`. Raises Cancelled if the user asked to stop.

@@ -6,24 +6,45 @@ same through the UNet. What it finds is forgotten like another name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..concept import Concept
 from ..lora.encoder_lora import EncoderLora
-from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.tokenizer import VOCABULARY
 from ..words.prompts import Name, fill, make_prompts, pair_prompts
-from .examples import ForgetLesson, forget_lessons
+from .examples import ForgetExamples, forget_examples
 from .losses import RoleScales, role_distance
+from .terms import ForgetTerm
 
+EVERY = 10
+"""Steps of the training between two searches."""
 SEARCHES = 4
 """Vectors searched at once, each from another start."""
+STEPS = 20
+"""Of one search."""
 STEP = 0.1
 """Adam's step per element, relative to a word vector's size per element."""
 TEMPLATES = ("a photo of {it}", "{it}", "a picture of {it}", "an image of {it}")
 STYLE_TEMPLATES = ("a photo in {it} style", "{it} style", "a picture, {it} style", "{it}")
+
+
+@dataclass
+class AdversarialExamples:
+    """Adds to a forget set what its adversaries find."""
+
+    adversaries: Sequence[Adversary]
+    term: ForgetTerm
+
+    def __call__(self, step: int) -> None:
+        """Search before every EVERY-th step."""
+        if step and step % EVERY == 0:
+            found = [part for adversary in self.adversaries for part in adversary.find()]
+            self.term.forget = [*self.term.forget, *found]
 
 
 class Adversary:
@@ -35,18 +56,13 @@ class Adversary:
         lora: EncoderLora,
         concept: Concept,
         stand_in: Name,
-        settings: UnlearnSettings,
         generator: torch.Generator,
         scales: RoleScales,
     ) -> None:
         self.encoder, self.lora, self.stand_in = encoder, lora, stand_in
-        self.settings, self.generator, self.scales = settings, generator, scales
+        self.generator, self.scales = generator, scales
         templates = STYLE_TEMPLATES if concept.kind == "style" else TEMPLATES
-        name = Name.of(concept.name, concept.kind)
-        size = settings.inversion_vectors
-        # Repeating the last piece aligns a longer search with the concept's own states.
-        padded = (name.ids + (name.ids[-1],) * size)[:size] if len(name.ids) < size else name.ids
-        self._name = Name(name.text, padded, name.takes_article)
+        self._name = Name.of(concept.name, concept.kind)
         self._templates = templates
         wanted = make_prompts([fill(t, self._name) for t in templates])
         self._roles = wanted.roles.to(encoder.device)
@@ -58,7 +74,7 @@ class Adversary:
         first = VOCABULARY + search * count
         return Name("<found>", tuple(range(first, first + count)), self._name.takes_article)
 
-    def find(self) -> list[ForgetLesson]:
+    def find(self) -> list[ForgetExamples]:
         """Search, and return the prompts with the vectors found, to be forgotten."""
         with torch.enable_grad():
             vectors = self._search()
@@ -67,7 +83,7 @@ class Adversary:
             for search in range(SEARCHES)
             for template in self._templates
         ]
-        return forget_lessons(self.encoder, self.lora, pair_prompts(pairs), vectors)
+        return forget_examples(self.encoder, self.lora, pair_prompts(pairs), vectors)
 
     def _search(self) -> Tensor:
         start = self.encoder.words.vectors(self._name.ids)
@@ -86,7 +102,7 @@ class Adversary:
         wanted = self._wanted.repeat(SEARCHES, 1, 1)
         roles = self._roles.repeat(SEARCHES, 1)
         length = int(prompts.ends.max()) + 8
-        for _ in range(self.settings.adversary_steps):
+        for _ in range(STEPS):
             states = self.encoder.encode(prompts.token_ids[:, :length], vectors)
             loss = role_distance(states, wanted[:, :length], roles[:, :length], self.scales).mean()
             (vectors.grad,) = torch.autograd.grad(loss, [vectors])

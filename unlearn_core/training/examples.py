@@ -7,7 +7,7 @@ WHOLE_EVERY-th prompt keeps all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,8 @@ WHOLE_EVERY = 24
 
 
 @dataclass
-class Lesson:
-    """N prompts cut to T positions."""
+class Examples:
+    """N prompts cut to T positions; those of a retain set have their own states as targets."""
 
     token_ids: Tensor
     """(N, T) int64."""
@@ -47,25 +47,25 @@ class Lesson:
         """T."""
         return self.token_ids.shape[1]
 
-    def cut(self, length: int) -> Lesson:
+    def cut(self, length: int) -> Examples:
         """The first `length` positions."""
-        return Lesson(
+        return Examples(
             self.token_ids[:, :length],
             self.roles[:, :length],
             self.states[:, :length],
             self.targets[:, :length],
         )
 
-    def rows(self, chosen: Tensor) -> Lesson:
+    def rows(self, chosen: Tensor) -> Examples:
         """Some of the prompts."""
-        return Lesson(
+        return Examples(
             self.token_ids[chosen], self.roles[chosen], self.states[chosen], self.targets[chosen]
         )
 
 
 @dataclass
-class ForgetLesson(Lesson):
-    """Prompts with the concept; their targets are the stand-in's states."""
+class ForgetExamples(Examples):
+    """Prompts of a forget set; their targets are the stand-in's states."""
 
     stand_in_states: Tensor
     """(N, T, width) float32: what enters the first trained layer for the stand-in's prompts."""
@@ -100,14 +100,14 @@ def _by_length(ends: Tensor) -> Iterator[tuple[int, Tensor]]:
             yield length, rows
 
 
-def forget_lessons(
+def forget_examples(
     encoder: TextEncoder,
     lora: EncoderLora,
     prompts: ForgetPrompts,
     learned: Tensor | None,
     monitor: RunMonitor | None = None,
-) -> list[ForgetLesson]:
-    """Concept prompts with the aligned states of the stand-in's prompts as targets."""
+) -> list[ForgetExamples]:
+    """The forget set, a part for each length; targets are the stand-in's aligned states."""
     # What a prompt keeps must hold the stand-in's EOS too, wherever that stands.
     last = prompts.source.gather(1, prompts.ends[:, None]).flatten()
     cuts = list(_by_length(torch.maximum(prompts.ends, last)))
@@ -115,12 +115,12 @@ def forget_lessons(
     other_ids = [prompts.stand_in_ids[rows, :length] for length, rows in cuts]
     with lora.disabled():
         encoded = encode_groups(encoder, [*own_ids, *other_ids], learned, monitor)
-    lessons = []
+    parts = []
     for number, (length, rows) in enumerate(cuts):
         (states, own), (other_states, other) = encoded[number], encoded[number + len(cuts)]
         source = prompts.source[rows, :length].to(encoder.device)
-        lessons.append(
-            ForgetLesson(
+        parts.append(
+            ForgetExamples(
                 own_ids[number].to(encoder.device),
                 prompts.roles[rows, :length].to(encoder.device),
                 states,
@@ -129,41 +129,43 @@ def forget_lessons(
                 source,
             )
         )
-    return lessons
+    return parts
 
 
-def keep_lessons(
+def retain_examples(
     encoder: TextEncoder, lora: EncoderLora, prompts: Prompts, monitor: RunMonitor | None = None
-) -> list[Lesson]:
-    """Prompts whose own states are the targets."""
-    return _keep(encoder, lora, prompts, list(_by_length(prompts.ends)), monitor)
+) -> list[Examples]:
+    """The retain set, a part for each length."""
+    return _retain(encoder, lora, prompts, list(_by_length(prompts.ends)), monitor)
 
 
-def whole_lesson(encoder: TextEncoder, lora: EncoderLora, prompts: Prompts) -> Lesson:
-    """As `keep_lessons`, all with 77 positions."""
-    (lesson,) = _keep(encoder, lora, prompts, [(CHUNK, torch.arange(len(prompts)))], None)
-    return lesson
+def whole_examples(encoder: TextEncoder, lora: EncoderLora, prompts: Prompts) -> Examples:
+    """As `retain_examples`, all with 77 positions."""
+    (whole,) = _retain(encoder, lora, prompts, [(CHUNK, torch.arange(len(prompts)))], None)
+    return whole
 
 
-def _keep(
+def _retain(
     encoder: TextEncoder,
     lora: EncoderLora,
     prompts: Prompts,
     cuts: list[tuple[int, Tensor]],
     monitor: RunMonitor | None,
-) -> list[Lesson]:
+) -> list[Examples]:
     groups = [prompts.token_ids[rows, :length] for length, rows in cuts]
     with lora.disabled():
         encoded = encode_groups(encoder, groups, monitor=monitor)
     return [
-        Lesson(ids.to(encoder.device), prompts.roles[rows, :length].to(encoder.device), states, own)
+        Examples(
+            ids.to(encoder.device), prompts.roles[rows, :length].to(encoder.device), states, own
+        )
         for ids, (length, rows), (states, own) in zip(groups, cuts, encoded, strict=True)
     ]
 
 
-def role_scales(lessons: list[Lesson]) -> RoleScales:
-    """The variances of the lessons' targets."""
+def role_scales(parts: Sequence[Examples]) -> RoleScales:
+    """The variances of the targets."""
     return RoleScales.measure(
-        torch.cat([lesson.targets.flatten(0, 1) for lesson in lessons]),
-        torch.cat([lesson.roles.flatten() for lesson in lessons]),
+        torch.cat([part.targets.flatten(0, 1) for part in parts]),
+        torch.cat([part.roles.flatten() for part in parts]),
     )

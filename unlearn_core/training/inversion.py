@@ -6,7 +6,6 @@ pictures, everything else frozen. They start at the concept's own word and are a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,24 +14,22 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..errors import TrainingFailed
-from ..models.denoising import denoising_losses, prediction_error
+from ..models.denoising import READ_TIMESTEPS, denoising_losses, draw_batch, prediction_error
 from ..models.lent_model import LentModel
-from ..models.noise import add_noise, draw_timesteps, training_target
 from ..models.sampling import denoise, encode_pictures, paired_noise
-from ..progress import Progress, RunMonitor, preview_is_due, stop_if_asked
+from ..progress import LEARNING, RunMonitor, StepReports, stop_if_asked
 from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.tokenizer import VOCABULARY, tokenize
+from ..words.prompt_templates import BARE_STYLE, PLAIN_OBJECT
 from ..words.prompts import Name, fill, make_prompts
 from .preview import preview_picture
 
-OBJECT_TEMPLATES = ("a photo of {it}", "a picture of {it}", "an image of {it}", "{it}")
-STYLE_TEMPLATES = ("a photo in {it} style", "a picture, {it} style", "{it} style", "{it}")
 STYLED = ("{it}, {style} style", "a photo of {it}, {style} style")
+"""Captions that name a picture's style."""
 TEST_PICTURES = 12
 TEST_STEPS = 10
 TEST_GUIDANCE = 5.0
-TEST_TIMESTEPS = (200, 350, 500, 650, 800)
 ACCEPTED_SHARE = 0.5
 """A vector is accepted if, on pictures that the concept's word draws in other styles, it explains
 at least this share of what the word explains beyond the empty prompt."""
@@ -72,7 +69,7 @@ def invert(
     latents: Tensor | None = None,
     unet_rows: int | None = None,
 ) -> LearnedVectors:
-    """Learn `settings.inversion_vectors` vectors from the concept's pictures.
+    """Learn a word vector from the concept's pictures.
 
     Each picture is captioned with that of `styles` which denoises it best, so that the vectors
     need not carry the style. `latents` are the pictures', if they are known already; `unet_rows`
@@ -82,34 +79,23 @@ def invert(
     generator = torch.Generator().manual_seed(settings.seed)
     if latents is None:
         latents = encode_pictures(model, concept.images)
-    captions = _best_styles(model, encoder, concept, latents, styles, settings.seed)
-    start = starting_vectors(encoder, concept.name, settings.inversion_vectors)
+    own_styles = _best_styles(model, encoder, concept, latents, styles, settings.seed)
+    start = starting_vectors(encoder, concept.name, 1)
     vectors = start.clone().to(encoder.device).requires_grad_(True)
     rate = settings.inversion_learning_rate * float(start.pow(2).mean().sqrt())
     optimizer = torch.optim.Adam([vectors], lr=rate)
     name = LearnedVectors(start, (), 0.0).name(concept)
-    rows, row_style = _prompt_rows(concept, name, styles)
+    captions = Captions.of(concept, name, styles, own_styles)
+    reports = StepReports(monitor, LEARNING, settings.inversion_steps)
     losses: list[float] = []
-    started = time.monotonic()
+    batch = settings.inversion_batch
     for step in range(settings.inversion_steps):
         stop_if_asked(monitor)
-        batch = settings.inversion_batch
-        chosen = torch.randint(len(latents), (batch,), generator=generator)
-        clean = latents[chosen.to(latents.device)]
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        t = draw_timesteps(batch, generator).to(clean.device)
-        usable = [
-            [i for i, style in enumerate(row_style) if style in (None, captions[int(k)])]
-            for k in chosen
-        ]
-        pick = [u[int(torch.randint(len(u), (), generator=generator))] for u in usable]
-        unique = sorted(set(pick))
-        encoded = encoder.encode(rows[unique], vectors)
-        place = torch.tensor([unique.index(i) for i in pick], device=encoded.device)
-        text = encoded.index_select(0, place)
-        noisy = add_noise(clean, noise, t, model.alphas_cumprod)
-        target = training_target(clean, noise, t, model.alphas_cumprod, model.prediction)
-        loss = prediction_error(model, noisy, t, text, target, unet_rows or batch)
+        chosen, noised = draw_batch(model, latents, batch, generator)
+        text = captions.encode(encoder, chosen, vectors, generator)
+        loss = prediction_error(
+            model, noised.noisy, noised.timesteps, text, noised.targets, unet_rows or batch
+        )
         if not bool(loss.isfinite()):
             raise TrainingFailed(
                 f"The inversion loss is {float(loss.detach())} at step {step + 1}; lower the "
@@ -121,21 +107,58 @@ def invert(
             group["lr"] = rate * (1 - 0.9 * step / settings.inversion_steps)
         optimizer.step()
         losses.append(float(loss.detach()))
-        per_step = (time.monotonic() - started) / (step + 1)
-        show = preview_is_due(monitor, step + 1, settings.inversion_steps)
-        monitor.report(
-            Progress(
-                "learning the concept",
-                step + 1,
-                settings.inversion_steps,
-                losses[-1],
-                per_step * (settings.inversion_steps - step - 1),
-                preview_picture(model, encoder, rows[0], settings.seed, vectors) if show else None,
-            )
+        reports.done(
+            step + 1,
+            losses[-1],
+            lambda: preview_picture(model, encoder, captions.token_ids[0], settings.seed, vectors),
         )
     learned = vectors.detach()
     explained = _explained(model, encoder, concept, learned, name, styles, settings.seed)
     return LearnedVectors(learned.cpu(), tuple(losses), explained)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Prompts with the vectors in them: a picture takes those of its own style or of none."""
+
+    token_ids: Tensor
+    """(N, 77) int64."""
+    styles: tuple[str | None, ...]
+    """What each prompt names."""
+    own_styles: Sequence[str | None]
+    """Each picture's."""
+
+    @classmethod
+    def of(
+        cls, concept: Concept, name: Name, styles: Sequence[str], own_styles: Sequence[str | None]
+    ) -> Captions:
+        """Prompts in each of `styles`, and in none; a style is captioned without others."""
+        if concept.kind == "style":
+            styles = ()
+        templates: list[tuple[str, str | None]] = [(text, None) for text in _plain(concept)]
+        templates += [
+            (text.replace("{style}", style), style) for style in styles for text in STYLED
+        ]
+        ids = make_prompts([fill(template, name) for template, _ in templates]).token_ids
+        return cls(ids, tuple(style for _, style in templates), own_styles)
+
+    def encode(
+        self, encoder: TextEncoder, pictures: Tensor, vectors: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """A caption drawn for each of the pictures (B,), as (B, 77, width)."""
+        usable = [
+            [i for i, style in enumerate(self.styles) if style in (None, self.own_styles[int(k)])]
+            for k in pictures
+        ]
+        drawn = [u[int(torch.randint(len(u), (), generator=generator))] for u in usable]
+        unique = sorted(set(drawn))
+        encoded = encoder.encode(self.token_ids[unique], vectors)
+        place = torch.tensor([unique.index(i) for i in drawn], device=encoded.device)
+        return encoded.index_select(0, place)
+
+
+def _plain(concept: Concept) -> tuple[str, ...]:
+    return BARE_STYLE if concept.kind == "style" else PLAIN_OBJECT
 
 
 def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
@@ -154,20 +177,6 @@ def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
     return vectors
 
 
-def _prompt_rows(
-    concept: Concept, name: Name, styles: Sequence[str]
-) -> tuple[Tensor, list[str | None]]:
-    """Prompts with the vectors in them, (N, 77), and the style that each names."""
-    is_style = concept.kind == "style"
-    templates: list[tuple[str, str | None]] = [
-        (template, None) for template in (STYLE_TEMPLATES if is_style else OBJECT_TEMPLATES)
-    ]
-    if not is_style:
-        templates += [(t.replace("{style}", style), style) for style in styles for t in STYLED]
-    ids = make_prompts([fill(template, name) for template, _ in templates]).token_ids
-    return ids, [style for _, style in templates]
-
-
 @torch.no_grad()
 def _best_styles(
     model: LentModel,
@@ -181,11 +190,12 @@ def _best_styles(
     if concept.kind == "style" or not styles:
         return [None] * len(latents)
     name = Name.of(concept.name, concept.kind)
-    ids = make_prompts([fill(f"{{it}}, {style} style", name) for style in styles]).token_ids
+    templates = [STYLED[0].replace("{style}", style) for style in styles]
+    ids = make_prompts([fill(template, name) for template in templates]).token_ids
     losses = torch.stack(
         [
             denoising_losses(
-                model, latents, text.expand(len(latents), -1, -1), TEST_TIMESTEPS, seed
+                model, latents, text.expand(len(latents), -1, -1), READ_TIMESTEPS, seed
             )
             for text in encoder.encode(ids).split(1)
         ]
@@ -205,10 +215,9 @@ def _explained(
 ) -> float:
     """(L("") - L(vectors)) / (L("") - L(word)) on pictures that the word draws in each style."""
     word = Name.of(concept.name, concept.kind)
-    if concept.kind == "style":
-        templates = list(STYLE_TEMPLATES)
-    else:
-        templates = [f"{{it}}, {style} style" for style in styles] or list(OBJECT_TEMPLATES)
+    templates = _plain(concept)
+    if concept.kind != "style" and styles:
+        templates = tuple(STYLED[0].replace("{style}", style) for style in styles)
     chosen = [templates[i % len(templates)] for i in range(TEST_PICTURES)]
     with_word = encoder.encode(make_prompts([fill(t, word) for t in chosen]).token_ids)
     with_vectors = encoder.encode(make_prompts([fill(t, name) for t in chosen]).token_ids, vectors)
@@ -218,7 +227,7 @@ def _explained(
     noise = torch.cat([paired_noise(seed, i, size, size) for i in range(TEST_PICTURES)])
     latents = denoise(model, with_word, without[:1], noise, TEST_STEPS, TEST_GUIDANCE)
     word_loss, vector_loss, empty_loss = (
-        float(denoising_losses(model, latents, text, TEST_TIMESTEPS, seed).mean())
+        float(denoising_losses(model, latents, text, READ_TIMESTEPS, seed).mean())
         for text in (with_word, with_vectors, without)
     )
     gain = empty_loss - word_loss

@@ -1,7 +1,7 @@
 """The quick path: a LoRA by ridge least squares, without a loop.
 
 The last trained layer's fc2 is solved for: its input g is what the layer has found out, its output
-is added to the state h that the final LayerNorm reads. Over all positions p of the lessons
+is added to the state h that the final LayerNorm reads. Over all positions p of the examples
 
     min  sum_p w_p |dW g_p - (h*_p - h_p)|^2 + ridge |dW|^2
 
@@ -17,12 +17,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..lora.encoder_lora import EncoderLora
+from ..lora.encoder_lora import EncoderLora, captured
 from ..lora.keys import ModuleKey
 from ..models.devices import give_memory_back
 from ..text.text_encoder import TextEncoder
-from .examples import ForgetLesson, Lesson, gather_targets
-from .losses import RoleScales
+from .examples import Examples, ForgetExamples, gather_targets
+from .losses import RoleScales, role_weights
 
 TOKENS = 1024
 """In one pass through the trained layers."""
@@ -31,9 +31,9 @@ RIDGE = 1e-3
 
 
 class LeastSquares:
-    """The normal equations of a LoRA's last fc2: lessons are added to them one after the other.
+    """The normal equations of a LoRA's last fc2: examples are added to them one after the other.
 
-    No lesson is needed any more once it was added.
+    None are needed any more once they were added.
     """
 
     def __init__(
@@ -52,27 +52,27 @@ class LeastSquares:
         self._cross = torch.zeros(encoder.width, width_in, device=encoder.device)
 
     @torch.no_grad()
-    def forget(self, lessons: Iterable[ForgetLesson]) -> None:
+    def forget(self, parts: Iterable[ForgetExamples]) -> None:
         """The concept's prompts get the stand-in's states."""
         with self._lora.disabled():
-            for lesson in lessons:
-                for rows in _batches(lesson):
-                    part = lesson.rows(rows)
-                    inputs, own = self._look(part.states)
-                    _, other = self._look(lesson.stand_in_states[rows])
-                    wanted = gather_targets(own, other, lesson.source[rows]) - own
-                    self._add(inputs, wanted, _weights(part.roles, self._scales))
+            for examples in parts:
+                for rows in _batches(examples):
+                    batch = examples.rows(rows)
+                    inputs, own = self._look(batch.states)
+                    _, other = self._look(examples.stand_in_states[rows])
+                    wanted = gather_targets(own, other, examples.source[rows]) - own
+                    self._add(inputs, wanted, role_weights(batch.roles, self._scales))
 
     @torch.no_grad()
-    def keep(self, lessons: Iterable[Lesson], weight: float) -> None:
+    def retain(self, parts: Iterable[Examples], weight: float) -> None:
         """These prompts stay; `weight` is theirs against the prompts to forget."""
         with self._lora.disabled():
-            for lesson in lessons:
-                for rows in _batches(lesson):
-                    part = lesson.rows(rows)
-                    inputs, own = self._look(part.states)
-                    counts = _weights(part.roles, self._scales) * weight
-                    self._add(inputs, torch.zeros_like(own), counts)
+            for examples in parts:
+                for rows in _batches(examples):
+                    batch = examples.rows(rows)
+                    inputs, own = self._look(batch.states)
+                    weights = role_weights(batch.roles, self._scales) * weight
+                    self._add(inputs, torch.zeros_like(own), weights)
 
     @torch.no_grad()
     def solve(self) -> None:
@@ -89,21 +89,11 @@ class LeastSquares:
 
     def _look(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """(input of the projection, the state that leaves its layer), (n, T, ...) each."""
-        seen: list[Tensor] = []
-        layer = self._encoder.layers[self._key.layer]
-        projection = self._lora.frozen(self._key)
-        hooks = [
-            projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])),
-            layer.register_forward_hook(
-                lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
-            ),
-        ]
-        try:
+        key = self._key
+        projection, layer = self._lora.frozen(key), self._encoder.layers[key.layer]
+        with captured({key: projection}, {key: layer}) as (inputs, outputs):
             self._encoder.tail(states)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return seen[0].float(), seen[1]
+        return inputs[key].float(), outputs[key]
 
     def _add(self, inputs: Tensor, wanted: Tensor, weight: Tensor) -> None:
         flat, basis = inputs.flatten(0, 1), self._basis
@@ -146,13 +136,6 @@ def _cut_to_rank(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left * root, right / root.clamp(min=1e-30)[:, None]
 
 
-def _batches(lesson: Lesson) -> tuple[Tensor, ...]:
-    rows = torch.arange(len(lesson), device=lesson.states.device)
-    return torch.split(rows, max(1, TOKENS // lesson.length))
-
-
-def _weights(roles: Tensor, scales: RoleScales) -> Tensor:
-    """(n, T): every role of a prompt weighs the same, in units of its variance."""
-    counts = torch.stack([(roles == role).sum(1) for role in range(len(scales.variance))], 1)
-    per_position = counts.gather(1, roles).clamp(min=1).float()
-    return 1 / (per_position * scales.variance[roles])
+def _batches(examples: Examples) -> tuple[Tensor, ...]:
+    rows = torch.arange(len(examples), device=examples.states.device)
+    return torch.split(rows, max(1, TOKENS // examples.length))

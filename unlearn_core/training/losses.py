@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..words.prompts import ROLE_BOS, ROLE_CONCEPT, ROLE_EOS, ROLE_PAD, ROLE_WORD
+from ..words.prompts import ROLE_BOS
 
 ROLE_COUNT = 5
-ROLE_WEIGHTS = {ROLE_BOS: 1.0, ROLE_CONCEPT: 1.0, ROLE_WORD: 1.0, ROLE_EOS: 1.0, ROLE_PAD: 1.0}
 VARIANCE_FLOOR = 0.01
 
 
@@ -47,14 +46,24 @@ def role_distance(states: Tensor, targets: Tensor, roles: Tensor, scales: RoleSc
     """
     squared = (states - targets).pow(2).mean(dim=-1) / scales.variance[roles]
     total = squared.new_zeros(len(squared))
-    weights = squared.new_zeros(len(squared))
-    for role, weight in ROLE_WEIGHTS.items():
+    roles_present = squared.new_zeros(len(squared))
+    for role in range(ROLE_COUNT):
         mask = (roles == role).to(squared.dtype)
         count = mask.sum(dim=1)
         present = (count > 0).to(squared.dtype)
-        total = total + weight * present * (squared * mask).sum(dim=1) / count.clamp(min=1)
-        weights = weights + weight * present
-    return total / weights
+        total = total + present * (squared * mask).sum(dim=1) / count.clamp(min=1)
+        roles_present = roles_present + present
+    return total / roles_present
+
+
+def role_weights(roles: Tensor, scales: RoleScales) -> Tensor:
+    """The weight of each position where squared distances are summed as `role_distance` does.
+
+    (N, T) float32 from roles (N, T); not divided by the number of roles that a prompt has.
+    """
+    counts = torch.stack([(roles == role).sum(1) for role in range(ROLE_COUNT)], 1)
+    per_position = counts.gather(1, roles).clamp(min=1).float()
+    return 1 / (per_position * scales.variance[roles])
 
 
 def drift(states: Tensor, before: Tensor) -> Tensor:

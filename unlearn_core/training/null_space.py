@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..lora.encoder_lora import EncoderLora
+from ..lora.encoder_lora import EncoderLora, captured
 from ..lora.keys import ModuleKey
 from ..text.text_encoder import TextEncoder
-from .examples import Lesson
+from .examples import Examples
 
 LEAST_FELT = 1e-6
 """Share of the strongest direction's energy below which a direction is not felt."""
@@ -18,28 +18,17 @@ GUARDED = 0.5
 
 @torch.no_grad()
 def felt_directions(
-    encoder: TextEncoder, lora: EncoderLora, guard: Lesson
+    encoder: TextEncoder, lora: EncoderLora, guard: Examples
 ) -> dict[ModuleKey, Tensor]:
     """What each trained projection sees of the guard prompts: an orthonormal basis (in, m).
 
     A LoRA whose `down` is orthogonal to it changes nothing for these prompts (null-space
     constraint, as in AlphaEdit, arXiv 2410.02355), see `strongest_directions`.
     """
-    seen: dict[ModuleKey, Tensor] = {}
-    hooks = []
-    for key in lora.modules:
-
-        def remember(_: object, inputs: tuple[Tensor, ...], key: ModuleKey = key) -> None:
-            seen[key] = inputs[0].detach().flatten(0, -2)
-
-        hooks.append(lora.frozen(key).register_forward_pre_hook(remember))
-    try:
-        with lora.disabled():
-            encoder.encode(guard.token_ids)  # float32: rounding would look like directions
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {key: strongest_directions(inputs) for key, inputs in seen.items()}
+    projections = {key: lora.frozen(key) for key in lora.modules}
+    with lora.disabled(), captured(projections, {}) as (seen, _):
+        encoder.encode(guard.token_ids)  # float32: rounding would look like directions
+    return {key: strongest_directions(inputs.flatten(0, -2)) for key, inputs in seen.items()}
 
 
 def strongest_directions(inputs: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from .prompts import Name, fill, make_prompts
 
 POOL = 200
 """Words that are ranked by their states; more are sifted by their word vectors first."""
+KEPT_FIRST = 12
+"""Words near the concept that a run keeps first."""
 HUBNESS_SHARE = 0.25
 """How much being near to all candidates counts beside being near to the concept."""
 SAME = 0.9

@@ -41,6 +41,8 @@ VARIED_OBJECT = (
 )
 LONG_OBJECT = ("{long}, {it}", "{long}, a photo of {it}, {style} style", "{it}, {long}")
 
+BARE_STYLE = ("a photo in {it} style", "a picture, {it} style", "{it} style", "{it}")
+"""A style and nothing that is drawn in it."""
 PLAIN_STYLE = (
     "a photo of {other}, {it} style",
     "a picture of {other}, in {it} style",

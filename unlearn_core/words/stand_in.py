@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..errors import BadConcept
-from ..models.denoising import denoising_losses
+from ..models.denoising import READ_TIMESTEPS, denoising_losses
 from ..models.lent_model import LentModel
 from ..models.sampling import denoise, paired_noise
 from ..progress import RunMonitor, stop_if_asked
@@ -36,13 +36,11 @@ TRIED = 3
 """Candidates that are drawn before the one that draws the concept least is taken."""
 DRAW_STEPS = 10
 DRAW_GUIDANCE = 5.0
-READ_TIMESTEPS = (200, 350, 500, 650, 800)
-"""Timesteps at which a picture is told apart by its denoising loss."""
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """What takes the concept's place, and why."""
+    """What takes the concept's place, and why: the literature's anchor concept."""
 
     word: str
     chosen_by: str

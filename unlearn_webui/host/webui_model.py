@@ -16,6 +16,7 @@ from torch import nn
 from unlearn_core.errors import TrainingFailed, WrongModel
 from unlearn_core.models.adapter import ModelAdapter
 from unlearn_core.models.families import Family, Seen, recognise
+from unlearn_core.settings import presets_where
 
 _WHOLE_NUMBERS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -90,6 +91,7 @@ def memory_explained() -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingFailed(
-            "Out of GPU memory. Choose the preset quick, give fewer pictures, raise the memory "
-            "limit in Settings, SD Unlearn, or start the WebUI with --medvram."
+            f"Out of GPU memory. Choose the preset {presets_where(needs_unet=False)}, "
+            "give fewer pictures, raise the memory limit in Settings, SD Unlearn, or start the "
+            "WebUI with --medvram."
         ) from error
