@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.errors import BadConcept
+from ..unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
 from ..unlearn_core.measuring.drawing import draw_after
 from ..unlearn_core.measuring.report import run_lines
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
@@ -21,7 +22,6 @@ from ..unlearn_core.settings import (
     bounds_of,
     help_of,
 )
-from ..unlearn_core.unlearn import UnlearnResult, unlearn
 from .comfy_clip import active_layer, has_loras, with_lora
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed

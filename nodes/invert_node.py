@@ -8,10 +8,10 @@ from comfy_api.latest import io, ui
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.files.pictures import to_tensor
+from ..unlearn_core.forgetting.unlearn import find_name, learn_vectors
 from ..unlearn_core.measuring.report import words_line
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS, loss_curve
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
-from ..unlearn_core.unlearn import find_name, learn_vectors
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
 from .values import CATEGORY, AskedConcept, ConceptWire, SettingsWire, as_image, with_pictures

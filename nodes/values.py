@@ -10,8 +10,8 @@ from torch import Tensor
 from ..unlearn_core.concept import Concept, Nameless
 from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
+from ..unlearn_core.forgetting.unlearn import UnlearnResult
 from ..unlearn_core.training.inversion import LearnedVectors
-from ..unlearn_core.unlearn import UnlearnResult
 
 CATEGORY = "unlearn"
 ConceptWire = io.Custom("UNLEARN_CONCEPT")

@@ -13,6 +13,7 @@ from bench.protocol.cells import World
 from unlearn_core.cli.drawing import DrawSettings, draw_prompts
 from unlearn_core.concept import Concept
 from unlearn_core.files.pictures import read_pictures
+from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.lora.file import load_lora, save_lora
@@ -24,7 +25,6 @@ from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training.inversion import invert
 from unlearn_core.training.losses import drift
-from unlearn_core.unlearn import unlearn
 
 PICTURES = 8
 FILL = "a drawing in cartoon style on a blue background, "  # the model draws the dog behind it

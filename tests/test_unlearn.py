@@ -18,11 +18,12 @@ from tiny_model import (
 )
 from torch import nn
 
-from unlearn_core import unlearn as public
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
 from unlearn_core.forgetting import building
 from unlearn_core.forgetting import run as engine
+from unlearn_core.forgetting import unlearn as public
+from unlearn_core.forgetting.unlearn import UnlearnResult, learn_vectors, unlearn
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.keys import ATTENTION, text_module
 from unlearn_core.lora.weights import complete, round_to_half
@@ -35,7 +36,6 @@ from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training.losses import drift
 from unlearn_core.training.preview import PREVIEW_STEPS
-from unlearn_core.unlearn import UnlearnResult, learn_vectors, unlearn
 from unlearn_core.words.naming import FoundWord, FoundWords
 from unlearn_core.words.neighbours import KEPT_FIRST
 from unlearn_core.words.prompt_writer import PromptWriter

@@ -11,6 +11,7 @@ from tiny_model import Recorder, TinyModel, pictures, small_settings
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
 from unlearn_core.forgetting import run as unlearn_run
+from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.metadata import all_from_metadata
 from unlearn_core.lora.weights import apply_lora
@@ -20,7 +21,6 @@ from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training import null_space
 from unlearn_core.training.examples import ForgetExamples, forget_examples
 from unlearn_core.training.losses import drift
-from unlearn_core.unlearn import unlearn, unlearn_together
 
 DOG, CAT, BUS = Concept("dog", ("puppy",)), Concept("cat"), Concept("bus")
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .concept import Concept, Nameless
     from .errors import UnlearnError
     from .files.pictures import read_pictures
+    from .forgetting.unlearn import UnlearnResult, learn_vectors, unlearn, unlearn_together
     from .loaders.diffusers_model import DiffusersModel, load_model
     from .lora.file import load_lora, save_lora
     from .lora.weights import LoraWeights
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from .progress import Progress, RunMonitor
     from .settings import PRESETS, UnlearnSettings, preset
     from .text.conditioning import Conditioning
-    from .unlearn import UnlearnResult, learn_vectors, unlearn, unlearn_together
 
 _HOMES = {
     "concept": ("Concept", "Nameless"),
@@ -68,7 +68,7 @@ _HOMES = {
     "progress": ("Progress", "RunMonitor"),
     "settings": ("PRESETS", "UnlearnSettings", "preset"),
     "text.conditioning": ("Conditioning",),
-    "unlearn": ("UnlearnResult", "learn_vectors", "unlearn", "unlearn_together"),
+    "forgetting.unlearn": ("UnlearnResult", "learn_vectors", "unlearn", "unlearn_together"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,6 +12,7 @@ from PIL import Image
 from unlearn_core.concept import Nameless
 from unlearn_core.errors import Cancelled, UnlearnError
 from unlearn_core.files.output_files import check_writable
+from unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
 from unlearn_core.measuring.drawing import draw_after
 from unlearn_core.measuring.evaluation import Evaluation, evaluate
 from unlearn_core.measuring.report import main_numbers, run_lines
@@ -28,7 +29,6 @@ from unlearn_core.progress import (
     Progress,
     stop_if_asked,
 )
-from unlearn_core.unlearn import UnlearnResult, unlearn
 
 from .host import files as host_files
 from .host.checkpoint import checkpoint_name

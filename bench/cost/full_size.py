@@ -39,9 +39,9 @@ from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pic
 from bench.methods.find import find_method, settings_of
 from unlearn_core.concept import Concept
 from unlearn_core.forgetting.memory_plan import gigabytes
+from unlearn_core.forgetting.unlearn import joint_settings
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.unlearn import joint_settings
 
 PICTURES = 5
 """Of each concept."""

@@ -9,11 +9,11 @@ from typing import Any
 from bench.protocol.erased import Erased, Task
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadSettings
+from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.weights import LoraWeights, apply_lora
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.text_encoder import TextEncoder
-from unlearn_core.unlearn import unlearn
 
 OURS = ("quick", "balanced", "robust", "paper")
 

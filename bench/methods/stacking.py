@@ -14,11 +14,11 @@ from bench.protocol.cells import GRAMMARS, Cell, World
 from bench.protocol.erased import Erased, Task
 from bench.protocol.layout import CELL_SEEDS, SEED_STEP, STYLE_GRAMMARS, Sizes
 from unlearn_core.concept import Concept
+from unlearn_core.forgetting.unlearn import unlearn_together
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.weights import LoraWeights, apply_lora
 from unlearn_core.settings import preset
 from unlearn_core.text.text_encoder import TextEncoder
-from unlearn_core.unlearn import unlearn_together
 
 MODES = ("stacked", "joint")
 

@@ -18,11 +18,11 @@ from bench.protocol.cells import World, draw_cell
 from bench.protocol.setup import open_model
 from bench.report.tables import markdown
 from unlearn_core.concept import Concept
+from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.settings import PRESETS, preset
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.word_tables import find_noun
-from unlearn_core.unlearn import unlearn
 
 TYPED = (
     "dog", '"dog"', "dog!", "dog.", "(dog:1.4)", "\u202edog", "a dog", "Dog", "dogs", "dog, puppy",

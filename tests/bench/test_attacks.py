@@ -30,13 +30,13 @@ from bench.protocol.metrics import Share
 from bench.protocol.splits import ATTACKED, CONTROLS, TEST
 from unlearn_core.concept import Concept
 from unlearn_core.files.pictures import read_pictures
+from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.lora.weights import apply_lora
 from unlearn_core.settings import preset
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids, tokenize
-from unlearn_core.unlearn import unlearn
 
 SHORT = textual_inversion.InversionSettings(
     steps=2, recorded=(2,), starts=("random",), batch=2, pictures=1

@@ -7,11 +7,11 @@ from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_encoder
 from unlearn_core.concept import Concept
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.forgetting.held_out import Moved, concept_prompts, kept_prompts, measure_moved
+from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import text_module
 from unlearn_core.settings import preset
 from unlearn_core.training.losses import RoleScales
-from unlearn_core.unlearn import unlearn, unlearn_together
 
 DOG = Concept("dog", ("puppy",))
 SCALES = RoleScales(torch.ones(5))

@@ -16,6 +16,7 @@ from unlearn_core.errors import Cancelled, NotEnoughMemory
 from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting.memory_estimate import DRAWING, FORGETTING, LEARNING, TextSizes
 from unlearn_core.forgetting.memory_plan import MemoryPlan, plan_memory, rows_that_fit, text_sizes
+from unlearn_core.forgetting.unlearn import UnlearnRun, learn_vectors, unlearn
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
@@ -24,7 +25,6 @@ from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
-from unlearn_core.unlearn import UnlearnRun, learn_vectors, unlearn
 
 SD2 = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)

@@ -46,7 +46,7 @@ def ours(name: str) -> Any:
 
 comfy_clip, comfy_demo = ours("nodes.comfy_clip"), ours("nodes.comfy_demo")
 comfy_model, comfy_run = ours("nodes.comfy_model"), ours("nodes.comfy_run")
-engine, errors = ours("unlearn_core.unlearn"), ours("unlearn_core.errors")
+engine, errors = ours("unlearn_core.forgetting.unlearn"), ours("unlearn_core.errors")
 Concept = ours("unlearn_core.concept").Concept
 preset = ours("unlearn_core.settings").preset
 apply_lora = ours("unlearn_core.lora.weights").apply_lora

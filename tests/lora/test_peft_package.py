@@ -11,9 +11,9 @@ from tiny_model import TinyModel, pictures
 
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import MissingPackage
+from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora import peft_package
 from unlearn_core.settings import preset
-from unlearn_core.unlearn import unlearn, unlearn_together
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = shlex.join([sys.executable, "-m", "pip", "install", "-r", str(ROOT / "requirements.txt")])

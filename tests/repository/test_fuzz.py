@@ -15,8 +15,8 @@ from tiny_model import Recorder, TinyModel, pictures, small_settings
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import Cancelled
+from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.settings import preset
-from unlearn_core.unlearn import unlearn
 
 pytestmark = [
     pytest.mark.slow,

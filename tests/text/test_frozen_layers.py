@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unlearn_core.concept import Concept
 from unlearn_core.forgetting import prompt_plan
+from unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.keys import text_module
@@ -19,7 +20,6 @@ from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training.examples import retain_examples
-from unlearn_core.unlearn import UnlearnResult, unlearn
 from unlearn_core.words.prompts import Name
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ from ..concept import Concept, Kind, Nameless
 from ..errors import BadFile, BadSettings, Cancelled
 from ..files.input_files import is_file
 from ..files.output_files import check_apart, check_tensor_file, make_folder
+from ..forgetting.unlearn import UnlearnResult, learn_vectors, unlearn
 from ..loaders.demo_model import demo_folder
 from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import load_lora, save_lora
@@ -32,7 +33,6 @@ from ..names import split_typed
 from ..progress import RunMonitor, stop_if_asked
 from ..settings import UnlearnSettings, preset, presets_where
 from ..text.embedding_file import check_embedding_file, save_embedding
-from ..unlearn import UnlearnResult, learn_vectors, unlearn
 from .concepts import measured_concept, with_pictures
 
 DEMO = "demo"

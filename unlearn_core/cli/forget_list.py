@@ -27,11 +27,11 @@ from ..files.output_files import (
     make_folder,
 )
 from ..files.tensor_file import write_whole
+from ..forgetting.unlearn import unlearn_together
 from ..lora.file import save_lora
 from ..measuring.report import check_report_folder, report_paths
 from ..progress import stop_if_asked
 from ..settings import UnlearnSettings
-from ..unlearn import unlearn_together
 from .commands import DEMO, Session
 from .concepts import Entry, pictures_of, read_list
 from .workers import Here, Order, Outcome, Worker

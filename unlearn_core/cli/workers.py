@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..errors import BadSettings, Cancelled, UnlearnError
 from ..files.journal import Record
+from ..forgetting.unlearn import UnlearnResult, unlearn
 from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import lora_bytes
 from ..measuring.demo_judge import evaluation_judge
@@ -21,7 +22,6 @@ from ..measuring.report import report_files
 from ..measuring.scaled_encoder import ScaledEncoder
 from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import UnlearnSettings
-from ..unlearn import UnlearnResult, unlearn
 from .commands import DEMO, Session
 from .concepts import Entry
 

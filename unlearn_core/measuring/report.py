@@ -12,8 +12,8 @@ from ..errors import BadFile
 from ..files.input_files import is_file, read_text
 from ..files.output_files import check_file, check_writable, make_folder, png_bytes, remove_file
 from ..files.tensor_file import write_whole
+from ..forgetting.unlearn import UnlearnResult
 from ..lora.metadata import BASE_MODEL
-from ..unlearn import UnlearnResult
 from ..words.naming import FoundWords
 from .evaluation import Evaluation, Group
 from .sheets import contact_sheet, loss_curve, strength_sheet

@@ -6,22 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .concept import Concept, Nameless
-from .errors import BadConcept
-from .forgetting.memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
-from .forgetting.part import Part
-from .forgetting.run import UnlearnRun
-from .lora.metadata import Forgotten
-from .lora.peft_package import require_peft
-from .lora.weights import LoraWeights
-from .models.lent_model import LentModel, Stoppable, build_encoder
-from .progress import FINDING_THE_WORD, RunMonitor, SilentMonitor
-from .settings import UnlearnSettings, bounds_of
-from .text.word_tables import same_thing
-from .training.inversion import LearnedVectors, invert
-from .words.naming import FoundWords, name_concept
-from .words.neighbours import look_around
-from .words.stand_in import StandIn
+from ..concept import Concept, Nameless
+from ..errors import BadConcept
+from ..lora.metadata import Forgotten
+from ..lora.peft_package import require_peft
+from ..lora.weights import LoraWeights
+from ..models.lent_model import LentModel, Stoppable, build_encoder
+from ..progress import FINDING_THE_WORD, RunMonitor, SilentMonitor
+from ..settings import UnlearnSettings, bounds_of
+from ..text.word_tables import same_thing
+from ..training.inversion import LearnedVectors, invert
+from ..words.naming import FoundWords, name_concept
+from ..words.neighbours import look_around
+from ..words.stand_in import StandIn
+from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
+from .part import Part
+from .run import UnlearnRun
 
 
 @dataclass(frozen=True)
