@@ -21,6 +21,7 @@ from ..unlearn_core.models.families import Prediction, Seen, prediction_named, r
 from ..unlearn_core.models.gradients import make_plain
 from ..unlearn_core.models.unet_sizes import UnetSizes
 from ..unlearn_core.settings import UnlearnSettings, presets_where
+from ..unlearn_core.text.conditioning import Conditioning
 from .comfy_clip import active_layer, text_weights, text_width
 from .comfy_run import TRAINING_MEMORY, room_for, static
 
@@ -129,7 +130,7 @@ class ComfyModel(ModelAdapter):
         make_plain(model.model)
         self._ready = True
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """Through the host's own UNet with every patch that MODEL carries."""
         if not self._ready:
             self._load_unet(latents.shape)
@@ -141,7 +142,7 @@ class ComfyModel(ModelAdapter):
         if text.requires_grad:
             options["optimized_attention_override"] = _differentiable_attention
         clean: Tensor = host.apply_model(
-            noisy, sigma, c_crossattn=text, transformer_options=options
+            noisy, sigma, c_crossattn=text.tokens, transformer_options=options
         )
         if self.prediction == "epsilon":
             output: Tensor = (noisy - clean) / spread
@@ -149,7 +150,7 @@ class ComfyModel(ModelAdapter):
             output = (noisy / (1 + spread**2) - clean) * (1 + spread**2).sqrt() / spread
         return output
 
-    def _check_gradient(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> None:
+    def _check_gradient(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> None:
         """As the base does; where that fails, once more in float32."""
         try:
             super()._check_gradient(latents, timesteps, text)

@@ -13,6 +13,7 @@ from ..models.lent_model import LentModel
 from ..models.sampling import BATCH, DEFAULT_GUIDANCE, DEFAULT_STEPS, draw_pictures, paired_noise
 from ..progress import DRAWING, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import bounds_of
+from ..text.conditioning import Conditioning
 from ..text.prompt_words import prompt_ids
 from ..text.text_encoder import TextEncoder
 from ..text.tokenizer import VOCABULARY, token_ids
@@ -172,9 +173,9 @@ def _batches(
 
 def _encode(
     encoder: TextEncoder, ids: Sequence[Tensor], chunks: int, learned: Tensor | None
-) -> Tensor:
-    """(B, 77 chunks, width): each prompt's chunks side by side, filled up with empty ones."""
+) -> Conditioning:
+    """Each prompt's chunks side by side, filled up with empty ones."""
     empty = token_ids("")
     rows = [torch.cat([chunk, *[empty] * (chunks - len(chunk))]) for chunk in ids]
     text: Tensor = encoder.encode(torch.cat(rows), learned).unflatten(0, (-1, chunks))
-    return text.flatten(1, 2)
+    return Conditioning(text.flatten(1, 2))

@@ -15,6 +15,7 @@ from ..models.adapter import ModelAdapter
 from ..models.devices import best_device, default_compute_dtype
 from ..models.families import SD2, TIMESTEPS, Prediction, prediction_named
 from ..models.unet_sizes import UnetSizes
+from ..text.conditioning import Conditioning
 from .demo_model import load_demo_folder
 from .model_configs import TEXT_NUMBERS, check_configs, latent_size, scaling_factor
 from .model_files import TEXT_PREFIX
@@ -102,13 +103,13 @@ class DiffusersModel(ModelAdapter):
             if "position_ids" not in name
         }
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         unet = self._pipeline.unet
         with self._computing_in(unet):
             output: Tensor = unet(
                 self._entering(unet, latents),
                 timesteps,
-                encoder_hidden_states=self._entering(unet, text),
+                encoder_hidden_states=self._entering(unet, text.tokens),
                 return_dict=False,
             )[0]
         return output.float()

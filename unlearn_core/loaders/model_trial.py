@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UnlearnError, WrongModel
 from ..models.lent_model import LentModel
+from ..text.conditioning import Conditioning
 from ..text.tokenizer import CHUNK
 
 _EDGE = 8
@@ -27,7 +28,7 @@ def try_once(model: LentModel, text_width: int, folder: Path) -> None:
     text = torch.linspace(-1, 1, CHUNK * text_width).view(1, CHUNK, text_width).to(model.device)
     step = torch.tensor([500], device=model.device)
     steps: list[tuple[str, Tensor, Callable[[], Tensor]]] = [
-        ("unet", latents, lambda: model.predict(latents, step, text)),
+        ("unet", latents, lambda: model.predict(latents, step, Conditioning(text))),
         ("vae", pixels, lambda: model.decode_latents(latents)),
         ("vae", latents, lambda: model.encode_image(pixels.to(model.device))),
     ]

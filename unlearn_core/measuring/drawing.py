@@ -9,6 +9,7 @@ from ..concept import Concept
 from ..lora.weights import LoraWeights
 from ..models.lent_model import LentModel
 from ..models.sampling import draw_pictures, paired_noise
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..training.preview import draw_concept
 from ..words.prompts import whole_prompts
@@ -17,16 +18,16 @@ from .scaled_encoder import ScaledEncoder
 DRAW_STEPS = 10
 
 
-def encode_prompt(encoder: TextEncoder, token_ids: Tensor) -> Tensor:
-    """One prompt (1, 77) beside the empty one, (2, 77, width)."""
-    return encoder.encode(torch.cat([token_ids, whole_prompts([""]).token_ids]))
+def encode_prompt(encoder: TextEncoder, token_ids: Tensor) -> Conditioning:
+    """One prompt (1, 77) beside the empty one."""
+    return encoder.condition(torch.cat([token_ids, whole_prompts([""]).token_ids]))
 
 
-def draw_encoded(model: LentModel, text: Tensor, count: int, seed: int) -> Tensor:
+def draw_encoded(model: LentModel, text: Conditioning, count: int, seed: int) -> Tensor:
     """`count` pictures of what `encode_prompt` gave, (count, 3, h, w) float32 in [-1, 1]."""
     size = model.native_size
     noise = torch.cat([paired_noise(seed, i, size, size) for i in range(count)])
-    return draw_pictures(model, text[:1].expand(count, -1, -1), text[1:], noise, DRAW_STEPS)
+    return draw_pictures(model, text[:1].expand(count), text[1:], noise, DRAW_STEPS)
 
 
 def draw_after(model: LentModel, lora: LoraWeights, concept: Concept, seed: int) -> Tensor:

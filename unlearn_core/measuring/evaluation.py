@@ -18,6 +18,7 @@ from ..forgetting.memory_plan import rows_that_fit
 from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel, Stoppable
 from ..progress import DRAWING_BEFORE_AND_AFTER, Progress, RunMonitor, SilentMonitor, stop_if_asked
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import nouns, styles
 from ..training.losses import drift
@@ -136,7 +137,7 @@ def evaluate(
 class _Texts:
     """All that is asked of the encoder at one strength, so that it can be set to another."""
 
-    prompts: list[Tensor]
+    prompts: list[Conditioning]
     """Of each subject, as `encode_prompt` gives it."""
     guard: Tensor
     kept: Tensor
@@ -167,7 +168,7 @@ def _prompt(word: str, kind: Kind) -> Prompts:
 
 
 def _draw(
-    model: LentModel, texts: Sequence[Tensor], seed: int, judge: Judge | None, wanted: str
+    model: LentModel, texts: Sequence[Conditioning], seed: int, judge: Judge | None, wanted: str
 ) -> tuple[Tensor, Tensor, float | None, float | None, int]:
     """What a Group holds behind its prompt; `wanted` is what the judge looks for."""
     count = SHEET_COLUMNS if judge is None else JUDGED_PICTURES

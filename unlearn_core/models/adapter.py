@@ -6,6 +6,7 @@ An adapter sets the attributes of `LentModel` and `unet`, and fills in `text_enc
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingFailed
+from ..text.conditioning import Conditioning
 from .devices import free_memory
 from .gradients import LossScaling, check_gradient, checkpointed, frozen
 from .lent_model import LentModel
@@ -45,7 +47,7 @@ class ModelAdapter(LentModel, ABC):
         """See LentModel."""
 
     @abstractmethod
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The host's own UNet as LentModel.predict describes it; all tensors are on `device`."""
 
     @abstractmethod
@@ -60,14 +62,18 @@ class ModelAdapter(LentModel, ABC):
         """See LentModel."""
         return free_memory(self.device, self.unet)
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """See LentModel; in parts that fit into memory where no gradient is asked for."""
-        given = (latents.to(self.device), timesteps.to(self.device), text.to(self.device))
+        given = (
+            latents.to(self.device),
+            timesteps.to(self.device),
+            text.map(lambda tensor: tensor.to(self.device)),
+        )
         if not (torch.is_grad_enabled() and (text.requires_grad or latents.requires_grad)):
             with torch.no_grad():
                 return self._in_parts(*given)
         if self.checks_gradient and not self._gradient_checked:
-            self._check_gradient(given[0][:1].detach(), given[1][:1], given[2][:1].detach())
+            self._check_gradient(given[0][:1].detach(), given[1][:1], given[2][:1])
             self._gradient_checked = True
         checkpointing = checkpointed(self.unet, self._computing) if self.recomputes else None
         with checkpointing or nullcontext():
@@ -99,18 +105,22 @@ class ModelAdapter(LentModel, ABC):
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         self.unet_sizes = UnetSizes.from_ldm(shapes, converts)
 
-    def _with_gradient(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _with_gradient(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         scaling = LossScaling(self.compute_dtype)
         with frozen(self.unet):
-            output = self._run_unet(latents, timesteps, scaling.at_text(text))
+            output = self._run_unet(latents, timesteps, text.map(scaling.at_text))
         return scaling.at_output(output)
 
-    def _check_gradient(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> None:
+    def _check_gradient(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> None:
         """Raise TrainingFailed if the host's UNet gives a wrong gradient."""
         tolerance = TOLERANCE if self.compute_dtype == torch.float32 else HALF_TOLERANCE
-        check_gradient(self._with_gradient, latents, timesteps, text, tolerance)
 
-    def _in_parts(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        def predict(tokens: Tensor) -> Tensor:
+            return self._with_gradient(latents, timesteps, dataclasses.replace(text, tokens=tokens))
+
+        check_gradient(predict, text.tokens, tolerance)
+
+    def _in_parts(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         outputs: list[Tensor] = []
         start = 0
         while start < len(latents):

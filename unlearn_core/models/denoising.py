@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..errors import TrainingFailed
 from ..progress import READING_PICTURES, Progress, RunMonitor, stop_if_asked
+from ..text.conditioning import Conditioning
 from .lent_model import LentModel
 from .noise import draw_timesteps, noised_and_target
 from .sampling import paired_noise
@@ -52,11 +53,11 @@ class NoisedPictures:
         return cls(noisy, t, targets)
 
     @torch.no_grad()
-    def losses(self, model: LentModel, texts: Tensor) -> Tensor:
+    def losses(self, model: LentModel, texts: Conditioning) -> Tensor:
         """Mean squared error of the prediction for each prompt and copy, (W, P) on the CPU.
 
-        texts (W, 77, width) float32. W * P samples go through the UNet, in batches. Raises
-        TrainingFailed when a loss is not a number.
+        W prompts: W * P samples go through the UNet, in batches. Raises TrainingFailed when a loss
+        is not a number.
         """
         copies = len(self.timesteps)
         area = self.noisy.shape[2] * self.noisy.shape[3]
@@ -109,14 +110,14 @@ class Comparison:
 def compare(
     model: LentModel,
     latents: Tensor,
-    texts: Tensor,
-    empty: Tensor,
+    texts: Conditioning,
+    empty: Conditioning,
     generator: torch.Generator,
     monitor: RunMonitor,
 ) -> Comparison:
     """Rank prompts by how well they denoise pictures; after each round a quarter goes on.
 
-    latents (N, 4, h, w), texts (W, 77, width), empty (1, 77, width). For W prompts and N pictures
+    latents (N, 4, h, w); `empty` is the empty prompt. For W prompts and N pictures
     2 (W + 1) N + 6 (W/4 + 1) N + 16 (W/16 + 1) N samples, at least `LEAST_KEPT` prompts in a
     round. Raises Cancelled, and TrainingFailed when a loss is not a number.
     """
@@ -127,7 +128,7 @@ def compare(
     for number, copies in enumerate(ROUNDS):
         stop_if_asked(monitor)
         drawn = NoisedPictures.draw(model, latents, copies, generator)
-        found = drawn.losses(model, torch.cat([empty, texts[left]]))
+        found = drawn.losses(model, Conditioning.cat([empty, texts[left]]))
         samples += found.numel()
         noised.append(drawn)
         of_empty = torch.cat([of_empty, found[0]])
@@ -141,35 +142,42 @@ def compare(
 
 
 def prediction_error(
-    model: LentModel, noisy: Tensor, timesteps: Tensor, text: Tensor, target: Tensor, rows: int
+    model: LentModel,
+    noisy: Tensor,
+    timesteps: Tensor,
+    text: Conditioning,
+    target: Tensor,
+    rows: int,
 ) -> Tensor:
     """A scalar that is differentiable in `text`; `rows` pictures go through the UNet together.
 
-    noisy and target (B, 4, h, w), timesteps (B,), text (B, 77, width). With fewer rows than B each
-    part's gradient at the text is taken at once, so that nothing but one part is held; value and
+    noisy and target (B, 4, h, w), timesteps (B,), text of B prompts. With fewer rows than B each
+    micro-batch's gradient at the text is taken at once, so that nothing but one is held; value and
     gradient are those of the whole up to rounding.
     """
     if rows >= len(noisy) or not (torch.is_grad_enabled() and text.requires_grad):
         return functional.mse_loss(model.predict(noisy, timesteps, text), target)
     error = target.new_zeros(())
-    gradients: list[Tensor] = []
+    gradients: list[tuple[Tensor, ...]] = []
     for start in range(0, len(noisy), rows):
         part = slice(start, start + rows)
-        given = text[part].detach().requires_grad_(True)
+        given = text[part].map(lambda tensor: tensor.detach().requires_grad_(True))
         predicted = model.predict(noisy[part], timesteps[part], given)
         share = (predicted - target[part]).pow(2).sum() / target.numel()
-        gradients += torch.autograd.grad(share, given)
+        gradients.append(torch.autograd.grad(share, given.tensors))
         error += share.detach()
     # Adds nothing to the value, and on the way back hands on the gradients taken above.
-    return error + ((text - text.detach()) * torch.cat(gradients)).sum()
+    for tensor, parts in zip(text.tensors, zip(*gradients, strict=True), strict=True):
+        error = error + ((tensor - tensor.detach()) * torch.cat(parts)).sum()
+    return error
 
 
 def denoising_losses(
-    model: LentModel, latents: Tensor, text: Tensor, timesteps: Sequence[int], seed: int
+    model: LentModel, latents: Tensor, text: Conditioning, timesteps: Sequence[int], seed: int
 ) -> Tensor:
     """Mean squared error of the prediction per picture, over given timesteps. (N,) float32.
 
-    latents (N, 4, h, w), text (N, 77, width). The noise depends on seed, picture and timestep
+    latents (N, 4, h, w), text of N prompts. The noise depends on seed, picture and timestep
     only, so that two texts are compared on the same noise.
     """
     height, width = (8 * edge for edge in latents.shape[2:])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..progress import RunMonitor, stop_if_asked
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from .devices import text_products_dtype
 from .families import SD2, Family, Prediction, Seen, recognise
@@ -49,11 +50,11 @@ class LentModel(Protocol):
         copied, never written to.
         """
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The UNet's output (epsilon or v, see `prediction`), differentiable in `text`.
 
-        latents (B, 4, h, w) float32 and timesteps (B,) int64 in 0..999; text (B, 77, width)
-        float32, or longer by whole chunks of 77. Returns (B, 4, h, w) float32.
+        latents (B, 4, h, w) float32 and timesteps (B,) int64 in 0..999; text of B prompts. Returns
+        (B, 4, h, w) float32.
         """
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class Stoppable(LentModel):
         """See LentModel."""
         return self._model.text_encoder_weights()
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """See LentModel; raises Cancelled."""
         rows = self._drawn or len(latents)
         if torch.is_grad_enabled() and text.requires_grad:

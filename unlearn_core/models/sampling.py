@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import WrongModel
 from ..files.pictures import fit_to_square
+from ..text.conditioning import Conditioning
 from .lent_model import LentModel
 from .noise import split_prediction
 
@@ -34,8 +35,8 @@ def paired_noise(seed: int, index: int, height: int, width: int) -> Tensor:
 @torch.no_grad()
 def denoise(
     model: LentModel,
-    text: Tensor,
-    empty: Tensor,
+    text: Conditioning,
+    empty: Conditioning,
     noise: Tensor,
     steps: int = DEFAULT_STEPS,
     guidance: float = DEFAULT_GUIDANCE,
@@ -43,23 +44,23 @@ def denoise(
 ) -> Tensor:
     """Latents (B, 4, h, w) from `noise` of that shape.
 
-    text (B, 77 n, width) and empty (1 or B, 77 n, width) are conditionings; guidance 1 leaves
-    `empty` out. `on_step` is called after each step and may raise to stop. Raises WrongModel when
-    the text or what the UNet makes of it is not finite.
+    `text` of B prompts, `empty` of 1 or B with as many chunks; guidance 1 leaves `empty` out.
+    `on_step` is called after each step and may raise to stop. Raises WrongModel when the text or
+    what the UNet makes of it is not finite.
     """
-    _check_finite(text, "text encoder", "take each LoRA at a smaller strength, such as 1")
+    _check_finite(text.tokens, "text encoder", "take each LoRA at a smaller strength, such as 1")
     alphas = model.alphas_cumprod.float().cpu()
     stride = len(alphas) // steps
     times = [min(stride * i + 1, len(alphas) - 1) for i in reversed(range(steps))]
     latents = noise.to(model.device)
-    empty = empty.expand(len(latents), -1, -1)
+    empty = empty.expand(len(latents))
     for i, time in enumerate(times):
         t = torch.full((len(latents),), time, dtype=torch.int64, device=model.device)
         if guidance == 1:
             output = model.predict(latents, t, text)
         else:
             both = model.predict(
-                torch.cat([latents, latents]), torch.cat([t, t]), torch.cat([empty, text])
+                torch.cat([latents, latents]), torch.cat([t, t]), Conditioning.cat([empty, text])
             )
             without, with_text = both.chunk(2)
             output = without + guidance * (with_text - without)
@@ -76,8 +77,8 @@ def denoise(
 
 def draw_pictures(
     model: LentModel,
-    text: Tensor,
-    empty: Tensor,
+    text: Conditioning,
+    empty: Conditioning,
     noise: Tensor,
     steps: int = DEFAULT_STEPS,
     guidance: float = DEFAULT_GUIDANCE,

@@ -22,9 +22,8 @@ class Conditioning:
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
         """The prompts of all parts, one after the other; parts of one family."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return cls(
-            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
-        )
+        tokens = torch.cat([part.tokens for part in parts])
+        return cls(tokens, torch.cat(pooled) if pooled else None)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -44,8 +43,11 @@ class Conditioning:
         )
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of it."""
+        return (self.tokens,) if self.pooled is None else (self.tokens, self.pooled)
+
+    @property
     def requires_grad(self) -> bool:
         """Whether a gradient is wanted of any of it."""
-        return self.tokens.requires_grad or bool(
-            self.pooled is not None and self.pooled.requires_grad
-        )
+        return any(tensor.requires_grad for tensor in self.tensors)

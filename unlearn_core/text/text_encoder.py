@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import WrongModel
 from ..files.tensor_file import is_finite
 from ..progress import RunMonitor, stop_if_asked
+from .conditioning import Conditioning
 from .frozen_layers import WordVectors, freeze_parts, multiplying_in, ready_in
 from .tokenizer import ADDED_TOKENS, BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
 
@@ -89,6 +90,10 @@ class TextEncoder:
         positions = torch.arange(token_ids.shape[1]).expand_as(token_ids)
         states = self._embed(token_ids, positions, learned)
         return self._to_the_end(self.layers, states, torch.float32)
+
+    def condition(self, token_ids: Tensor, learned: Tensor | None = None) -> Conditioning:
+        """What the UNet gets of each prompt, from ids as `encode` takes them."""
+        return Conditioning(self.encode(token_ids, learned))
 
     @torch.no_grad()
     def encode_trees(

@@ -19,6 +19,7 @@ from ..models.lent_model import LentModel
 from ..models.sampling import denoise, encode_pictures, paired_noise
 from ..progress import LEARNING, RunMonitor, StepReports, stop_if_asked
 from ..settings import UnlearnSettings
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.tokenizer import VOCABULARY, tokenize
 from ..words.prompt_templates import BARE_STYLE, PLAIN_OBJECT
@@ -144,17 +145,17 @@ class Captions:
 
     def encode(
         self, encoder: TextEncoder, pictures: Tensor, vectors: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """A caption drawn for each of the pictures (B,), as (B, 77, width)."""
+    ) -> Conditioning:
+        """A caption drawn for each of the pictures (B,)."""
         usable = [
             [i for i, style in enumerate(self.styles) if style in (None, self.own_styles[int(k)])]
             for k in pictures
         ]
         drawn = [u[int(torch.randint(len(u), (), generator=generator))] for u in usable]
         unique = sorted(set(drawn))
-        encoded = encoder.encode(self.token_ids[unique], vectors)
-        place = torch.tensor([unique.index(i) for i in drawn], device=encoded.device)
-        return encoded.index_select(0, place)
+        encoded = encoder.condition(self.token_ids[unique], vectors)
+        place = torch.tensor([unique.index(i) for i in drawn], device=encoded.tokens.device)
+        return encoded.map(lambda tensor: tensor.index_select(0, place))
 
 
 def _plain(concept: Concept) -> tuple[str, ...]:
@@ -192,12 +193,11 @@ def _best_styles(
     name = Name.of(concept.name, concept.kind)
     templates = [STYLED[0].replace("{style}", style) for style in styles]
     ids = make_prompts([fill(template, name) for template in templates]).token_ids
+    encoded = encoder.condition(ids)
     losses = torch.stack(
         [
-            denoising_losses(
-                model, latents, text.expand(len(latents), -1, -1), READ_TIMESTEPS, seed
-            )
-            for text in encoder.encode(ids).split(1)
+            denoising_losses(model, latents, text.expand(len(latents)), READ_TIMESTEPS, seed)
+            for text in (encoded[row : row + 1] for row in range(len(encoded)))
         ]
     )
     return [styles[i] for i in losses.argmin(0).tolist()]
@@ -219,10 +219,13 @@ def _explained(
     if concept.kind != "style" and styles:
         templates = tuple(STYLED[0].replace("{style}", style) for style in styles)
     chosen = [templates[i % len(templates)] for i in range(TEST_PICTURES)]
-    with_word = encoder.encode(make_prompts([fill(t, word) for t in chosen]).token_ids)
-    with_vectors = encoder.encode(make_prompts([fill(t, name) for t in chosen]).token_ids, vectors)
+
+    def ids(named: Name) -> Tensor:
+        return make_prompts([fill(template, named) for template in chosen]).token_ids
+
+    with_word, with_vectors = encoder.condition(ids(word)), encoder.condition(ids(name), vectors)
     # The empty name leaves the style in the prompt, so that only the concept is compared.
-    without = encoder.encode(make_prompts([fill(t, Name("", (), False)) for t in chosen]).token_ids)
+    without = encoder.condition(ids(Name("", (), False)))
     size = model.native_size
     noise = torch.cat([paired_noise(seed, i, size, size) for i in range(TEST_PICTURES)])
     latents = denoise(model, with_word, without[:1], noise, TEST_STEPS, TEST_GUIDANCE)

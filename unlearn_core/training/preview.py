@@ -51,8 +51,8 @@ class LivePreview:
     def _row(self) -> Tensor:
         size = self._model.native_size
         noise = paired_noise(self._seed, 0, size, size).expand(len(self._ids), -1, -1, -1)
-        text = self._encoder.encode(self._ids)
-        empty = self._encoder.encode(whole_prompts([""]).token_ids)
+        text = self._encoder.condition(self._ids)
+        empty = self._encoder.condition(whole_prompts([""]).token_ids)
         pictures = draw_pictures(self._model, text, empty, noise, PREVIEW_STEPS)
         return (torch.cat(list(pictures), dim=2) + 1) / 2
 
@@ -62,7 +62,7 @@ def preview_picture(
     model: LentModel, encoder: TextEncoder, token_ids: Tensor, seed: int, learned: Tensor | None
 ) -> Tensor:
     """A prompt (77,) as it is drawn now, (3, h, w) float32 in [0, 1]."""
-    text = encoder.encode(torch.stack([token_ids, whole_prompts([""]).token_ids[0]]), learned)
+    text = encoder.condition(torch.stack([token_ids, whole_prompts([""]).token_ids[0]]), learned)
     size = model.native_size
     noise = paired_noise(seed, 0, size, size)
     return (draw_pictures(model, text[:1], text[1:], noise, PREVIEW_STEPS)[0] + 1) / 2

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..lora.encoder_lora import EncoderLora
 from ..models.denoising import draw_batch, prediction_error
 from ..models.lent_model import LentModel
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_groups
 from ..words.prompts import ForgetPrompts
@@ -148,6 +149,7 @@ class AscentTerm:
         _, batch = draw_batch(self.model, concept.latents, BATCH_PICTURES, self.generator)
         text = self.encoder.tail(concept.states[rows.to(concept.states.device)])
         error = prediction_error(
-            self.model, batch.noisy, batch.timesteps, text, batch.targets, self.unet_rows
-        )
+            self.model, batch.noisy, batch.timesteps, Conditioning(text), batch.targets,
+            self.unet_rows,
+        )  # fmt: skip
         yield -self.weight * error

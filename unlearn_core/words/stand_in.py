@@ -12,7 +12,6 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..concept import Concept
 from ..errors import BadConcept
@@ -20,6 +19,7 @@ from ..models.denoising import READ_TIMESTEPS, denoising_losses
 from ..models.lent_model import LentModel
 from ..models.sampling import denoise, paired_noise
 from ..progress import RunMonitor, stop_if_asked
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import find_noun, is_general, is_hypernym
 from .neighbours import Neighbourhood, _are_siblings, _rank
@@ -149,18 +149,17 @@ def drawn_as_concept(
     size = model.native_size
     empty, as_word, as_concept = _conditionings(encoder, concept, word)
     noise = torch.cat([paired_noise(seed, i, size, size) for i in range(pictures)])
-    latents = denoise(
-        model, as_word.expand(pictures, -1, -1), empty, noise, DRAW_STEPS, DRAW_GUIDANCE
-    )
+    latents = denoise(model, as_word.expand(pictures), empty, noise, DRAW_STEPS, DRAW_GUIDANCE)
     losses = [
-        denoising_losses(model, latents, text.expand(pictures, -1, -1), READ_TIMESTEPS, seed)
+        denoising_losses(model, latents, text.expand(pictures), READ_TIMESTEPS, seed)
         for text in (as_word, as_concept)
     ]
     return int((losses[1] < losses[0]).sum())
 
 
-def _conditionings(encoder: TextEncoder, concept: Concept, word: str) -> list[Tensor]:
+def _conditionings(encoder: TextEncoder, concept: Concept, word: str) -> list[Conditioning]:
     template = plain_template(concept)
     rows = [fill(template, Name.of(text, concept.kind)) for text in (word, concept.name)]
     ids = torch.cat([whole_prompts([""]).token_ids, make_prompts(rows).token_ids])
-    return list(encoder.encode(ids).split(1))
+    encoded = encoder.condition(ids)
+    return [encoded[row : row + 1] for row in range(len(encoded))]

@@ -15,6 +15,7 @@ from ..concept import Kind, Nameless
 from ..models.denoising import NoisedPictures
 from ..models.lent_model import LentModel
 from ..progress import RunMonitor
+from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_all
 from ..text.word_tables import nouns
@@ -29,12 +30,12 @@ COPIES = 2
 
 def encode_words(
     encoder: TextEncoder, words: Sequence[str], kind: Kind, monitor: RunMonitor | None = None
-) -> Tensor:
-    """The empty prompt, then the plain prompt of each word, (W + 1, 77, width) float32."""
+) -> Conditioning:
+    """The empty prompt, then the plain prompt of each word."""
     template = plain_template(Nameless(kind=kind))
     prompts = make_prompts([fill(template, Name.of(word, kind)) for word in words])
     ids = torch.cat([whole_prompts([""]).token_ids, prompts.token_ids])
-    return encode_all(encoder, ids, monitor=monitor)[1]
+    return Conditioning(encode_all(encoder, ids, monitor=monitor)[1])
 
 
 def sift_words(

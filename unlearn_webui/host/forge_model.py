@@ -27,6 +27,7 @@ from unlearn_core.models.families import (
     recognise,
 )
 from unlearn_core.models.gradients import make_plain, residuals_kept
+from unlearn_core.text.conditioning import Conditioning
 
 from .webui_model import WebuiModel, check_unet
 
@@ -92,14 +93,14 @@ class ForgeModel(WebuiModel):
         with residuals_kept(self.unet):
             yield
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         if not self._ready:
             self._load_unet(latents.shape)
         dtype = self.compute_dtype
         output: Tensor = self.unet(
             latents.to(dtype, copy=True),
             timesteps.float(),
-            context=text.to(dtype).clone(),
+            context=text.tokens.to(dtype).clone(),
             transformer_options={},
         )
         return output.float()

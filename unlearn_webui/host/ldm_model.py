@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unlearn_core.errors import WrongModel
 from unlearn_core.models.families import SD2, Seen, prediction_named, recognise
+from unlearn_core.text.conditioning import Conditioning
 
 from .open_clip_names import count_layers, hugging_face_weights
 from .webui_model import WebuiModel, check_unet
@@ -48,17 +49,18 @@ class LdmModel(WebuiModel):
             self.host_model.get_learned_conditioning([""])
         latents = torch.zeros(1, 4, 8, 8, device=self.device)
         text = torch.zeros(1, 77, self._width, device=self.device)
-        self._run_unet(latents, torch.zeros(1, dtype=torch.int64, device=self.device), text)
+        step = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._run_unet(latents, step, Conditioning(text))
 
     def _computing(self) -> AbstractContextManager[Any]:
         computing: AbstractContextManager[Any] = devices.autocast()
         return computing
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         with devices.autocast():
             # As a dict the host casts the text itself, which --precision half needs.
             output: Tensor = self.host_model.apply_model(
-                latents, timesteps, {"c_crossattn": [text]}
+                latents, timesteps, {"c_crossattn": [text.tokens]}
             )
         return output.float()
 
