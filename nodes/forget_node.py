@@ -136,7 +136,7 @@ class ForgetConcept(io.ComfyNode):
             lent.check_wires(chosen, 0 if concept.learned else len(asked.images))
             seen = lent.draws and asked.kind not in HIDDEN_KINDS
             monitor = ComfyMonitor(cls.hidden.unique_id, seen)
-            result = unlearn(lent, asked, chosen, monitor, concept.learned)
+            result = unlearn(lent, asked, chosen, monitor, concept.learned, measures=lent.draws)
             result.check_moved()
             after = None
             if lent.draws:

@@ -82,7 +82,7 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
     monitor = WebuiMonitor(job, list(_stages(request)), shows_pictures=not hidden)
     stop_if_asked(monitor)
     with borrowed() as lent:
-        result = unlearn(lent, concept, settings, monitor)
+        result = unlearn(lent, concept, settings, monitor, measures=request.measure)
         result.check_moved()
         stop_if_asked(monitor)
         files = LoraFiles.unused(

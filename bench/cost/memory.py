@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.report.tables import markdown
 from unlearn_core.files.input_files import read_json
-from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, estimate
+from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, Workload, estimate
 from unlearn_core.forgetting.memory_plan import gigabytes
 from unlearn_core.loaders.pipeline_folder import empty_parts
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
@@ -163,7 +163,7 @@ def needed_bytes(settings: UnlearnSettings, edge: int, recomputes: bool, whole: 
         drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0) if whole else 1
         rows = settings.inversion_batch if whole else 1
         use = UnetUse(sd2_sizes(), edge, 2, rows, drawn, recomputes)
-    return max(estimate(SD2_TEXT, use, settings, PICTURES).values())
+    return max(estimate(SD2_TEXT, use, Workload(settings, PICTURES)).values())
 
 
 def _compared() -> Iterator[Sequence[str]]:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny_model import TinyModel, make_settings, pictures, small_settings, tiny_encoder
+from tiny_model import (
+    LAST_USED,
+    TinyModel,
+    make_settings,
+    pictures,
+    small_settings,
+    text_encoder_weights,
+)
 from torch import Tensor
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import Cancelled, NotEnoughMemory
 from unlearn_core.files.input_files import read_json
-from unlearn_core.forgetting.memory_estimate import DRAWING, FORGETTING, LEARNING, TextSizes
+from unlearn_core.forgetting import run
+from unlearn_core.forgetting.memory_estimate import (
+    DRAWING,
+    FORGETTING,
+    LEARNING,
+    TextSizes,
+    Workload,
+)
 from unlearn_core.forgetting.memory_plan import MemoryPlan, plan_memory, rows_that_fit, text_sizes
-from unlearn_core.forgetting.unlearn import UnlearnRun, learn_vectors, unlearn
+from unlearn_core.forgetting.run import UnlearnRun
+from unlearn_core.forgetting.unlearn import learn_vectors, unlearn
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.single_file import CONFIGS_FOLDER
 from unlearn_core.measuring.report import run_lines
+from unlearn_core.models.denoising import BATCH_PIXELS
 from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor
@@ -41,7 +58,7 @@ def full_size(prediction_size: int = 768) -> TinyModel:
 
 
 def plan(free: int | None, name: str = "balanced", size: int = 768) -> MemoryPlan:
-    return plan_memory(full_size(size), SD2_TEXT, preset(name), 5, free, previews=True)
+    return plan_memory(full_size(size), SD2_TEXT, Workload(preset(name), 5, previews=True), free)
 
 
 def test_with_much_memory_nothing_is_saved() -> None:
@@ -96,11 +113,11 @@ def test_where_memory_is_not_known_large_pictures_recompute_and_nothing_is_refus
 
 def test_presets_without_the_unet_do_not_count_it() -> None:
     model = full_size()
-    made = plan_memory(model, SD2_TEXT, preset("quick"), 5, None, previews=False)
+    made = plan_memory(model, SD2_TEXT, Workload(preset("quick"), 5), None)
     model.unet_sizes = None
-    assert plan_memory(model, SD2_TEXT, preset("quick"), 5, None, previews=False) == made
+    assert plan_memory(model, SD2_TEXT, Workload(preset("quick"), 5), None) == made
     assert (made.rows, made.drawn, made.recomputes, made.complete) == (0, 0, False, True)
-    assert not plan_memory(model, SD2_TEXT, preset("paper"), 5, None, previews=False).complete
+    assert not plan_memory(model, SD2_TEXT, Workload(preset("paper"), 5), None).complete
 
 
 def small(free: int | None) -> TinyModel:
@@ -173,8 +190,7 @@ def test_the_estimate_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_pictures_are_encoded_once_for_inversion_and_loss() -> None:
     model = TinyModel()
     settings = preset("paper", **small_settings(use_pictures=True))
-    run = UnlearnRun(model, (WITH_PICTURES,), settings, SilentMonitor())
-    run.go()
+    UnlearnRun(model, (WITH_PICTURES,), settings, SilentMonitor()).go()
     assert model.calls["encode_image"] == 1
 
 
@@ -201,8 +217,34 @@ def test_measuring_draws_as_many_as_fit() -> None:
     assert rows_that_fit(model, 64) == 1
 
 
-def test_sizes_are_read_from_an_encoder() -> None:
-    read = text_sizes(tiny_encoder())
+def test_what_comes_before_and_after_a_run_is_planned_too() -> None:
+    model = full_size()
+    quick = Workload(preset("quick"))
+    alone, measured, named = (
+        plan_memory(model, SD2_TEXT, work, 80 * GB)
+        for work in (
+            quick,
+            dataclasses.replace(quick, measures=True),
+            dataclasses.replace(quick, finds_name=True),
+        )
+    )
+    assert (alone.drawn, named.drawn) == (0, BATCH_PIXELS // 96**2)
+    assert alone.needed < measured.needed
+    assert alone.needed < named.needed
+    with pytest.raises(NotEnoughMemory, match="most of it for measuring"):
+        plan_memory(model, SD2_TEXT, dataclasses.replace(quick, measures=True), alone.needed)
+
+
+def test_nothing_is_copied_onto_the_device_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "build_encoder", lambda *_: pytest.fail("copied"))
+    with pytest.raises(NotEnoughMemory):
+        unlearn(small(free=1000), WITH_PICTURES, make_settings())
+
+
+def test_sizes_are_read_from_the_lent_weights() -> None:
+    read = text_sizes(text_encoder_weights(), LAST_USED)
     assert read == TextSizes(49408, 64, 96, 3, half=False)
 
 
@@ -217,6 +259,6 @@ def test_a_run_holds_no_copy_of_the_unet() -> None:
     own = {id(p) for part in (unet, model.pipeline.vae) for p in part.parameters()}
     made = [p for p in held.encoder.model.parameters() if id(p) not in own]
     copied = sum(p.numel() * p.element_size() for p in made)
-    sizes = text_sizes(held.encoder)
+    sizes = text_sizes(model.text_encoder_weights(), model.last_used_layer)
     assert copied == pytest.approx(sizes.copy_bytes, rel=0.01)
     assert len(losses) == 1

@@ -91,7 +91,8 @@ def forget(
     files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
     check_apart(files, inputs, session.place, [report] if report else [])
     model = session.load()
-    result = unlearn(model, concept, settings, session.monitor)
+    measures = report is not None
+    result = unlearn(model, concept, settings, session.monitor, measures=measures)
     result.check_moved()
     stop_if_asked(session.monitor)
     make_folder(out.parent)

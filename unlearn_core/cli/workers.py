@@ -150,7 +150,8 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
     """Forget one concept; whatever goes wrong with it is told in its record. Raises Cancelled."""
     started = time.monotonic()
     try:
-        result = unlearn(model, entry.read(order.settings), order.settings, monitor)
+        concept, settings = entry.read(order.settings), order.settings
+        result = unlearn(model, concept, settings, monitor, measures=order.reports)
         result.check_moved()
         lora = lora_bytes(result.lora, entry.stem)
         report = _report(model, order, result, monitor) if order.reports else {}

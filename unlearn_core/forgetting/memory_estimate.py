@@ -8,6 +8,7 @@ through the VAE. The stage that holds most decides.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from ..lora.encoder_lora import chosen_modules
@@ -32,14 +33,35 @@ TEXT_FROZEN = 10
 PROMPT_POSITIONS = 24
 """Of a prompt on average: most are cut short, see training/examples.py."""
 ADVERSARY_POSITIONS = 24
+MEASURED_TOGETHER = 2
+"""A picture and its empty prompt; more where there is room, see `rows_that_fit`."""
 VAE_NUMBERS = 1000
 """Held by the VAE at its finest level, for each pixel: 256 channels, four times."""
-COPYING, LEARNING, DRAWING, FORGETTING = (
+COPYING, LEARNING, DRAWING, FORGETTING, MEASURING = (
     "the copy of the text encoder",
     "learning vectors",
     "drawing",
     "training the LoRA",
+    "measuring",
 )
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run does, as far as its memory goes."""
+
+    settings: UnlearnSettings
+    pictures: int = 0
+    """Of all concepts together."""
+    concepts: int = 1
+    previews: bool = False
+    """Whether the user sees what is drawn meanwhile."""
+    finds_name: bool = False
+    """Whether the concept's name is first found in its pictures."""
+    forgets: bool = True
+    """Whether more is done than learning vectors."""
+    measures: bool = False
+    """Whether the result is drawn or measured afterwards."""
 
 
 @dataclass(frozen=True)
@@ -104,29 +126,24 @@ def learns(settings: UnlearnSettings, pictures: int) -> bool:
     return pictures > 0 and settings.learns_vectors
 
 
-def estimate(
-    text: TextSizes,
-    unet: UnetUse | None,
-    settings: UnlearnSettings,
-    pictures: int,
-    concepts: int = 1,
-    forgets: bool = True,
-) -> dict[str, int]:
-    """Stage -> the bytes that it holds at most, in a run on so many concepts.
+def estimate(text: TextSizes, unet: UnetUse | None, work: Workload) -> dict[str, int]:
+    """Stage -> the bytes that it holds at most.
 
-    `pictures` are those of all concepts. `unet` None: the UNet is not used, or its sizes are not
-    known. `forgets` False: vectors are learned, and no more.
+    `unet` None: the UNet is not used, or its sizes are not known.
     """
+    settings = work.settings
     stages = {COPYING: text.copy_bytes}
     if unet is not None:
         stages[DRAWING] = text.copy_bytes + unet.drawing_bytes
-    if learns(settings, pictures):
+    if learns(settings, work.pictures):
         stages[LEARNING] = text.copy_bytes + _learning(text, settings)
         if unet is not None:
             rows = min(unet.rows, settings.inversion_batch)
             stages[LEARNING] += dataclasses.replace(unet, rows=rows).gradient_bytes
-    if forgets:
-        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings, concepts)
+    if work.forgets:
+        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings, work.concepts)
+    if work.measures:
+        stages[MEASURING] = text.copy_bytes + _measuring(text, unet, settings)
     return {stage: int(GAPS * held) for stage, held in stages.items()}
 
 
@@ -169,6 +186,16 @@ def _forgetting(
         search += _converted(text, (text.layers - tail) * text.projections)
         step = max(step, search)
     return held + step
+
+
+def _measuring(text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings) -> int:
+    """What the LoRA changes in float32, and a picture: more are drawn together if they fit."""
+    changed = sum(
+        _converted(text, math.prod(_shape(text, key)))
+        for key in chosen_modules(settings, text.layers - 1)
+    )
+    one = dataclasses.replace(unet, drawn=MEASURED_TOGETHER).drawing_bytes if unet else 0
+    return changed + one
 
 
 def _converted(text: TextSizes, weights: int) -> int:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..errors import NotEnoughMemory
+from ..errors import NotEnoughMemory, WrongModel
+from ..models.denoising import BATCH_PIXELS
 from ..models.lent_model import LentModel
-from ..settings import UnlearnSettings, preset
-from ..text.text_encoder import TextEncoder
+from ..settings import preset
 from ..training.inversion import TEST_PICTURES
 from ..training.preview import NEIGHBOURS_SHOWN
 from ..training.terms import BATCH_PICTURES
-from .memory_estimate import DRAWING, TextSizes, UnetUse, estimate, learns
+from .memory_estimate import DRAWING, TextSizes, UnetUse, Workload, estimate, learns
 
 logger = logging.getLogger(__name__)
+
+TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
+FIRST_EXPANSION = "text_model.encoder.layers.0.mlp.fc1.weight"
 
 RECOMPUTE_FROM = 64
 """Edge of latents from which blocks are run again where free memory is not known."""
@@ -102,40 +106,31 @@ class MemoryMeter:
         return MemoryReport(plan, torch.cuda.max_memory_allocated(self._device) - self._before)
 
 
-def text_sizes(encoder: TextEncoder) -> TextSizes:
-    """Of an encoder without a LoRA."""
-    vocabulary, width = encoder.words.held.shape
-    first = encoder.layers[0].get_submodule("mlp.fc1").get_parameter("weight")
+def text_sizes(weights: Mapping[str, Tensor], last_used_layer: int) -> TextSizes:
+    """Of the copy that will be made of lent weights; raises WrongModel if they are of no CLIP."""
+    table, first = (weights.get(name) for name in (TOKEN_TABLE, FIRST_EXPANSION))
+    if table is None or first is None:
+        raise WrongModel("The text encoder is not a CLIP text model: its weights are missing.")
     half = first.element_size() < 4
-    return TextSizes(vocabulary, width, first.shape[0], len(encoder.layers), half)
+    return TextSizes(table.shape[0], table.shape[1], first.shape[0], last_used_layer + 1, half)
 
 
-def plan_memory(
-    model: LentModel,
-    text: TextSizes,
-    settings: UnlearnSettings,
-    pictures: int,
-    free: int | None,
-    previews: bool,
-    concepts: int = 1,
-    forgets: bool = True,
-) -> MemoryPlan:
+def plan_memory(model: LentModel, text: TextSizes, work: Workload, free: int | None) -> MemoryPlan:
     """The fastest way to use the UNet that fits into `free` bytes.
 
     First fewer pictures go through the UNet together, down to one; then its blocks run again on
-    the way back. `pictures` are those of all concepts together; `previews` says whether the user
-    sees any, `forgets` whether more is done than learning vectors. Raises NotEnoughMemory if
-    nothing fits.
+    the way back. Raises NotEnoughMemory if nothing fits.
     """
-    asked, drawn = _asked_rows(settings, pictures), _drawn(settings, pictures, previews)
-    known = model.unet_sizes is not None or not (asked or drawn)
+    asked, drawn = _asked_rows(work), _drawn(work, model.native_size)
+    draws = bool(asked or drawn or work.measures)
+    known = model.unet_sizes is not None or not draws
 
     def stages(rows: int, recomputes: bool, shown: int) -> dict[str, int]:
         use = None
-        if model.unet_sizes is not None and (asked or drawn):
+        if model.unet_sizes is not None and draws:
             width = model.compute_dtype.itemsize
             use = UnetUse(model.unet_sizes, model.native_size, width, rows, shown, recomputes)
-        return estimate(text, use, settings, pictures, concepts, forgets)
+        return estimate(text, use, work)
 
     if free is not None:
         fitting = (shown for shown in _halves(drawn) if stages(0, False, shown)[DRAWING] <= free)
@@ -149,7 +144,7 @@ def plan_memory(
             logger.info("memory: %s", plan.in_words())
             return plan
     assert plan is not None
-    raise NotEnoughMemory(_refusal(plan, text, concepts))
+    raise NotEnoughMemory(_refusal(plan, text, work.concepts))
 
 
 def rows_that_fit(model: LentModel, asked: int) -> int:
@@ -167,16 +162,20 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def _asked_rows(settings: UnlearnSettings, pictures: int) -> int:
-    learning = settings.inversion_batch if learns(settings, pictures) else 0
-    return max(learning, BATCH_PICTURES if settings.needs_pictures else 0)
+def _asked_rows(work: Workload) -> int:
+    learning = work.settings.inversion_batch if learns(work.settings, work.pictures) else 0
+    return max(learning, BATCH_PICTURES if work.settings.needs_pictures else 0)
 
 
-def _drawn(settings: UnlearnSettings, pictures: int, previews: bool) -> int:
-    """Pictures drawn together, each with and without its prompt."""
-    testing = TEST_PICTURES if learns(settings, pictures) else 0
-    seen = 1 + NEIGHBOURS_SHOWN if previews else 0
-    return 2 * max(settings.stand_in_pictures, testing, seen)
+def _drawn(work: Workload, native_size: int) -> int:
+    """Pictures that go through the UNet together without a gradient.
+
+    What is drawn counts twice, with and without its prompt; what is read for a name once.
+    """
+    testing = TEST_PICTURES if learns(work.settings, work.pictures) else 0
+    seen = 1 + NEIGHBOURS_SHOWN if work.previews else 0
+    read = max(1, BATCH_PIXELS // (native_size // 8) ** 2) if work.finds_name else 0
+    return max(2 * max(work.settings.stand_in_pictures, testing, seen), read)
 
 
 def _ways(asked: int, native_size: int, free: int | None) -> Iterator[tuple[int, bool]]:
@@ -199,7 +198,7 @@ def _halves(count: int) -> Iterator[int]:
 def _refusal(plan: MemoryPlan, text: TextSizes, concepts: int) -> str:
     ways = " even with one picture at a time" if plan.asked_rows or plan.drawn else ""
     ways += " and activations computed twice" if plan.recomputes else ""
-    quick = max(estimate(text, None, preset("quick"), 0, concepts).values())
+    quick = max(estimate(text, None, Workload(preset("quick"), concepts=concepts)).values())
     advice = "Free some memory (close other programs, unload other models)"
     if quick < plan.needed:
         advice += f", or choose the preset quick, which needs {gigabytes(quick)}"

@@ -6,12 +6,11 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..concept import Concept
+from ..concept import Concept, Nameless
 from ..errors import BadConcept, BadSettings
 from ..lora.encoder_lora import EncoderLora, chosen_modules
 from ..lora.weights import LoraWeights, complete, round_to_half
@@ -22,6 +21,7 @@ from ..progress import (
     CHOOSING_THE_STAND_IN,
     CHOOSING_WORDS,
     COPYING_THE_ENCODER,
+    FINDING_THE_WORD,
     FORGETTING,
     LEARNING,
     LEAST_SQUARES,
@@ -34,10 +34,11 @@ from ..settings import UnlearnSettings, presets_where
 from ..training.examples import ForgetExamples, forget_examples
 from ..training.inversion import LearnedVectors, invert
 from ..training.least_squares import LeastSquares, solved_for
-from ..words.naming import FoundWords, doubt_name
+from ..words.naming import FoundWords, doubt_name, name_concept
 from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around
 from ..words.stand_in import choose_stand_in
 from .building import Decision, TrainingSets, build_sets, build_training
+from .memory_estimate import Workload
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .part import Part
 from .prompt_plan import plan_prompts
@@ -50,38 +51,50 @@ class UnlearnRun:
     def __init__(
         self,
         model: LentModel,
-        concepts: Sequence[Concept],
+        asked: Sequence[Concept | Nameless],
         settings: UnlearnSettings,
         monitor: RunMonitor,
         learned: LearnedVectors | None = None,
-        found: FoundWords | None = None,
+        measures: bool = False,
     ) -> None:
-        """`learned` and `found` are of a single concept: vectors learned before, and its name."""
-        _check(concepts, settings)
+        """`learned` are of a single concept; `measures`: the result is drawn or measured after.
+
+        Nothing is copied onto the device before the memory is planned.
+        """
+        _check(asked, settings)
         self.meter = MemoryMeter(model)
-        self.concepts, self.settings, self.monitor = tuple(concepts), settings, monitor
+        self.settings, self.monitor = settings, monitor
         self.decisions: list[Decision] = []
-        self._learned, self._found = learned, found
+        self.found: FoundWords | None = None
         self.seconds: dict[str, float] = {}
-        with self.stage(COPYING_THE_ENCODER):
-            self.encoder = build_encoder(model)
-        self.modules = chosen_modules(settings, self.encoder.last_used_layer)
-        pictures = sum(len(concept.images) for concept in concepts)
-        self.memory = plan_memory(
-            model, text_sizes(self.encoder), settings,
-            0 if learned and not settings.needs_pictures else pictures,
-            self.meter.free, monitor.shows_pictures, len(concepts),
-        )  # fmt: skip
+        self.modules = chosen_modules(settings, model.last_used_layer)
+        self._asked, self._learned = tuple(asked), learned
+        weights = model.text_encoder_weights()
+        pictures = sum(len(concept.images) for concept in asked)
+        work = Workload(
+            settings,
+            pictures=0 if learned and not settings.needs_pictures else pictures,
+            concepts=len(asked),
+            previews=monitor.shows_pictures,
+            finds_name=any(isinstance(concept, Nameless) for concept in asked),
+            measures=measures,
+        )
+        sizes = text_sizes(weights, model.last_used_layer)
+        self.memory = plan_memory(model, sizes, work, self.meter.free)
         self.model, self.lent = model, Stoppable(model, monitor, self.memory.drawn)
+        with self.stage(COPYING_THE_ENCODER):
+            self.encoder = build_encoder(model, weights)
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
         """Run all stages: the LoRA and the losses; raises as `unlearn` does."""
         with self.memory.followed(self.model):
-            for concept in self.concepts:
-                self.decisions.append(self._decide(concept))
+            concepts = [self._named(concept) for concept in self._asked]
+            known = known_words(self.encoder, concepts)
+            for concept in concepts:
+                self.decisions.append(self._decide(concept, known))
             weights, losses = self._forget()
-        named = self._found is not None
+        named = self.found is not None
         said = metadata(self.parts, self.settings, self.encoder, named_by_pictures=named)
         return LoraWeights(weights.pairs, said), tuple(losses)
 
@@ -95,16 +108,12 @@ class UnlearnRun:
         """Sentences that the user should read, about every concept."""
         given = self._learned is not None
         settings, modules = self.settings, self.modules
-        return tuple(notes(self.decisions, settings, modules, self.encoder, self._found, given))
+        return tuple(notes(self.decisions, settings, modules, self.encoder, self.found, given))
 
     @property
     def memory_report(self) -> MemoryReport:
         """What was estimated beside what was used."""
         return self.meter.report(self.memory)
-
-    @cached_property
-    def _known(self) -> KnownWords:
-        return known_words(self.encoder, self.concepts)
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
@@ -114,11 +123,20 @@ class UnlearnRun:
         give_memory_back()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
 
-    def _decide(self, concept: Concept) -> Decision:
+    def _named(self, concept: Concept | Nameless) -> Concept:
+        if isinstance(concept, Concept):
+            return concept
+        with self.stage(FINDING_THE_WORD):
+            named, self.found = name_concept(
+                self.lent, self.encoder, concept, self.settings.seed, self.monitor
+            )
+        return named
+
+    def _decide(self, concept: Concept, known: KnownWords) -> Decision:
         settings, encoder = self.settings, self.encoder
         with self.stage(CHOOSING_WORDS):
             stop_if_asked(self.monitor)
-            around = look_around(encoder, concept, self._known)
+            around = look_around(encoder, concept, known)
         with self.stage(CHOOSING_THE_STAND_IN):
             stand_in = choose_stand_in(
                 encoder, concept, around, self.lent, settings.stand_in_pictures, settings.seed,
@@ -141,7 +159,7 @@ class UnlearnRun:
         self, concept: Concept, around: Neighbourhood, latents: Tensor
     ) -> tuple[str | None, LearnedVectors]:
         settings, doubt = self.settings, None
-        if self._found is None:
+        if self.found is None:
             doubt = doubt_name(self.lent, self.encoder, concept, latents, settings.seed)
         styles = around.known_styles[: settings.caption_styles]
         learned = invert(
@@ -209,7 +227,7 @@ class UnlearnRun:
         return forget
 
 
-def _check(concepts: Sequence[Concept], settings: UnlearnSettings) -> None:
+def _check(concepts: Sequence[Concept | Nameless], settings: UnlearnSettings) -> None:
     if settings.forget_weight == 0:
         raise BadSettings("Nothing would be forgotten: forget_weight is 0.")
     if settings.needs_pictures and not all(concept.images for concept in concepts):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,16 @@ from ..lora.metadata import Forgotten
 from ..lora.peft_package import require_peft
 from ..lora.weights import LoraWeights
 from ..models.lent_model import LentModel, Stoppable, build_encoder
-from ..progress import FINDING_THE_WORD, RunMonitor, SilentMonitor
+from ..progress import RunMonitor, SilentMonitor
 from ..settings import UnlearnSettings, bounds_of
+from ..text.text_encoder import TextEncoder
 from ..text.word_tables import same_thing
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import FoundWords, name_concept
 from ..words.neighbours import look_around
 from ..words.stand_in import StandIn
-from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
+from .memory_estimate import Workload
+from .memory_plan import MemoryPlan, MemoryReport, plan_memory, text_sizes
 from .part import Part
 from .run import UnlearnRun
 
@@ -91,29 +92,26 @@ def unlearn(
     settings: UnlearnSettings | None = None,
     monitor: RunMonitor | None = None,
     learned: LearnedVectors | None = None,
+    measures: bool = False,
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
     A nameless concept is forgotten under the model's own word for its pictures. `learned` are
     vectors that `learn_vectors` gave before; without them they are learned from the concept's
-    pictures, if the settings use these. The lent model is only read. Raises BadSettings,
-    BadConcept, WrongModel, NotEnoughMemory, MissingPackage, TrainingFailed or Cancelled.
+    pictures, if the settings use these. `measures` says that the result is drawn or measured
+    afterwards, so that memory is planned for that too. The lent model is only read. Raises
+    BadSettings, BadConcept, WrongModel, NotEnoughMemory, MissingPackage, TrainingFailed or
+    Cancelled.
     """
     require_peft()
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
-    found, started = None, time.monotonic()
-    if isinstance(concept, Nameless):
-        concept, found = find_name(model, concept, settings.seed, monitor)
-    run = UnlearnRun(model, (concept,), settings, monitor, learned, found)
-    if found is not None:
-        run.seconds[FINDING_THE_WORD] = time.monotonic() - started
-    return _result(run, found)
+    return _result(UnlearnRun(model, (concept,), settings, monitor, learned, measures))
 
 
-def _result(run: UnlearnRun, found: FoundWords | None = None) -> UnlearnResult:
+def _result(run: UnlearnRun) -> UnlearnResult:
     lora, losses = run.go()
     return UnlearnResult(
-        run.parts, lora, run.settings, losses, run.notes, run.seconds, run.memory_report, found
+        run.parts, lora, run.settings, losses, run.notes, run.seconds, run.memory_report, run.found
     )
 
 
@@ -121,7 +119,10 @@ def find_name(
     model: LentModel, nameless: Nameless, seed: int, monitor: RunMonitor
 ) -> tuple[Concept, FoundWords]:
     """The concept under the model's own word for its pictures; raises as `find_words`."""
-    return name_concept(model, build_encoder(model), nameless, seed, monitor)
+    work = Workload(UnlearnSettings(), finds_name=True, forgets=False)
+    encoder, lent, plan = _prepared(model, work, monitor)
+    with plan.followed(model):
+        return name_concept(lent, encoder, nameless, seed, monitor)
 
 
 def unlearn_together(
@@ -174,13 +175,17 @@ def learn_vectors(
     model: LentModel, concept: Concept, settings: UnlearnSettings, monitor: RunMonitor
 ) -> LearnedVectors:
     """The first step alone: word vectors from the concept's pictures, see `invert`."""
-    meter = MemoryMeter(model)
-    encoder = build_encoder(model)
-    plan = plan_memory(
-        model, text_sizes(encoder), settings, len(concept.images), meter.free,
-        monitor.shows_pictures, forgets=False,
-    )  # fmt: skip
-    lent = Stoppable(model, monitor, plan.drawn)
+    work = Workload(settings, len(concept.images), previews=monitor.shows_pictures, forgets=False)
+    encoder, lent, plan = _prepared(model, work, monitor)
     styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
     with plan.followed(model):
         return invert(lent, encoder, concept, settings, styles, monitor, unet_rows=plan.rows)
+
+
+def _prepared(
+    model: LentModel, work: Workload, monitor: RunMonitor
+) -> tuple[TextEncoder, Stoppable, MemoryPlan]:
+    weights = model.text_encoder_weights()
+    sizes = text_sizes(weights, model.last_used_layer)
+    plan = plan_memory(model, sizes, work, model.free_memory())
+    return build_encoder(model, weights), Stoppable(model, monitor, plan.drawn), plan

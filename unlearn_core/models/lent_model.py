@@ -107,9 +107,12 @@ class Stoppable(LentModel):
         return self._model.decode_latents(latents)
 
 
-def build_encoder(model: LentModel) -> TextEncoder:
-    """A private copy of the lent model's text encoder, on its device; raises WrongModel."""
-    weights = model.text_encoder_weights()
+def build_encoder(model: LentModel, weights: dict[str, Tensor] | None = None) -> TextEncoder:
+    """A private copy of the lent model's text encoder, on its device; raises WrongModel.
+
+    `weights` are the model's, where the caller has them already.
+    """
+    weights = model.text_encoder_weights() if weights is None else weights
     table = weights.get("text_model.embeddings.token_embedding.weight")
     if table is not None:
         recognise(Seen(vocabulary=table.shape[0], text_width=table.shape[1]))
