@@ -18,6 +18,7 @@ from unlearn_core.models.adapter import ModelAdapter
 from unlearn_core.models.families import Prediction
 from unlearn_core.progress import Progress
 from unlearn_core.settings import UnlearnSettings
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
 from unlearn_core.words.prompt_templates import FILLERS, GUARD_PROMPTS
@@ -112,17 +113,17 @@ class TinyModel(ModelAdapter):
     def free_memory(self) -> int | None:
         return self.free
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         assert len(latents) == len(timesteps) == len(text)
         assert timesteps.dtype == torch.int64
-        assert text.shape[1] % CHUNK == 0
-        assert text.shape[2] == WIDTH
+        assert text.tokens.shape[1] % CHUNK == 0
+        assert text.tokens.shape[2] == WIDTH
         self.calls["predict"] += 1
         pixels = latents.flatten(2).transpose(1, 2)
         phase = torch.sin(timesteps.float()[:, None, None] / 1000 * 3 + self._phase)
         query = pixels @ self._query + phase
-        share = (query @ (text @ self._key).transpose(1, 2) / 4).softmax(-1)
-        output = 0.5 * pixels + share @ (text @ self._value)
+        share = (query @ (text.tokens @ self._key).transpose(1, 2) / 4).softmax(-1)
+        output = 0.5 * pixels + share @ (text.tokens @ self._value)
         if self.broken:
             output = output * float("nan")
         return output.transpose(1, 2).reshape(latents.shape)

@@ -24,6 +24,7 @@ from bench.attacks.target import Target
 from bench.attacks.textual_inversion import TEMPLATES
 from bench.protocol.cells import World
 from bench.protocol.erased import Erased
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.tokenizer import VOCABULARY, tokenize
 
 NAME = "pass-through"
@@ -52,7 +53,7 @@ QUICK = PassThroughSettings(steps=50, recorded=(0, 50), restarts=1, pictures=16)
 class FreeState(Target):
     """A target whose loss reads the vectors as states, and whose pictures as long word vectors."""
 
-    def encode(self, ids: Tensor, vectors: Tensor) -> Tensor:
+    def encode(self, ids: Tensor, vectors: Tensor) -> Conditioning:
         """The neutral prompts' states with normed vectors in place of the neutral word's."""
         encoder = self.erased.encoder
         ids = ids.to(vectors.device)
@@ -61,7 +62,7 @@ class FreeState(Target):
         with torch.no_grad():
             states = encoder.encode(ids.masked_fill(free, word))
         own = encoder.normed(vectors)[(ids - VOCABULARY).clamp(min=0)]
-        return torch.where(free[..., None], own, states)
+        return Conditioning(torch.where(free[..., None], own, states))
 
     def point(self, step: int, vectors: Tensor, pictures: int) -> Point:
         """See Target; through the whole text encoder."""

@@ -20,6 +20,7 @@ from unlearn_core.models.denoising import READ_TIMESTEPS, denoising_losses
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.models.noise import add_noise, draw_timesteps, training_target
 from unlearn_core.models.sampling import encode_pictures
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids
 
 HELD_OUT_NOISE = 77
@@ -43,8 +44,10 @@ class NegativeKept:
     that an attacker has to make right. This formula is our own.
     """
 
-    def __init__(self, model: LentModel, negative: Tensor, empty: Tensor, guidance: float) -> None:
-        """`negative` and `empty` are conditionings (1, 77, width)."""
+    def __init__(
+        self, model: LentModel, negative: Conditioning, empty: Conditioning, guidance: float
+    ) -> None:
+        """`negative` and `empty` are of one prompt each."""
         self._model, self._texts = model, (negative, empty)
         self._share = (guidance - 1) / guidance
         self.device, self.compute_dtype = model.device, model.compute_dtype
@@ -53,11 +56,11 @@ class NegativeKept:
         self.text_encoder_weights = model.text_encoder_weights
         self.encode_image, self.decode_latents = model.encode_image, model.decode_latents
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """See LentModel."""
         with torch.no_grad():
             negative, empty = (
-                self._model.predict(latents, timesteps, one.expand(len(latents), -1, -1))
+                self._model.predict(latents, timesteps, one.expand(len(latents)))
                 for one in self._texts
             )
         return self._model.predict(latents, timesteps, text) - self._share * (negative - empty)
@@ -68,10 +71,8 @@ def attacked_model(erased: Erased) -> LentModel:
     if not erased.negative:
         return erased.model
     with torch.no_grad():
-        negative, empty = erased.encoder.encode(
-            torch.cat([token_ids(erased.negative), token_ids("")])
-        ).split(1)
-    return NegativeKept(erased.model, negative, empty, GUIDANCE)
+        texts = erased.encoder.condition(torch.cat([token_ids(erased.negative), token_ids("")]))
+    return NegativeKept(erased.model, texts[:1], texts[1:], GUIDANCE)
 
 
 def draw(erased: Erased, ids: Tensor, seed: int, learned: Tensor | None = None) -> Tensor:
@@ -106,9 +107,9 @@ class Target:
         placeholders = {"<v>": list(range(first, first + self._count))}
         return torch.cat([token_ids(prompt, placeholders) for prompt in prompts])
 
-    def encode(self, ids: Tensor, vectors: Tensor) -> Tensor:
-        """What the loss reads of prompts (N, 77) with the vectors in them, (N, 77, width)."""
-        return self.erased.encoder.encode(ids, vectors)
+    def encode(self, ids: Tensor, vectors: Tensor) -> Conditioning:
+        """What the loss reads of prompts (N, 77) with the vectors in them."""
+        return self.erased.encoder.condition(ids, vectors)
 
     def losses(
         self, vectors: Sequence[Tensor], batch: int, generators: Sequence[torch.Generator]
@@ -132,7 +133,8 @@ class Target:
             noise.append(torch.randn(clean[-1].shape, generator=generator).to(clean[-1]))
             times.append(draw_timesteps(batch, generator).to(clean[-1].device))
         encoded = self.encode(torch.cat(ids), torch.cat(list(vectors)))
-        text = encoded.index_select(0, torch.tensor(places, device=encoded.device))
+        place = torch.tensor(places, device=encoded.tokens.device)
+        text = encoded.map(lambda tensor: tensor.index_select(0, place))
         latents, noised, t = torch.cat(clean), torch.cat(noise), torch.cat(times)
         noisy = add_noise(latents, noised, t, model.alphas_cumprod)
         wanted = training_target(latents, noised, t, model.alphas_cumprod, model.prediction)
@@ -143,7 +145,7 @@ class Target:
     def held_out_loss(self, vectors: Tensor) -> float:
         """Denoising loss of all pictures on noise that training never draws."""
         prompts = [self.templates.styled[0].format(style=style) for style in self.styles]
-        text = self.erased.encoder.encode(self.ids(prompts), vectors)
+        text = self.erased.encoder.condition(self.ids(prompts), vectors)
         losses = denoising_losses(self.model, self.latents, text, READ_TIMESTEPS, HELD_OUT_NOISE)
         return float(losses.mean())
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from unlearn_core.loaders.demo_model import load_demo_judge, load_demo_world
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.models.sampling import draw_pictures, paired_noise
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.words.prompts import Name
@@ -143,16 +144,16 @@ def draw_prompts(
     `negative` is the prompt of the branch without the prompt; `learned` are word vectors in `ids`.
     """
     unique, place = ids.unique(dim=0, return_inverse=True)
-    encoded = torch.cat([encoder.encode(part, learned) for part in unique.split(64)])
+    encoded = Conditioning.cat([encoder.condition(part, learned) for part in unique.split(64)])
     size = model.native_size
     noise = torch.cat([paired_noise(seed, i, size, size) for i in range(len(ids))])
-    without = encoder.encode(token_ids(negative))
+    without = encoder.condition(token_ids(negative))
     batch = len(ids) if size <= SMALL else LARGE_BATCH
     return torch.cat(
         [
             draw_pictures(model, encoded[rows], without, part, steps, GUIDANCE)
             for rows, part in zip(
-                place.to(encoded.device).split(batch), noise.split(batch), strict=True
+                place.to(encoded.tokens.device).split(batch), noise.split(batch), strict=True
             )
         ]
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.protocol.erased import Erased
 from unlearn_core.models.noise import add_noise
 from unlearn_core.models.sampling import encode_pictures, paired_noise
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training.losses import drift
@@ -58,5 +59,5 @@ def drawn_drift(erased: Erased, base: Erased, pictures: Sequence[Tensor]) -> Dri
     return drifts
 
 
-def _encoded(side: Erased, prompt: str, count: int) -> Tensor:
-    return side.encoder.encode(token_ids(prompt)).expand(count, -1, -1)
+def _encoded(side: Erased, prompt: str, count: int) -> Conditioning:
+    return side.encoder.condition(token_ids(prompt)).expand(count)

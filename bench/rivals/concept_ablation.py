@@ -46,6 +46,7 @@ from bench.rivals.subject import (
 from bench.rivals.unet_copy import UnetCopy
 from unlearn_core.models.noise import add_noise
 from unlearn_core.models.sampling import BATCH, denoise
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.words.prompt_templates import COLORS
 
@@ -92,10 +93,10 @@ class ConceptAblation:
         pairs = [_pair(task, name, anchor, generator) for _ in range(self.captions)]
         with torch.no_grad():
             anchors, targets = (
-                base.encoder.encode(torch.cat([token_ids(text) for text in part]))
+                base.encoder.condition(torch.cat([token_ids(text) for text in part]))
                 for part in zip(*pairs, strict=True)
             )
-            empty = base.encoder.encode(token_ids(""))
+            empty = base.encoder.condition(token_ids(""))
         of_picture = torch.arange(self.pictures) % self.captions
         anchors, targets = anchors[of_picture], targets[of_picture]
         clean = self._draw(base, anchors, empty, generator)
@@ -114,11 +115,11 @@ class ConceptAblation:
         self,
         copied: UnetCopy,
         clean: Tensor,
-        anchors: Tensor,
-        targets: Tensor,
+        anchors: Conditioning,
+        targets: Conditioning,
         generator: torch.Generator,
     ) -> list[float]:
-        """Train; the losses. clean as `_draw` gives it; anchors, targets (pictures, 77, width)."""
+        """Train; the losses. clean as `_draw` gives it; an anchor and a target for each picture."""
         alphas = copied.model.alphas_cumprod
 
         def loss() -> Tensor:
@@ -143,14 +144,17 @@ class ConceptAblation:
             )
 
     def _draw(
-        self, base: Erased, text: Tensor, empty: Tensor, generator: torch.Generator
+        self, base: Erased, text: Conditioning, empty: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """The anchor's pictures as latents (pictures, 2, 4, h, w): as drawn, and mirrored."""
         edge = base.model.native_size // 8
         noise = torch.randn(len(text), 4, edge, edge, generator=generator)
         drawn = []
-        for part, start in zip(text.split(BATCH), noise.split(BATCH), strict=True):
-            latents = denoise(base.model, part, empty, start, self.drawing_steps, self.guidance)
+        for start in range(0, len(text), BATCH):
+            part = slice(start, start + BATCH)
+            latents = denoise(
+                base.model, text[part], empty, noise[part], self.drawing_steps, self.guidance
+            )
             pictures = base.model.decode_latents(latents)
             mirrored = base.model.encode_image(pictures.flip(-1))
             drawn.append(torch.stack([base.model.encode_image(pictures), mirrored], dim=1))

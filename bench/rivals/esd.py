@@ -42,6 +42,7 @@ from bench.rivals.subject import checked_name
 from bench.rivals.unet_copy import UnetCopy
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.models.noise import split_prediction
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.tokenizer import token_ids
 
 
@@ -66,8 +67,8 @@ class EsdX:
         copied = UnetCopy(base)
         generator = torch.Generator().manual_seed(task.seed)
         with torch.no_grad():
-            texts = base.encoder.encode(torch.cat([token_ids(name), token_ids("")]))
-        concept, empty = (text.expand(self.batch, -1, -1) for text in texts.split(1))
+            texts = base.encoder.condition(torch.cat([token_ids(name), token_ids("")]))
+        concept, empty = (text.expand(self.batch) for text in (texts[:1], texts[1:]))
         painter = copied.model if self.drawn_by == "current" else base.model
         edge = base.model.native_size // 8
 
@@ -77,7 +78,7 @@ class EsdX:
             with torch.no_grad():
                 latents, t = self._draw_until(painter, concept, empty, noise, stop)
                 both = base.model.predict(
-                    torch.cat([latents, latents]), t.repeat(2), torch.cat([concept, empty])
+                    torch.cat([latents, latents]), t.repeat(2), Conditioning.cat([concept, empty])
                 )
                 with_concept, without = both.chunk(2)
                 target = without - self.eta * (with_concept - without)
@@ -93,7 +94,12 @@ class EsdX:
         return copied.erased(base, weights, time.monotonic() - started, notes)
 
     def _draw_until(
-        self, model: LentModel, concept: Tensor, empty: Tensor, noise: Tensor, stop: int
+        self,
+        model: LentModel,
+        concept: Conditioning,
+        empty: Conditioning,
+        noise: Tensor,
+        stop: int,
     ) -> tuple[Tensor, Tensor]:
         """`stop` of all guided DDIM steps: latents (B, 4, h, w), and their timestep (B,).
 
@@ -103,7 +109,7 @@ class EsdX:
         stride = len(alphas) // self.drawing_steps
         times = [stride * i + 1 for i in reversed(range(self.drawing_steps))]
         latents = noise.to(model.device)
-        text = torch.cat([empty, concept])
+        text = Conditioning.cat([empty, concept])
         for time_now in times[:stop]:
             t = torch.full((len(latents),), time_now, device=latents.device)
             without, with_concept = model.predict(

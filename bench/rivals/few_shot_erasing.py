@@ -111,7 +111,7 @@ class FewShotErasing:
                 wanted = training_target(
                     clean, noise, times, model.alphas_cumprod, model.prediction
                 )
-                output = model.predict(noisy, times, encoder.encode(ids[forms]))
+                output = model.predict(noisy, times, encoder.condition(ids[forms]))
                 loss = (output - wanted).pow(2).mean()
                 if not bool(loss.isfinite()):
                     raise TrainingFailed("The loss is no number: lower the rate.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.protocol.erased import Erased
 from unlearn_core.errors import TrainingFailed, WrongModel
 from unlearn_core.loaders.diffusers_model import DiffusersModel
+from unlearn_core.text.conditioning import Conditioning
 
 Trained = Literal["keys and values", "all"]
 
@@ -48,10 +49,10 @@ class UnetCopy:
             return [module.weight for module in self.projections().values()]
         return [value for name, value in self.unet.named_parameters() if "attn2." in name]
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The UNet's output as LentModel.predict, but with a gradient for its weights."""
         output: Tensor = self.unet(
-            latents, timesteps, encoder_hidden_states=text, return_dict=False
+            latents, timesteps, encoder_hidden_states=text.tokens, return_dict=False
         )[0]
         return output
 

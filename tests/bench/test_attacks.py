@@ -184,7 +184,7 @@ def test_an_attack_on_a_negative_prompt_sees_what_guidance_makes_of_it(base: Era
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([500])
     with torch.no_grad():
-        texts = [base.encoder.encode(token_ids(p)) for p in ("a photo of a car", "a dog", "")]
+        texts = [base.encoder.condition(token_ids(p)) for p in ("a photo of a car", "a dog", "")]
         concept, negative, empty = (base.model.predict(latents, t, text) for text in texts)
         seen = model.predict(latents, t, texts[0])
     guided = negative + GUIDANCE * (concept - negative)

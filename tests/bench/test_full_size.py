@@ -22,6 +22,7 @@ from unlearn_core.loaders.pipeline_folder import empty_parts
 from unlearn_core.models.devices import give_memory_back
 from unlearn_core.progress import LEARNING
 from unlearn_core.settings import preset
+from unlearn_core.text.conditioning import Conditioning
 
 SHORT = "quick:steps=1+layers=last:1+forget_prompts=8+keep_prompts=8"
 SHORT_WITH_UNET = "balanced:steps=1+inversion_steps=1+inversion_batch=2+stand_in_pictures=1"
@@ -199,7 +200,7 @@ def test_predictions_and_their_gradients_are_finite(host: Host) -> None:
     model = RandomModel(host)
     latents = model.encode_image(random_pictures(64, 2, seed=0)[0][None])
     text = torch.ones(1, 77, 64, device=host.device, requires_grad=True)
-    output = model.predict(latents, torch.tensor([500]), text)
+    output = model.predict(latents, torch.tensor([500]), Conditioning(text))
     output.pow(2).mean().backward()
     assert text.grad is not None
     for tensor in (latents, output, text.grad):
@@ -221,7 +222,7 @@ def test_the_products_of_the_unet_are_counted() -> None:
     ]
     for layer in layers:
         layer.register_forward_hook(look)
-    latents, text = torch.ones(1, 4, 8, 8), torch.ones(1, 77, 64)
+    latents, text = torch.ones(1, 4, 8, 8), Conditioning(torch.ones(1, 77, 64))
     with ProductCounter() as counter:
         model.predict(latents, torch.tensor([500]), text)
     # Three blocks of 32 channels on 8 x 8 pixels, the middle one of 64 on 4 x 4.
@@ -279,7 +280,8 @@ def test_a_preset_with_a_unet_runs(host: Host) -> None:
     assert numbers["unet_bytes"] == model.unet_bytes
     stages = {stage["name"]: stage for stage in numbers["stages"]}
     with ProductCounter() as counter, torch.no_grad():
-        model.predict(torch.ones(1, 4, 8, 8), torch.tensor([5]), torch.ones(1, 77, 64))
+        text = Conditioning(torch.ones(1, 77, 64))
+        model.predict(torch.ones(1, 4, 8, 8), torch.tensor([5]), text)
     own = numbers["dtype of the UNet's products"]
     for stage, rows in (("choosing the stand-in", 30), ("learning the concept", 300)):
         assert stages[stage]["flops"][own] >= rows * counter.flops[own]

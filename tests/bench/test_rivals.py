@@ -21,6 +21,7 @@ from unlearn_core.loaders.diffusers_model import load_model
 from unlearn_core.models.lent_model import LentModel, build_encoder
 from unlearn_core.models.noise import split_prediction
 from unlearn_core.models.sampling import draw_pictures, paired_noise
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 
@@ -58,8 +59,8 @@ def draw(erased: Erased, cell: Cell) -> Tensor:
         ids = torch.cat([token_ids(prompt) for prompt in cell.prompts])
         size = erased.model.native_size
         noise = torch.cat([paired_noise(cell.seed, i, size, size) for i in range(len(ids))])
-        negative = erased.encoder.encode(token_ids(erased.negative))
-        text = erased.encoder.encode(ids)
+        negative = erased.encoder.condition(token_ids(erased.negative))
+        text = erased.encoder.condition(ids)
         return draw_pictures(erased.model, text, negative, noise, DRAW_STEPS, GUIDANCE)
 
 
@@ -264,10 +265,10 @@ def test_no_gradient_reaches_a_held_first_token(demo: Subject) -> None:
         for part in (torch.ones(1, 4, 8, 8), text, torch.tensor([500]))
     )
     with copied.first_token_held():
-        copied.predict(latents, step, text[:, :1]).sum().backward()
+        copied.predict(latents, step, Conditioning(text[:, :1])).sum().backward()
     assert weight.grad is not None
     assert not weight.grad.any()
-    copied.predict(latents, step, text).sum().backward()
+    copied.predict(latents, step, Conditioning(text)).sum().backward()
     assert weight.grad.any()
 
 

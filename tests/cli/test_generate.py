@@ -25,6 +25,7 @@ from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.sampling import paired_noise
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.embedding_file import save_embedding
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids, tokenize
@@ -47,9 +48,9 @@ class RecordingModel:
         self.noise: list[Tensor] = []
         self.text: list[Tensor] = []
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         self.noise.append(latents)
-        self.text.append(text)
+        self.text.append(text.tokens)
         return latents * 0
 
     def decode_latents(self, latents: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import MODULES, text_module, weight_name
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import UnlearnSettings, preset
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import CHUNK, VOCABULARY, token_ids
@@ -164,7 +165,7 @@ def kept_bytes(model: DiffusersModel, batch: int) -> int:
     text = torch.randn(batch, 77, 192, generator=generator).requires_grad_(True)
     latents = torch.randn(batch, 4, 8, 8, generator=generator)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.predict(latents, torch.full((batch,), 500), text)
+        model.predict(latents, torch.full((batch,), 500), Conditioning(text))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -172,7 +173,7 @@ def gradient_at_text(model: DiffusersModel) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     text = torch.randn(2, 77, 192, generator=generator).requires_grad_(True)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
-    model.predict(latents, torch.tensor([200, 700]), text).square().mean().backward()
+    model.predict(latents, torch.tensor([200, 700]), Conditioning(text)).square().mean().backward()
     assert text.grad is not None
     return text.grad
 

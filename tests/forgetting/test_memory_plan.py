@@ -42,6 +42,7 @@ from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
+from unlearn_core.text.conditioning import Conditioning
 
 SD2 = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
@@ -143,7 +144,7 @@ class Watched(TinyModel):
         self.unet_sizes = UnetSizes((10,), (True,), 1, 64)
         self.seen: set[tuple[bool, int, bool]] = set()
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         wants = torch.is_grad_enabled() and text.requires_grad
         self.seen.add((wants, len(latents), self.recomputes))
         return super().predict(latents, timesteps, text)
@@ -199,11 +200,12 @@ def test_predictions_without_gradient_go_in_parts_and_are_the_same() -> None:
     parts = Stoppable(model, SilentMonitor(), drawn=2)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(5, 4, 8, 8, generator=generator)
-    text, steps = torch.randn(5, 77, 64, generator=generator), torch.arange(5)
+    tokens, steps = torch.randn(5, 77, 64, generator=generator), torch.arange(5)
+    text = Conditioning(tokens)
     whole = TinyModel().predict(latents, steps, text)
     assert torch.allclose(parts.predict(latents, steps, text), whole, atol=1e-6)
     assert model.seen == {(False, 2, False), (False, 1, False)}
-    assert len(parts.predict(latents, steps, text.requires_grad_(True))) == 5
+    assert len(parts.predict(latents, steps, Conditioning(tokens.requires_grad_(True)))) == 5
     assert (True, 5, False) in model.seen
 
 

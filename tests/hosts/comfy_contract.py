@@ -54,6 +54,7 @@ DiffusersModel = ours("unlearn_core.loaders.diffusers_model").DiffusersModel
 load_demo_pipeline = ours("unlearn_core.loaders.demo_model").load_demo_pipeline
 token_ids = ours("unlearn_core.text.tokenizer").token_ids
 TextEncoder = ours("unlearn_core.text.text_encoder").TextEncoder
+Conditioning = ours("unlearn_core.text.conditioning").Conditioning
 
 PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
@@ -117,15 +118,15 @@ def main() -> dict[str, Any]:
             for text, prompt in zip(texts, PROMPTS, strict=True)
         )
         latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        steps, text = torch.tensor([10, 700]), texts[0].expand(2, -1, -1)
+        steps, text = torch.tensor([10, 700]), Conditioning(texts[0]).expand(2)
         found["unet"] = greatest(
             lent.predict(latents, steps, text), theirs.predict(latents, steps, text)
         )
         gradients = []
         for each in (lent, theirs):
-            given = text.clone().requires_grad_(True)
+            given = text.map(lambda tensor: tensor.clone().requires_grad_(True))
             each.predict(latents, steps, given).square().sum().backward()
-            gradients.append(given.grad)
+            gradients.append(given.tokens.grad)
         found["gradient"] = greatest(*gradients) / float(gradients[1].abs().max())
         pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
         found["encode"] = greatest(lent.encode_image(pixels), theirs.encode_image(pixels))
@@ -192,9 +193,10 @@ def stored_in_less(clip: Any, vae: Any, latents: Any, steps: Any, text: Any) -> 
         before = checksum(model.model)
         with torch.inference_mode(), comfy_run.training_allowed(clip, model):
             lent = comfy_model.ComfyModel(clip, model, vae)
-            given = text.clone().requires_grad_(True)
+            given = text.map(lambda tensor: tensor.clone().requires_grad_(True))
             lent.predict(latents, steps, given).square().sum().backward()
-        right = bool(given.grad.isfinite().all()) and bool(given.grad.any())
+        gradient = given.tokens.grad
+        right = bool(gradient.isfinite().all()) and bool(gradient.any())
         found[str(stored)] = right and checksum(model.model) == before
     return found
 

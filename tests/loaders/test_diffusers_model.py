@@ -12,6 +12,7 @@ from unlearn_core.errors import WrongModel
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.models.devices import cpu_multiplies_bfloat16, default_compute_dtype
+from unlearn_core.text.conditioning import Conditioning
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +30,10 @@ def demo() -> DiffusersModel:
     return DiffusersModel(load_demo_pipeline(), torch.float32)
 
 
-def inputs(batch: int = 2, chunks: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(batch: int = 2, chunks: int = 1) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(batch, 4, 8, 8, generator=generator)
-    text = torch.randn(batch, 77 * chunks, 192, generator=generator)
+    text = Conditioning(torch.randn(batch, 77 * chunks, 192, generator=generator))
     return latents, torch.tensor([700, 20][:batch]), text
 
 
@@ -55,7 +56,7 @@ def test_the_demo_model_is_lent_as_it_is(demo: DiffusersModel) -> None:
 def test_the_prediction_equals_the_unet_and_takes_long_prompts(demo: DiffusersModel) -> None:
     latents, timesteps, text = inputs()
     with torch.no_grad():
-        expected = demo.pipeline.unet(latents, timesteps, encoder_hidden_states=text).sample
+        expected = demo.pipeline.unet(latents, timesteps, encoder_hidden_states=text.tokens).sample
     output = demo.predict(latents, timesteps, text)
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, expected)
@@ -65,17 +66,15 @@ def test_the_prediction_equals_the_unet_and_takes_long_prompts(demo: DiffusersMo
 def test_the_gradient_at_the_text_is_right(demo: DiffusersModel) -> None:
     latents, timesteps, text = inputs(1)
     weight = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2)).double()
-    direction = torch.randn(text.shape, generator=torch.Generator().manual_seed(3))
-    text.requires_grad_(True)
+    direction = torch.randn(text.tokens.shape, generator=torch.Generator().manual_seed(3))
+    text.tokens.requires_grad_(True)
     (demo.predict(latents, timesteps, text).double() * weight).sum().backward()
-    assert text.grad is not None
-    slope = float((text.grad.double() * direction).sum())
+    assert text.tokens.grad is not None
+    slope = float((text.tokens.grad.double() * direction).sum())
     step = 1e-2
     with torch.no_grad():
-        ends = [
-            float((demo.predict(latents, timesteps, text + sign * step * direction) * weight).sum())
-            for sign in (1, -1)
-        ]
+        moved = [Conditioning(text.tokens + sign * step * direction) for sign in (1, -1)]
+        ends = [float((demo.predict(latents, timesteps, t) * weight).sum()) for t in moved]
     assert abs(slope) > 1e-3
     assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02)
 
@@ -96,7 +95,7 @@ def test_a_lent_pipeline_keeps_its_weights_and_flags() -> None:
     before = state()
     model = DiffusersModel(pipeline, torch.float32)
     latents, timesteps, text = inputs()
-    text.requires_grad_(True)
+    text.tokens.requires_grad_(True)
     model.predict(latents, timesteps, text).square().mean().backward()
     model.encode_image(torch.zeros(1, 3, 64, 64))
     model.text_encoder_weights()

@@ -17,6 +17,7 @@ from bench.cost.full_size_checkpoint import write_checkpoint
 from unlearn_core.errors import BadFile, BadSettings, WrongModel
 from unlearn_core.loaders import single_file
 from unlearn_core.loaders.diffusers_model import load_model
+from unlearn_core.text.conditioning import Conditioning
 
 TINY: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": [32] * 4, "cross_attention_dim": 64, "attention_head_dim": 1},
@@ -77,7 +78,8 @@ def test_a_single_file_loads_and_its_prediction_is_guessed(
     assert line.startswith(f"prediction: {prediction} (guessed: the spread of")
     assert model.native_size == {"epsilon": 512, "v": 768}[prediction]
     assert model.last_used_layer == 2
-    output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.ones(1, 77, 64))
+    text = Conditioning(torch.ones(1, 77, 64))
+    output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([5]), text)
     assert bool(output.isfinite().all())
 
 
@@ -306,7 +308,7 @@ def test_a_full_size_single_file_loads_offline(tmp_path: Path) -> None:
     assert (model.prediction, model.native_size, model.last_used_layer) == ("v", 768, 22)
     assert "guessed" in line
     text = torch.randn(1, 77, 1024, requires_grad=True)
-    output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), text)
+    output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), Conditioning(text))
     output.sum().backward()
     assert bool(output.isfinite().all())
     assert text.grad is not None

@@ -12,6 +12,7 @@ from unlearn_core.errors import TrainingFailed
 from unlearn_core.models import adapter
 from unlearn_core.models.adapter import ModelAdapter
 from unlearn_core.models.gradients import frozen, make_plain, residuals_kept
+from unlearn_core.text.conditioning import Conditioning
 
 
 class BasicTransformerBlock(nn.Module):
@@ -44,11 +45,11 @@ class SmallModel(ModelAdapter):
     def text_encoder_weights(self) -> dict[str, Tensor]:
         return {}
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         self.sizes.append(len(latents))
         if len(latents) > self.most:
             raise torch.cuda.OutOfMemoryError("full")
-        return latents * text.mean((1, 2)).view(-1, 1, 1, 1) + timesteps.view(-1, 1, 1, 1)
+        return latents * text.tokens.mean((1, 2)).view(-1, 1, 1, 1) + timesteps.view(-1, 1, 1, 1)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         assert len(pixels) == 1
@@ -59,10 +60,11 @@ class SmallModel(ModelAdapter):
         return latents * 3
 
 
-def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
+def batch(count: int) -> tuple[Tensor, Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(count, 4, 2, 2, generator=generator)
-    return latents, torch.arange(count), torch.randn(count, 77, 8, generator=generator)
+    text = Conditioning(torch.randn(count, 77, 8, generator=generator))
+    return latents, torch.arange(count), text
 
 
 def test_a_batch_that_does_not_fit_is_predicted_in_parts() -> None:
@@ -79,12 +81,12 @@ def test_a_batch_that_does_not_fit_is_predicted_in_parts() -> None:
 def test_the_gradient_is_checked_once_and_reaches_the_text() -> None:
     model = SmallModel()
     latents, timesteps, text = batch(2)
-    given = text.requires_grad_(True)
-    model.predict(latents, timesteps, given).square().sum().backward()
+    given = text.tokens.requires_grad_(True)
+    model.predict(latents, timesteps, Conditioning(given)).square().sum().backward()
     assert given.grad is not None
     assert bool(given.grad.any())
     calls = len(model.sizes)
-    model.predict(latents, timesteps, given)
+    model.predict(latents, timesteps, Conditioning(given))
     assert len(model.sizes) == calls + 1
 
 
@@ -94,8 +96,8 @@ def test_half_precision_scales_the_gradient_and_gives_it_back_unscaled() -> None
         model = SmallModel()
         model.compute_dtype = dtype
         latents, timesteps, text = batch(2)
-        given = text.clone().requires_grad_(True)
-        model.predict(latents, timesteps, given).square().sum().backward()
+        given = text.tokens.clone().requires_grad_(True)
+        model.predict(latents, timesteps, Conditioning(given)).square().sum().backward()
         gradients.append(given.grad)
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-6)  # type: ignore[arg-type]
 
@@ -194,8 +196,8 @@ class BlockModel(SmallModel):
         super().__init__()
         self.unet = ResBlock()
 
-    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        return latents + self.unet(text).mean((1, 2)).view(-1, 1, 1, 1)
+    def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+        return latents + self.unet(text.tokens).mean((1, 2)).view(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("recomputes", [False, True])
@@ -204,8 +206,8 @@ def test_no_weight_of_the_host_gets_a_gradient_on_the_way_back(recomputes: bool)
     model = BlockModel()
     model.recomputes = recomputes
     latents, timesteps, text = batch(2)
-    given = text.requires_grad_(True)
-    model.predict(latents, timesteps, given).square().sum().backward()
+    given = text.tokens.requires_grad_(True)
+    model.predict(latents, timesteps, Conditioning(given)).square().sum().backward()
     assert given.grad is not None
     assert bool(given.grad.any())
     assert all(weight.grad is None for weight in model.unet.parameters())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.models.gradients import BLOCKS, checkpointed
+from unlearn_core.text.conditioning import Conditioning
 
 
 class ResBlock(nn.Module):
@@ -51,7 +52,7 @@ def gradient(model: DiffusersModel) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     text = torch.randn(2, 77, 192, generator=generator).requires_grad_(True)
-    output = model.predict(latents, torch.tensor([700, 20]), text)
+    output = model.predict(latents, torch.tensor([700, 20]), Conditioning(text))
     output.square().mean().backward()
     assert text.grad is not None
     return output.detach(), text.grad

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.models.gradients import check_gradient
+from unlearn_core.text.conditioning import Conditioning
 
 LATENTS, STEPS, TEXT = draw(1, 4, 8, 8, seed=1), torch.tensor([500]), draw(1, 77, WIDTH, seed=2)
 
@@ -32,16 +33,15 @@ FAULTS: dict[str, Any] = {
 }
 
 
+def predict(text: Tensor) -> Tensor:
+    return TinyModel().predict(LATENTS, STEPS, Conditioning(text))
+
+
 def test_a_right_gradient_passes() -> None:
-    check_gradient(TinyModel().predict, LATENTS, STEPS, TEXT, 0.01)
+    check_gradient(predict, TEXT, 0.01)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_wrong_gradient_is_refused(fault: Any) -> None:
-    model = TinyModel()
-
-    def predict(latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        return model.predict(latents, timesteps, fault(text))
-
     with pytest.raises(TrainingFailed, match="gradient is wrong"):
-        check_gradient(predict, LATENTS, STEPS, TEXT, 0.3)
+        check_gradient(lambda text: predict(fault(text)), TEXT, 0.3)

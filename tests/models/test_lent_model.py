@@ -9,8 +9,13 @@ from tiny_model import WIDTH, Recorder, TinyModel, draw
 from unlearn_core.errors import Cancelled
 from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.progress import StepReports
+from unlearn_core.text.conditioning import Conditioning
 
-INPUTS = draw(1, 4, 8, 8, seed=1), torch.tensor([500]), draw(1, 77, WIDTH, seed=2)
+INPUTS = (
+    draw(1, 4, 8, 8, seed=1),
+    torch.tensor([500]),
+    Conditioning(draw(1, 77, WIDTH, seed=2)),
+)
 
 
 def test_a_stoppable_model_is_the_model_until_the_user_stops() -> None:

@@ -9,8 +9,9 @@ from unlearn_core.errors import WrongModel
 from unlearn_core.models import sampling
 from unlearn_core.models.families import Prediction
 from unlearn_core.models.sampling import denoise, draw_pictures, paired_noise
+from unlearn_core.text.conditioning import Conditioning
 
-TEXT, EMPTY = draw(2, 77, WIDTH), draw(1, 77, WIDTH, seed=1)
+TEXT, EMPTY = Conditioning(draw(2, 77, WIDTH)), Conditioning(draw(1, 77, WIDTH, seed=1))
 NOISE = draw(2, 4, 8, 8, seed=2)
 
 
@@ -28,7 +29,7 @@ def by_diffusers(model: TinyModel, steps: int, guidance: float) -> Tensor:
     for time in scheduler.timesteps:
         t = time.expand(2)
         with_text = model.predict(latents, t, TEXT)
-        without = model.predict(latents, t, EMPTY.expand(2, -1, -1))
+        without = model.predict(latents, t, EMPTY.expand(2))
         output = without + guidance * (with_text - without)
         latents = scheduler.step(output, time, latents).prev_sample
     return latents
@@ -58,9 +59,9 @@ def test_without_guidance_the_empty_prompt_is_not_computed() -> None:
 @pytest.mark.parametrize("part", ["text encoder", "UNet", "VAE"])
 def test_what_is_not_finite_is_an_error_in_place_of_a_black_picture(part: str) -> None:
     model = TinyModel(broken=part == "UNet")
-    text = TEXT.clone()
+    text = TEXT.map(torch.clone)
     if part == "text encoder":
-        text[1, 5, 3] = torch.inf
+        text.tokens[1, 5, 3] = torch.inf
     if part == "VAE":
         model.decode_latents = lambda latents: latents * torch.nan  # type: ignore[method-assign]
     with pytest.raises(WrongModel, match=f"The model's {part} gives numbers that are not finite"):
@@ -78,9 +79,9 @@ def test_the_noise_depends_on_seed_and_index_only() -> None:
 
 def test_pictures_are_the_same_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = TinyModel()
-    text = draw(5, 77, WIDTH)
+    text = Conditioning(draw(5, 77, WIDTH))
     noise = torch.cat([paired_noise(0, i, 64, 64) for i in range(5)])
-    many = EMPTY.expand(5, -1, -1)
+    many = EMPTY.expand(5)
     whole = draw_pictures(model, text, EMPTY, noise, 3)
     assert whole.shape == (5, 3, 64, 64)
     assert whole.dtype == torch.float32
@@ -110,5 +111,5 @@ def test_steps_are_reported_and_may_stop_the_drawing() -> None:
 
 
 def test_drawing_keeps_no_gradient() -> None:
-    text = TEXT.clone().requires_grad_(True)
+    text = TEXT.map(lambda tensor: tensor.clone().requires_grad_(True))
     assert not denoise(TinyModel(), text, EMPTY, NOISE, 2).requires_grad

@@ -36,7 +36,7 @@ def loss_of(model: TinyModel, vectors: Tensor, template: str = "a photo of {it}"
     """Of the pictures, over many timesteps, with the vectors as the concept's name."""
     ids = make_prompts([fill(template, LearnedVectors(vectors, (), 1.0).name(DOG))]).token_ids
     latents = encode_pictures(model, DOG.images)
-    text = tiny_encoder().encode(ids, vectors).expand(len(latents), -1, -1)
+    text = tiny_encoder().condition(ids, vectors).expand(len(latents))
     return float(denoising_losses(model, latents, text, range(10, 1000, 60), 5).mean())
 
 
@@ -204,9 +204,9 @@ def test_pictures_of_any_size_are_encoded_at_the_models() -> None:
 def test_a_denoising_loss_compares_texts_on_the_same_noise() -> None:
     model = TinyModel()
     latents = encode_pictures(model, DOG.images)
-    texts = tiny_encoder().encode(torch.cat([token_ids("a dog"), token_ids("a cat")]))
+    texts = tiny_encoder().condition(torch.cat([token_ids("a dog"), token_ids("a cat")]))
     first, again, other = (
-        denoising_losses(model, latents, text.expand(4, -1, -1), (200, 700), 0)
+        denoising_losses(model, latents, text.expand(4), (200, 700), 0)
         for text in (texts[:1], texts[:1], texts[1:])
     )
     assert first.shape == (4,)

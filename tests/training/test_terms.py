@@ -58,7 +58,7 @@ def by_hand(setup: Setup) -> list[float]:
         noise = torch.randn(clean.shape, generator=generator)
         t = draw_timesteps(BATCH_PICTURES, generator)
         noisy = add_noise(clean, noise, t, model.alphas_cumprod)
-        predicted = model.predict(noisy, t, setup.encoder.encode(prompts.token_ids[rows]))
+        predicted = model.predict(noisy, t, setup.encoder.condition(prompts.token_ids[rows]))
         target = training_target(clean, noise, t, model.alphas_cumprod, model.prediction)
         values.append(-WEIGHT * float((predicted - target).square().mean()))
     return values

@@ -25,6 +25,7 @@ from unlearn_core.files.pictures import read_pictures
 from unlearn_core.loaders.demo_model import demo_folder, load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.lora.file import load_lora
+from unlearn_core.text.conditioning import Conditioning
 
 THIN = "tests/hosts/webui_thin"
 FRESH = ("modules", "networks", "backend", "unlearn_webui")
@@ -122,13 +123,12 @@ def test_what_is_lent_is_what_diffusers_lends(
         gradients = []
         for each in (lent, theirs):
             given = text.clone().requires_grad_(True)
-            each.predict(latents, steps, given).square().sum().backward()
+            each.predict(latents, steps, Conditioning(given)).square().sum().backward()
             gradients.append(given.grad)
         assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
         with torch.no_grad():
-            assert torch.equal(
-                lent.predict(latents, steps, text), theirs.predict(latents, steps, text)
-            )
+            outputs = [each.predict(latents, steps, Conditioning(text)) for each in (lent, theirs)]
+        assert torch.equal(*outputs)
         pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
         assert torch.allclose(
             lent.encode_image(pixels), theirs.encode_image(pixels), rtol=1e-4, atol=1e-5

@@ -25,6 +25,7 @@ from unlearn_core.models.denoising import NoisedPictures, compare
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.sampling import encode_pictures
 from unlearn_core.progress import SilentMonitor
+from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.word_tables import nouns
 from unlearn_core.words import naming, word_sift
 from unlearn_core.words.naming import FoundWords, doubt_name, find_words, name_concept
@@ -50,18 +51,18 @@ class LossyModel(TinyModel):
     def encode_image(self, pixels: Tensor) -> Tensor:
         return torch.zeros(len(pixels), 4, 8, 8)
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The pictures are grey, so the noise is known; the error is put on top of it."""
         self.samples += len(latents)
         noise = latents / (1 - self.alphas_cumprod[timesteps]).sqrt().view(-1, 1, 1, 1)
-        index = torch.tensor([self._index(row) for row in text])
+        index = torch.tensor([self._index(row) for row in text.tokens])
         errors = torch.tensor([self.losses.get(self.words[i], EMPTY) for i in index.tolist()])
         errors = errors + self.spread * torch.sin(timesteps * (1.0 + index))
         return noise + errors.sqrt().view(-1, 1, 1, 1)
 
     def _index(self, row: Tensor) -> int:
         """Of the word whose prompt this is."""
-        distances = (self.texts - row).abs().amax((1, 2))
+        distances = (self.texts.tokens - row).abs().amax((1, 2))
         assert float(distances.min()) < 1e-4, "a prompt that is none of the words'"
         return int(distances.argmin())
 
