@@ -16,6 +16,7 @@ ENGINE_MAY_IMPORT = {
     *("torch", "numpy", "PIL", "safetensors", "tokenizers", "transformers", "peft", "diffusers"),
     *("filelock", "tqdm", "ray"),
 }
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 250, 60
 NOT_SHIPPED = {"tests", "bench", "out", ".venv", ".venv-oldest", ".hosts", ".git"}
 
 LOAD_AS_COMFYUI = """
@@ -68,12 +69,25 @@ def test_engine_imports_itself_relatively_and_no_host(root: Path) -> None:
     assert wrong == []
 
 
-def test_no_engine_file_is_long(root: Path) -> None:
+def test_no_file_is_long(root: Path) -> None:
     lengths = {
-        file.name: len(file.read_text("utf-8").splitlines())
-        for file in (root / "unlearn_core").rglob("*.py")
+        str(file.relative_to(root)): len(file.read_text("utf-8").splitlines())
+        for folder in ("unlearn_core", "nodes", "unlearn_webui", "bench")
+        for file in (root / folder).rglob("*.py")
     }
-    assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
+
+
+def test_no_function_of_the_engine_is_long(root: Path) -> None:
+    lengths = {
+        f"{file.name}: {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for file in (root / "unlearn_core").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {
+        name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FUNCTION
+    } == {}
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 HEAVY = {"transformers", "peft", "diffusers"}
 
 
@@ -47,12 +45,6 @@ def test_loading_the_extension_imports_nothing_heavy(root: Path) -> None:
 def test_neither_side_imports_the_other_hosts_pack(root: Path) -> None:
     for file in extension_files(root):
         assert not {"nodes", "comfy", "comfy_api", "scripts", "tests"} & set(imports(file))
-
-
-@pytest.mark.parametrize("most", [250])
-def test_no_file_is_long(root: Path, most: int) -> None:
-    lengths = {f.name: len(f.read_text("utf-8").splitlines()) for f in extension_files(root)}
-    assert {name: lines for name, lines in lengths.items() if lines > most} == {}
 
 
 def test_the_pages_script_calls_what_the_tab_calls(root: Path) -> None:

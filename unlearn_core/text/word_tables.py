@@ -26,43 +26,36 @@ _Entry = TypeVar("_Entry")
 
 @dataclass(frozen=True)
 class Noun:
-    """A common noun that a picture can show.
-
-    Attributes:
-        word: the noun, lower case; a plural where that is the usual form ("cherries", "jeans").
-        hypernyms: general words that also name it, nearest first ("canine", ..., "animal").
-        synonyms: words for the same thing, and close hyponyms ("puppy" of "dog").
-        category: one of about 25 broad groups ("animal", "tool"); nouns of one group are siblings.
-    """
+    """A common noun that a picture can show."""
 
     word: str
+    """Lower case; a plural where that is the usual form ("cherries", "jeans")."""
     hypernyms: tuple[str, ...]
+    """General words that also name it, nearest first ("canine", ..., "animal")."""
     synonyms: tuple[str, ...]
+    """Words for the same thing, and close hyponyms ("puppy" of "dog")."""
     category: str
+    """One of about 25 broad groups ("animal", "tool"); nouns of one group are siblings."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """A look that a picture can have.
-
-    Attributes:
-        name: how a prompt names it, lower case ("watercolor").
-        synonyms: other names of the same look ("watercolor painting").
-        category: "medium", "digital", "illustration", "photography", "technique", "movement" or
-            "artist" (painters who died before 1950 only).
-    """
+    """A look that a picture can have."""
 
     name: str
+    """How a prompt names it, lower case ("watercolor")."""
     synonyms: tuple[str, ...]
+    """Other names of the same look ("watercolor painting")."""
     category: str
+    """Medium, digital, illustration, photography, technique, movement or artist (painters who died
+    before 1950 only)."""
 
 
 @cache
 def nouns() -> dict[str, Noun]:
     """Return the noun table by noun, in alphabetical order; shared, so don't change it.
 
-    Raises:
-        BadFile: nouns.tsv is missing or damaged.
+    Raises BadFile if nouns.tsv is missing or damaged.
     """
     rows = _rows("nouns.tsv", ("noun", "hypernyms", "synonyms", "category"))
     return {
@@ -73,11 +66,7 @@ def nouns() -> dict[str, Noun]:
 
 @cache
 def styles() -> dict[str, Style]:
-    """Return the style table by name, in alphabetical order; shared, so don't change it.
-
-    Raises:
-        BadFile: styles.tsv is missing or damaged.
-    """
+    """Return the style table by name, as `nouns` does."""
     rows = _rows("styles.tsv", ("style", "synonyms", "category"))
     return {name: Style(name, _split(synonyms), category) for name, synonyms, category in rows}
 
