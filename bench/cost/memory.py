@@ -107,13 +107,13 @@ def kept_bytes(unet: nn.Module, batch: int, edge: int) -> int:
     return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
 
 
-def most_bytes(unet: nn.Module, batch: int, edge: int, recomputes: bool | None) -> int:
+def most_bytes(unet: nn.Module, batch: int, edge: int, checkpointing: bool | None) -> int:
     """The most that is alive during a prediction and its way back; None: without a gradient."""
     live = LiveBytes(unet)
-    with live, torch.set_grad_enabled(recomputes is not None):
-        with checkpointed(unet) if recomputes else nullcontext():
+    with live, torch.set_grad_enabled(checkpointing is not None):
+        with checkpointed(unet) if checkpointing else nullcontext():
             output = _predict(unet, batch, edge)
-        if recomputes is not None:
+        if checkpointing is not None:
             output.sum().backward()
     return live.most
 
@@ -143,26 +143,26 @@ def comparison(unet: nn.Module, batch: int, edge: int) -> Iterator[tuple[str, in
     """What is compared, the bytes counted, the bytes estimated."""
     sizes, width = sd2_sizes(), next(unet.parameters()).element_size()
 
-    def estimated(rows: int, recomputes: bool) -> UnetUse:
-        return UnetUse(sizes, 8 * edge, width, rows, 0, recomputes)
+    def estimated(rows: int, checkpointing: bool) -> UnetUse:
+        return UnetUse(sizes, 8 * edge, width, rows, 0, checkpointing)
 
-    kept = batch * sizes.kept(edge, edge, recomputes=False) * width
+    kept = batch * sizes.kept(edge, edge, checkpointing=False) * width
     yield "kept for the way back", kept_bytes(unet, batch, edge), kept
-    for recomputes, name in ((False, "there and back"), (True, "the same, recomputed")):
-        counted = most_bytes(unet, batch, edge, recomputes)
-        yield name, counted, estimated(batch, recomputes).gradient_bytes
+    for checkpointing, name in ((False, "there and back"), (True, "the same, checkpointed")):
+        counted = most_bytes(unet, batch, edge, checkpointing)
+        yield name, counted, estimated(batch, checkpointing).gradient_bytes
     drawing = batch * sizes.drawing(edge, edge) * width
     yield "without a gradient", most_bytes(unet, batch, edge, None), drawing
 
 
-def needed_bytes(settings: UnlearnSettings, edge: int, recomputes: bool, whole: bool) -> int:
+def needed_bytes(settings: UnlearnSettings, edge: int, checkpointing: bool, whole: bool) -> int:
     """Of a run on SD2 in half precision beside the model, whole batches or a picture at a time."""
     learning = settings.use_pictures and settings.inversion_steps > 0
     use = None
     if settings.needs_unet or learning or settings.stand_in_pictures:
         drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0) if whole else 1
         rows = settings.inversion_batch if whole else 1
-        use = UnetUse(sd2_sizes(), edge, 2, rows, drawn, recomputes)
+        use = UnetUse(sd2_sizes(), edge, 2, rows, drawn, checkpointing)
     return max(estimate(SD2_TEXT, use, Workload(settings, PICTURES)).values())
 
 
@@ -178,9 +178,9 @@ def _presets() -> Iterator[Sequence[str]]:
     ways = ((False, True), (True, True), (True, False))
     for name, settings in PRESETS.items():
         cells = (
-            gigabytes(needed_bytes(settings, edge, recomputes, whole))
+            gigabytes(needed_bytes(settings, edge, checkpointing, whole))
             for edge in SIZES.values()
-            for recomputes, whole in ways
+            for checkpointing, whole in ways
         )
         yield f"`{name}`", *cells
 
@@ -196,6 +196,6 @@ def main(words: Sequence[str]) -> None:
     with _fused_attention():
         headers = ("pictures", "size", "what", "counted", "estimated", "off by")
         print(markdown(headers, list(_compared())), end="\n\n")
-    ways = ("", "recomputed", "one picture at a time")
+    ways = ("", "gradient checkpointing", "one picture at a time")
     header = [f"{size} {way}".strip() for size in SIZES for way in ways]
     print(markdown(["preset", *header], list(_presets())))

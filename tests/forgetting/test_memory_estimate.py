@@ -50,10 +50,10 @@ def test_one_level_by_hand() -> None:
     residual = 2 * 3 * (10 + 10) * 16 + 2 * 3 * (20 + 10) * 16  # all but the first
     transformers = (15 + 3 * 22) * 10 * 16 + 4 * of_text
     output = 3 * 10 * 16
-    assert ONE_LEVEL.kept(4, 4, recomputes=False) == residual + transformers + output
+    assert ONE_LEVEL.kept(4, 4, checkpointing=False) == residual + transformers + output
     inputs = 16 * (10 + 10 + 10 + 10 + 20 + 10 + 20 + 10)
     largest = 22 * 10 * 16 + of_text
-    assert ONE_LEVEL.kept(4, 4, recomputes=True) == inputs + largest + output
+    assert ONE_LEVEL.kept(4, 4, checkpointing=True) == inputs + largest + output
     assert ONE_LEVEL.working(4, 4) == 18 * 10 * 16
     assert ONE_LEVEL.drawing(4, 4) == (18 + 1 + 2) * 10 * 16
     converting = dataclasses.replace(ONE_LEVEL, converts=True)
@@ -72,7 +72,7 @@ def test_the_copy_of_a_small_text_encoder_by_hand() -> None:
 
 
 def test_a_stage_holds_the_copy_and_its_own() -> None:
-    use = UnetUse(ONE_LEVEL, 32, number_bytes=2, rows=4, drawn=6, recomputes=False)
+    use = UnetUse(ONE_LEVEL, 32, number_bytes=2, rows=4, drawn=6, checkpointing=False)
     settings = UnlearnSettings(inversion_batch=3)
     text = TextSizes(923, 10, 40, 2, half=False)
     stages = estimate(text, use, Workload(settings.replace(layers="last:1"), pictures=5))
@@ -88,7 +88,7 @@ def test_a_stage_holds_the_copy_and_its_own() -> None:
 
 
 def test_measuring_holds_a_picture_and_what_the_lora_changes_in_full() -> None:
-    use = UnetUse(ONE_LEVEL, 32, number_bytes=2, rows=4, drawn=6, recomputes=False)
+    use = UnetUse(ONE_LEVEL, 32, number_bytes=2, rows=4, drawn=6, checkpointing=False)
     work = Workload(UnlearnSettings(layers="last:1"), measures=True)
     text = TextSizes(923, 10, 40, 2, half=True)
     picture = 2 * max(1000 * 32 * 32, MEASURED_TOGETHER * 3360)
@@ -124,8 +124,8 @@ def test_sd2_has_the_weights_and_needs_the_bytes_that_were_counted() -> None:
 
 @pytest.mark.parametrize("name", ["quick", "balanced", "robust", "paper"])
 def test_more_pictures_at_once_never_need_less(name: str) -> None:
-    def needed(rows: int, recomputes: bool) -> int:
-        use = UnetUse(SD2, 768, 2, rows, 1, recomputes)
+    def needed(rows: int, checkpointing: bool) -> int:
+        use = UnetUse(SD2, 768, 2, rows, 1, checkpointing)
         return max(estimate(SD2_TEXT, use, Workload(preset(name), 5)).values())
 
     plain = [needed(rows, False) for rows in (1, 2, 4, 8)]
@@ -187,7 +187,7 @@ def demo() -> DiffusersModel:
 def test_the_demo_model_keeps_what_is_estimated(demo: DiffusersModel, batch: int) -> None:
     assert demo.unet_sizes is not None
     counted = kept_bytes(demo, batch)
-    expected = 4 * batch * demo.unet_sizes.kept(8, 8, recomputes=False)
+    expected = 4 * batch * demo.unet_sizes.kept(8, 8, checkpointing=False)
     assert expected == pytest.approx(counted, rel=0.2)
 
 
@@ -215,7 +215,7 @@ def test_half_weights_are_computed_in_as_they_are() -> None:
     plain = gradient_at_text(model)
     assert float((plain - cast).norm() / cast.norm()) < 0.1
     assert model.unet_sizes is not None
-    expected = 2 * 2 * model.unet_sizes.kept(8, 8, recomputes=False)
+    expected = 2 * 2 * model.unet_sizes.kept(8, 8, checkpointing=False)
     assert expected == pytest.approx(kept_bytes(model, 2), rel=0.2)
     pixels = torch.zeros(2, 3, 64, 64)
     assert model.decode_latents(model.encode_image(pixels)).dtype == torch.float32

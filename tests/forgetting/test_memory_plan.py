@@ -64,7 +64,7 @@ def plan(free: int | None, name: str = "balanced", size: int = 768) -> MemoryPla
 
 def test_with_much_memory_nothing_is_saved() -> None:
     made = plan(80 * GB)
-    assert (made.rows, made.asked_rows, made.recomputes, made.drawn) == (8, 8, False, 32)
+    assert (made.rows, made.asked_rows, made.checkpointing, made.drawn) == (8, 8, False, 32)
     assert made.free == 80 * GB
     assert made.needed < 80 * GB
 
@@ -78,7 +78,7 @@ def test_the_batch_falls_first_then_blocks_recompute_and_only_then_it_is_refused
             ways.append(None)
             continue
         assert made.needed <= tenths * GB // 10
-        ways.append((made.rows, made.recomputes))
+        ways.append((made.rows, made.checkpointing))
     steps = list(dict.fromkeys(ways))
     assert steps[:4] == [(8, False), (4, False), (2, False), (1, False)]
     assert steps[4][1] is True
@@ -100,15 +100,15 @@ def test_a_refusal_names_the_numbers_and_a_way_out() -> None:
     assert found, words
     assert float(found[1]) > 2
     quick = plan(80 * GB, "quick").needed / GB
-    assert "even with one picture at a time and activations computed twice" in words
+    assert "even with one picture at a time and gradient checkpointing" in words
     assert re.search(r"choose the preset quick, which needs \d\.\d GB", words)
     assert quick > 0
 
 
 def test_where_memory_is_not_known_large_pictures_recompute_and_nothing_is_refused() -> None:
     made = plan(None)
-    assert (made.rows, made.recomputes, made.drawn) == (8, True, 32)
-    assert plan(None, size=64).recomputes is False
+    assert (made.rows, made.checkpointing, made.drawn) == (8, True, 32)
+    assert plan(None, size=64).checkpointing is False
     assert "free" not in made.in_words()
 
 
@@ -117,7 +117,7 @@ def test_presets_without_the_unet_do_not_count_it() -> None:
     made = plan_memory(model, SD2_TEXT, Workload(preset("quick"), 5), None)
     model.unet_sizes = None
     assert plan_memory(model, SD2_TEXT, Workload(preset("quick"), 5), None) == made
-    assert (made.rows, made.drawn, made.recomputes, made.complete) == (0, 0, False, True)
+    assert (made.rows, made.drawn, made.checkpointing, made.complete) == (0, 0, False, True)
     assert not plan_memory(model, SD2_TEXT, Workload(preset("paper"), 5), None).complete
 
 
@@ -146,13 +146,13 @@ class Watched(TinyModel):
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         wants = torch.is_grad_enabled() and text.requires_grad
-        self.seen.add((wants, len(latents), self.recomputes))
+        self.seen.add((wants, len(latents), self.checkpointing))
         return super().predict(latents, timesteps, text)
 
 
 @pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """A model for which every plan takes one picture at a time and recomputes."""
+    """A model for which every plan takes one picture at a time and checkpointing."""
     made = MemoryPlan(9 * GB, LEARNING, True, 8 * GB, 2, 1, 3, True)
     monkeypatch.setattr("unlearn_core.forgetting.run.plan_memory", lambda *_, **__: made)
     return Watched()
@@ -163,7 +163,7 @@ def test_a_run_does_as_planned_and_gives_the_hosts_way_back(tight: Watched) -> N
     result = unlearn(tight, WITH_PICTURES, settings)
     assert {seen for seen in tight.seen if seen[0]} == {(True, 1, True)}
     assert max(rows for wants, rows, _ in tight.seen if not wants) == 3
-    assert tight.recomputes is False
+    assert tight.checkpointing is False
     assert tight.calls["encode_image"] == 1
     plain = unlearn(TinyModel(), WITH_PICTURES, settings)
     for key, pair in plain.lora.pairs.items():
@@ -179,7 +179,7 @@ def test_the_hosts_way_comes_back_when_a_run_is_stopped(tight: Watched) -> None:
 
     with pytest.raises(Cancelled):
         unlearn(tight, WITH_PICTURES, make_settings(), Stop())
-    assert tight.recomputes is False
+    assert tight.checkpointing is False
 
 
 def test_the_estimate_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -200,11 +200,11 @@ class BlockModel(SmallModel):
         return latents + self.unet(text.tokens).mean((1, 2)).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("recomputes", [False, True])
-def test_no_weight_of_the_host_gets_a_gradient_on_the_way_back(recomputes: bool) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_weight_of_the_host_gets_a_gradient_on_the_way_back(checkpointing: bool) -> None:
     torch.manual_seed(0)
     model = BlockModel()
-    model.recomputes = recomputes
+    model.checkpointing = checkpointing
     latents, timesteps, text = batch(2)
     given = text.tokens.requires_grad_(True)
     model.predict(latents, timesteps, Conditioning(given)).square().sum().backward()

@@ -64,7 +64,7 @@ def test_a_pipeline_gives_the_same_gradient_when_it_recomputes(
 ) -> None:
     model = DiffusersModel(demo.pipeline, dtype)
     output, plain = gradient(model)
-    model.recomputes = True
+    model.checkpointing = True
     again, checkpointed = gradient(model)
     assert torch.equal(output, again)
     assert float(plain.abs().max()) > 0

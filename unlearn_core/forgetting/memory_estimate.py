@@ -101,14 +101,14 @@ class UnetUse:
     """Pictures that go through it together when a gradient is wanted."""
     drawn: int
     """The same when none is; each picture drawn counts twice, for the empty prompt."""
-    recomputes: bool
+    checkpointing: bool
 
     @property
     def gradient_bytes(self) -> int:
         """Held by one prediction with its way back."""
         edge = self.native_size // 8
-        numbers = self.sizes.kept(edge, edge, self.recomputes) + self.sizes.working(edge, edge)
-        numbers = self.rows * numbers + self.sizes.converted(self.recomputes)
+        numbers = self.sizes.kept(edge, edge, self.checkpointing) + self.sizes.working(edge, edge)
+        numbers = self.rows * numbers + self.sizes.converted(self.checkpointing)
         return numbers * self.number_bytes
 
     @property

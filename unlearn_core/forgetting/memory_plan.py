@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 FIRST_EXPANSION = "text_model.encoder.layers.0.mlp.fc1.weight"
 
-RECOMPUTE_FROM = 64
+CHECKPOINT_FROM = 64
 """Edge of latents from which blocks are run again where free memory is not known."""
 
 
@@ -46,7 +46,7 @@ class MemoryPlan:
     """How many of them go through the UNet together."""
     drawn: int
     """The same without a gradient; 0: no limit."""
-    recomputes: bool
+    checkpointing: bool
     """Whether the UNet's blocks are run again on the way back."""
 
     def in_words(self) -> str:
@@ -58,19 +58,19 @@ class MemoryPlan:
             words.append(f"{gigabytes(self.free)} free")
         if self.rows < self.asked_rows:
             words.append(f"{self.asked_rows} pictures in parts of {self.rows}")
-        if self.recomputes:
-            words.append("activations computed twice")
+        if self.checkpointing:
+            words.append("gradient checkpointing")
         return "; ".join(words)
 
     @contextmanager
     def followed(self, model: LentModel) -> Iterator[None]:
         """Have `model` compute as planned; its own way comes back after."""
-        own = model.recomputes
-        model.recomputes = self.recomputes
+        own = model.checkpointing
+        model.checkpointing = self.checkpointing
         try:
             yield
         finally:
-            model.recomputes = own
+            model.checkpointing = own
 
 
 @dataclass(frozen=True)
@@ -125,21 +125,21 @@ def plan_memory(model: LentModel, text: TextSizes, work: Workload, free: int | N
     draws = bool(asked or drawn or work.measures)
     known = model.unet_sizes is not None or not draws
 
-    def stages(rows: int, recomputes: bool, shown: int) -> dict[str, int]:
+    def stages(rows: int, checkpointing: bool, shown: int) -> dict[str, int]:
         use = None
         if model.unet_sizes is not None and draws:
             width = model.compute_dtype.itemsize
-            use = UnetUse(model.unet_sizes, model.native_size, width, rows, shown, recomputes)
+            use = UnetUse(model.unet_sizes, model.native_size, width, rows, shown, checkpointing)
         return estimate(text, use, work)
 
     if free is not None:
         fitting = (shown for shown in _halves(drawn) if stages(0, False, shown)[DRAWING] <= free)
         drawn = next(fitting, min(drawn, 1)) if known and drawn else drawn
     plan = None
-    for rows, recomputes in _ways(asked, model.native_size, free):
-        held = stages(rows, recomputes, drawn)
+    for rows, checkpointing in _ways(asked, model.native_size, free):
+        held = stages(rows, checkpointing, drawn)
         stage = max(held, key=lambda name: held[name])
-        plan = MemoryPlan(held[stage], stage, known, free, asked, rows, drawn, recomputes)
+        plan = MemoryPlan(held[stage], stage, known, free, asked, rows, drawn, checkpointing)
         if free is None or plan.needed <= free:
             logger.info("memory: %s", plan.in_words())
             return plan
@@ -181,10 +181,10 @@ def _drawn(work: Workload, native_size: int) -> int:
 def _ways(asked: int, native_size: int, free: int | None) -> Iterator[tuple[int, bool]]:
     """(pictures with a gradient at once, whether blocks run again), the fastest first."""
     if asked == 0 or free is None:
-        yield asked, asked > 0 and native_size // 8 >= RECOMPUTE_FROM
+        yield asked, asked > 0 and native_size // 8 >= CHECKPOINT_FROM
         return
-    for recomputes in (False, True):
-        yield from ((rows, recomputes) for rows in _halves(asked))
+    for checkpointing in (False, True):
+        yield from ((rows, checkpointing) for rows in _halves(asked))
 
 
 def _halves(count: int) -> Iterator[int]:
@@ -197,7 +197,7 @@ def _halves(count: int) -> Iterator[int]:
 
 def _refusal(plan: MemoryPlan, text: TextSizes, concepts: int) -> str:
     ways = " even with one picture at a time" if plan.asked_rows or plan.drawn else ""
-    ways += " and activations computed twice" if plan.recomputes else ""
+    ways += " and gradient checkpointing" if plan.checkpointing else ""
     quick = max(estimate(text, None, Workload(preset("quick"), concepts=concepts)).values())
     advice = "Free some memory (close other programs, unload other models)"
     if quick < plan.needed:

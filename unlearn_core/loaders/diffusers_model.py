@@ -68,7 +68,7 @@ class DiffusersModel(ModelAdapter):
         self.last_used_layer = int(text_config["num_hidden_layers"]) - 1
         converts = stored != self.compute_dtype
         self.unet_sizes: UnetSizes | None = UnetSizes.from_config(unet.config, converts)
-        self.recomputes = False
+        self.checkpointing = False
 
     def _stored_dtype(self, part: nn.Module, name: str) -> torch.dtype:
         """The one dtype of a part's weights; raises WrongModel if it can't be computed with."""

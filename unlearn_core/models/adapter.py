@@ -75,8 +75,7 @@ class ModelAdapter(LentModel, ABC):
         if self.checks_gradient and not self._gradient_checked:
             self._check_gradient(given[0][:1].detach(), given[1][:1], given[2][:1])
             self._gradient_checked = True
-        checkpointing = checkpointed(self.unet, self._computing) if self.recomputes else None
-        with checkpointing or nullcontext():
+        with checkpointed(self.unet, self._computing) if self.checkpointing else nullcontext():
             return self._with_gradient(*given)
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ class LentModel(Protocol):
     """Index of the text encoder layer that conditions the UNet: 22 on SD2, the penultimate one."""
     unet_sizes: UnetSizes | None = None
     """None where there is no UNet, or its sizes are not known."""
-    recomputes: bool = False
+    checkpointing: bool = False
     """Whether the UNet's blocks run again on the way back instead of keeping what they need for it.
     The engine sets it for the time of a run."""
 

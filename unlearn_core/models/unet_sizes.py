@@ -85,10 +85,10 @@ class UnetSizes:
         widths, attends = zip(*levels, strict=True)
         return cls(widths, attends, len(found) // len(levels), int(texts[0]), converts)
 
-    def kept(self, height: int, width: int, recomputes: bool) -> int:
+    def kept(self, height: int, width: int, checkpointing: bool) -> int:
         """Numbers kept for the way back for one picture of latents `height` x `width`.
 
-        With `recomputes` blocks keep their inputs only, and one of them at a time the rest.
+        With `checkpointing` blocks keep their inputs only, and one of them at a time the rest.
         """
         pixels = height * width
         blocks = list(self._blocks())
@@ -102,7 +102,7 @@ class UnetSizes:
         for level, channels in enumerate(self.widths[:-1]):
             # What is halved, and from below what was enlarged.
             between += (channels + self.widths[level + 1]) * (pixels >> 2 * level)
-        if not recomputes:
+        if not checkpointing:
             return sum(inside) + between
         inputs = [block.channels_in * (pixels >> 2 * block.level) for block in blocks[first:]]
         return sum(inputs) + max(inside) + between
@@ -119,12 +119,12 @@ class UnetSizes:
         pixels = height * width
         return max(WORKING * b.channels * (pixels >> 2 * b.level) for b in self._blocks())
 
-    def converted(self, recomputes: bool) -> int:
+    def converted(self, checkpointing: bool) -> int:
         """Weights of another dtype that a gradient holds."""
         if not self.converts:
             return 0
         weights = [self._weights(block) for block in self._blocks()]
-        return max(weights) if recomputes else sum(weights)
+        return max(weights) if checkpointing else sum(weights)
 
     def _kept_inside(self, block: _Block, pixels: int, first: bool) -> int:
         here = pixels >> 2 * block.level

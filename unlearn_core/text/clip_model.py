@@ -20,7 +20,7 @@ HEAD_WIDTH = 64
 
 
 def sizes_of(weights: dict[str, Tensor], last_used_layer: int) -> dict[str, int]:
-    """What a CLIPTextConfig says of weights; raises WrongModel if they are of no CLIP text model."""
+    """What a CLIPTextConfig says of weights; raises WrongModel if they are of no CLIP."""
     table = weights.get("text_model.embeddings.token_embedding.weight")
     positions = weights.get("text_model.embeddings.position_embedding.weight")
     expand = weights.get("text_model.encoder.layers.0.mlp.fc1.weight")
