@@ -22,7 +22,6 @@ from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
 from unlearn_core.forgetting import building
 from unlearn_core.forgetting import run as engine
-from unlearn_core.forgetting import unlearn as public
 from unlearn_core.forgetting.unlearn import UnlearnResult, learn_vectors, unlearn
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.keys import ATTENTION, text_module
@@ -136,8 +135,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[TextEncoder]:
     """The private encoders that runs have built."""
     encoders: list[TextEncoder] = []
 
-    def build(model: TinyModel) -> TextEncoder:
-        encoders.append(build_encoder(model))
+    def build(model: TinyModel, weights: dict[str, Tensor]) -> TextEncoder:
+        encoders.append(build_encoder(model, weights))
         return encoders[-1]
 
     monkeypatch.setattr(engine, "build_encoder", build)
@@ -364,7 +363,7 @@ def test_a_concept_without_a_name_is_forgotten_under_the_word_that_was_found(
     def name_concept(*arguments: Any) -> tuple[Concept, FoundWords]:
         return arguments[2].named(found.name), found
 
-    monkeypatch.setattr(public, "name_concept", name_concept)
+    monkeypatch.setattr(engine, "name_concept", name_concept)
     nameless = Nameless(images=pictures(), keep=("cat",))
     result = unlearn(TinyModel(), nameless, small(steps=1))
     named = unlearn(TinyModel(), nameless.named("fox"), small(steps=1))

@@ -107,7 +107,7 @@ def test_the_text_encoder_adds_little_to_a_long_vector(base: Erased, world: Worl
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(1, base.encoder.width, generator=generator).to(base.model.device)
     place = (ids[0] >= VOCABULARY).nonzero().item()
-    wanted = target.encode(ids, state)[0, place]
+    wanted = target.encode(ids, state).tokens[0, place]
     with torch.no_grad():
         errors = [
             float((base.encoder.encode(ids, length * state)[0, place] - wanted).norm())

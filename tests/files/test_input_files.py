@@ -1,4 +1,4 @@
-"""Tests of unlearn_core/input_files.py."""
+"""Tests of unlearn_core/files/input_files.py."""
 
 import os
 from pathlib import Path

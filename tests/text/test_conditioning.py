@@ -74,3 +74,10 @@ def test_a_gradient_is_wanted_if_any_tensor_wants_one(three: Conditioning) -> No
         wanting.requires_grad_(True)
         assert three.requires_grad
         wanting.requires_grad_(False)
+
+
+def test_families_are_not_mixed() -> None:
+    tokens = torch.zeros(1, 77, 4)
+    parts = [Conditioning(tokens), Conditioning(tokens, torch.zeros(1, 4))]
+    with pytest.raises(ValueError, match="different families"):
+        Conditioning.cat(parts)

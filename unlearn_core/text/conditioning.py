@@ -20,8 +20,13 @@ class Conditioning:
 
     @classmethod
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
-        """The prompts of all parts, one after the other; parts of one family."""
+        """The prompts of all parts, one after the other.
+
+        Raises ValueError if some have a pooled vector and others have none.
+        """
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        if pooled and len(pooled) < len(parts):
+            raise ValueError("these conditionings are of different families")
         tokens = torch.cat([part.tokens for part in parts])
         return cls(tokens, torch.cat(pooled) if pooled else None)
 
