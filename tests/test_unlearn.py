@@ -16,7 +16,7 @@ from tiny_model import (
     small_settings,
     tiny_encoder,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import BadConcept, BadSettings, Cancelled, TrainingFailed, WrongModel
