@@ -239,9 +239,9 @@ def test_a_loss_that_is_not_a_number_ends_in_an_error(
 ) -> None:
     honest = commands.unlearn
 
-    def absurd(model: Any, concept: Any, chosen: Any, monitor: Any) -> Any:
+    def absurd(model: Any, concept: Any, chosen: Any, monitor: Any, **said: Any) -> Any:
         object.__setattr__(chosen, "learning_rate", 1e30)
-        return honest(model, concept, chosen, monitor)
+        return honest(model, concept, chosen, monitor, **said)
 
     monkeypatch.setattr(commands, "unlearn", absurd)
     out = tmp_path / "a.safetensors"
@@ -755,10 +755,10 @@ def test_ctrl_c_ends_the_command_with_130_and_writes_nothing(
 ) -> None:
     honest = commands.unlearn
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **said: Any) -> Any:
         for _ in range(presses):
             signal.raise_signal(signal.SIGINT)
-        return honest(*arguments)
+        return honest(*arguments, **said)
 
     monkeypatch.setattr(commands, "unlearn", interrupted)
     assert main([*FORGET, *DOG, "--out", str(tmp_path / "a.safetensors")]) == 130

@@ -82,9 +82,9 @@ def forgotten_now(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
     honest = workers.unlearn
 
-    def noted(model: Any, concept: Concept, *rest: Any) -> Any:
+    def noted(model: Any, concept: Concept, *rest: Any, **said: Any) -> Any:
         begun.append(concept.name)
-        return honest(model, concept, *rest)
+        return honest(model, concept, *rest, **said)
 
     monkeypatch.setattr(workers, "unlearn", noted)
     return begun
@@ -238,8 +238,9 @@ class Monitor:
     shows_pictures = False
     def should_stop(self): return False
     def report(self, progress): progress.step == 2 and die()
-def dying(model, concept, chosen, monitor):
-    return forget(model, concept, chosen, Monitor() if concept.name == "cat" else monitor)
+def dying(model, concept, chosen, monitor, **said):
+    watch = Monitor() if concept.name == "cat" else monitor
+    return forget(model, concept, chosen, watch, **said)
 workers.unlearn = dying
 """
 BEFORE_THE_LINE = """
@@ -364,10 +365,10 @@ def test_a_failed_concept_stops_no_other_and_is_tried_again(
     write_list(tmp_path, '{"concept": "dog", "stand_in": "zeppelin"}', *LINES[1:])
     honest = workers.unlearn
 
-    def stumbling(model: Any, concept: Concept, *rest: Any) -> Any:
+    def stumbling(model: Any, concept: Concept, *rest: Any, **said: Any) -> Any:
         if concept.name == "cat":
             raise ZeroDivisionError("a\nbug")
-        return honest(model, concept, *rest)
+        return honest(model, concept, *rest, **said)
 
     with monkeypatch.context() as stumble:
         stumble.setattr(workers, "unlearn", stumbling)
@@ -393,10 +394,10 @@ def test_stopping_says_how_far_it_came(
     write_list(tmp_path, *LINES)
     honest = workers.unlearn
 
-    def stopped(model: Any, concept: Concept, *rest: Any) -> Any:
+    def stopped(model: Any, concept: Concept, *rest: Any, **said: Any) -> Any:
         if concept.name == "cat":
             raise Cancelled("stopped")
-        return honest(model, concept, *rest)
+        return honest(model, concept, *rest, **said)
 
     monkeypatch.setattr(workers, "unlearn", stopped)
     assert run(tmp_path) == 130
@@ -411,9 +412,9 @@ def test_two_commands_do_not_write_to_one_folder(
     honest = workers.unlearn
     seconds: list[int] = []
 
-    def met(*args: Any) -> Any:
+    def met(*args: Any, **said: Any) -> Any:
         seconds.append(run(tmp_path))
-        return honest(*args)
+        return honest(*args, **said)
 
     monkeypatch.setattr(workers, "unlearn", met)
     assert run(tmp_path) == 0
@@ -489,7 +490,7 @@ def test_what_was_written_here_is_replaced_even_after_failures_and_stops(
 
     for error, code in ((ZeroDivisionError("a bug"), 1), (Cancelled("stopped"), 130)):
 
-        def stumble(*_: Any, error: Exception = error) -> None:
+        def stumble(*_: Any, error: Exception = error, **said: Any) -> None:
             raise error
 
         with monkeypatch.context() as stumbling:

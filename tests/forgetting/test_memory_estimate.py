@@ -13,6 +13,7 @@ from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting.memory_estimate import (
     COPYING,
     DRAWING,
+    ENCODED_TOGETHER,
     FORGETTING,
     GAPS,
     LEARNING,
@@ -87,14 +88,16 @@ def test_a_stage_holds_the_copy_and_its_own() -> None:
     assert without[FORGETTING] == stages[FORGETTING]
 
 
-def test_measuring_holds_a_picture_and_what_the_lora_changes_in_full() -> None:
+def test_measuring_holds_a_picture_or_prompts_and_what_the_lora_changes_in_full() -> None:
     use = UnetUse(ONE_LEVEL, 32, number_bytes=2, rows=4, drawn=6, checkpointing=False)
     work = Workload(UnlearnSettings(layers="last:1"), measures=True)
     text = TextSizes(923, 10, 40, 2, half=True)
     picture = 2 * max(1000 * 32 * 32, MEASURED_TOGETHER * 3360)
+    prompts = ENCODED_TOGETHER * 77 * (4 * 10 + 2 * 40) * 4
     held = text.copy_bytes + text.projections * 4
+    assert picture > prompts
     assert estimate(text, use, work)[MEASURING] == int(GAPS * (held + picture))
-    assert estimate(text, None, work)[MEASURING] == int(GAPS * held)
+    assert estimate(text, None, work)[MEASURING] == int(GAPS * (held + prompts))
 
 
 def test_widths_are_read_alike_from_a_config_and_from_weights() -> None:

@@ -420,4 +420,4 @@ def test_comfy_model_keeps_the_lent_models_contract() -> None:
     assert found["orders"]["on_top"] <= 1e-4 < found["orders"]["moves"]
     assert found["orders"]["alone"]
     assert found["orders"]["told"] == [False, True]
-    assert "Stable Diffusion 1.x (its text width is 768)" in found["sd1"]
+    assert "this is SD 1.x: its text width is 768" in found["sd1"]

@@ -33,6 +33,8 @@ TEXT_FROZEN = 10
 PROMPT_POSITIONS = 24
 """Of a prompt on average: most are cut short, see training/examples.py."""
 ADVERSARY_POSITIONS = 24
+ENCODED_TOGETHER = 24
+"""Prompts of a concept, its neighbours and the guard that are encoded in float32 at once."""
 MEASURED_TOGETHER = 2
 """A picture and its empty prompt; more where there is room, see `rows_that_fit`."""
 VAE_NUMBERS = 1000
@@ -194,8 +196,9 @@ def _measuring(text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings)
         _converted(text, math.prod(_shape(text, key)))
         for key in chosen_modules(settings, text.layers - 1)
     )
+    encoding = ENCODED_TOGETHER * CHUNK * (4 * text.width + 2 * text.inner) * FLOAT
     one = dataclasses.replace(unet, drawn=MEASURED_TOGETHER).drawing_bytes if unet else 0
-    return changed + one
+    return changed + max(encoding, one)
 
 
 def _converted(text: TextSizes, weights: int) -> int:

@@ -11,7 +11,7 @@ from ..errors import WrongModel
 from ..files.tensor_file import is_finite
 from ..lora.keys import weight_name
 from ..lora.weights import LoraWeights, apply_lora, check_fit
-from ..models.devices import text_products_dtype
+from ..models.devices import give_memory_back, text_products_dtype
 from ..models.lent_model import LentModel
 from ..text.text_encoder import TextEncoder
 
@@ -27,6 +27,7 @@ class ScaledEncoder:
 
     def __init__(self, model: LentModel, weights: dict[str, Tensor], changed: Changed) -> None:
         """Copy `weights`; raises WrongModel if they are of no text encoder."""
+        give_memory_back()  # what a run before has left
         products = text_products_dtype(model.device)
         self.encoder = TextEncoder(weights, model.last_used_layer, model.device, products)
         self._parameters = _parameters(self.encoder)

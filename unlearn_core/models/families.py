@@ -157,16 +157,16 @@ def prediction_named(name: object, remedy: str = "") -> Prediction:
 
 def _why_not(seen: Seen, family: Family) -> str | None:
     (tower,) = family.towers
-    needs = f"this pack needs {family.name}"
+    needs, load = f"this pack needs {family.name}", f"Load a {family.name} checkpoint."
     if seen.architecture is not None:
-        return f"this is {seen.architecture}; {needs}."
+        return f"this is {seen.architecture}; {needs}. {load}"
     if seen.text_encoders != len(family.towers):
         return (
             f"this is SDXL or a newer family: it has {seen.text_encoders} text encoders; {needs}, "
-            "which has one."
+            f"which has one. {load}"
         )
     if SD1_WIDTH in (seen.text_width, seen.context_width):
-        return f"this is SD 1.x: its text width is {SD1_WIDTH}; {needs} ({tower.width})."
+        return f"this is SD 1.x: its text width is {SD1_WIDTH}; {needs} ({tower.width}). {load}"
     if seen.channels not in (None, family.channels):
         kind = "another kind of model"
         if isinstance(seen.channels, int):
