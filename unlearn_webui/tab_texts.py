@@ -7,7 +7,7 @@ from html import escape
 
 from unlearn_core.settings import bounds_of, help_of
 
-from .host.model_check import Checkpoint
+from .host.chosen_checkpoint import Checkpoint
 
 
 def checkpoint_html(checkpoint: Checkpoint) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from unlearn_core.settings import bounds_of
-from unlearn_webui.host.model_check import Checkpoint
+from unlearn_webui.host.chosen_checkpoint import Checkpoint
 from unlearn_webui.request import TUNABLE
 from unlearn_webui.tab_texts import checkpoint_html, error_html, lines_html, number_info
 

@@ -9,7 +9,7 @@ from modules import sd_models, shared
 
 from unlearn_core.errors import UnlearnError, WrongModel
 
-from .model_check import Checkpoint
+from .chosen_checkpoint import Checkpoint
 from .webui_model import WebuiModel
 
 logger = logging.getLogger(__name__)
