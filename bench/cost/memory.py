@@ -25,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.cost.report_memory import report_peaks
 from bench.report.tables import markdown
 from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, Workload, estimate
@@ -192,7 +193,16 @@ def main(words: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args(words)
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="Run `quick` and its report beside a full-size text encoder; minutes.",
+    )
+    if parser.parse_args(words).report:
+        plan, running, reporting = report_peaks()
+        print(f"planned: {plan.in_words()}")
+        print(f"held at most: run {gigabytes(running)}, report {gigabytes(reporting)}")
+        return
     with _fused_attention():
         headers = ("pictures", "size", "what", "counted", "estimated", "off by")
         print(markdown(headers, list(_compared())), end="\n\n")

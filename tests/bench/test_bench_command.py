@@ -15,6 +15,7 @@ from bench.__main__ import COMMANDS, main
 from bench.attacks import pictures as attack_pictures
 from bench.cost import full_size, machine, memory
 from bench.cost.random_sd2 import Host
+from bench.cost.report_memory import report_peaks
 from bench.emoji_canvas.pictures import Painter
 from bench.emoji_canvas.training import rebuild
 from bench.jobs.plan import Plan
@@ -148,6 +149,16 @@ def test_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| 1 | 64 px | kept for the way back |")
     assert any(line.startswith("| `balanced` |") for line in lines)
+
+
+def test_a_report_holds_no_more_than_is_planned_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory, "report_peaks", partial(report_peaks, 64, 2))
+    main(["memory", "--report"])
+    planned, held = capsys.readouterr().out.splitlines()
+    assert planned.startswith("planned: about 0.")
+    assert held.startswith("held at most: run 0.")
 
 
 def test_world_strips(tmp_path: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
