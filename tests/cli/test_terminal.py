@@ -103,13 +103,23 @@ def test_the_terminal_is_there_before_torch(root: Path) -> None:
     assert ran.stdout == "False\n"
 
 
+def listen_to_ctrl_c() -> None:
+    """A shell's background jobs, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_while_torch_is_imported_ends_in_one_line(
     root: Path, no_torch: dict[str, str]
 ) -> None:
     command: list[Any] = [sys.executable, root / "unlearn_core", "demo"]
     process = subprocess.Popen(
-        command, env=no_torch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=no_torch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_ctrl_c,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "torch\n"
