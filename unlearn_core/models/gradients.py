@@ -14,8 +14,6 @@ from ..errors import TrainingFailed
 
 STEP_SIZES = (1e-2, 1e-3)
 """Steps along the gradient, relative to the size of the text."""
-
-
 BLOCKS = ("ResBlock", "SpatialTransformer", "ResnetBlock2D", "Transformer2DModel")
 """Names of the classes, in latent diffusion's code and what hosts made of it, and in diffusers'."""
 _NORMS = ("norm1", "norm2", "norm3")
