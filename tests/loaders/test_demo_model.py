@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,6 @@ from unlearn_core.loaders.pipeline_folder import TOKEN_TABLE, restore_token_tabl
 # sha256 of the (49408, 192) float16 table as the model was exported.
 TOKEN_TABLE_SHA256 = "993599fa616a99c9ca47a15843585df92e483c0b973f2a4ce77fe2810d177931"
 MEGABYTE = 1_000_000
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something asked for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 def picture(path: Path) -> torch.Tensor:

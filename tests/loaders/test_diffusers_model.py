@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
@@ -13,16 +12,6 @@ from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.models.devices import cpu_multiplies_bfloat16, default_compute_dtype
 from unlearn_core.text.conditioning import Conditioning
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something asked for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,6 @@ from unlearn_core.errors import BadFile, WrongModel
 from unlearn_core.loaders.demo_model import demo_folder, load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import load_model
 from unlearn_core.loaders.model_configs import FOLDER_HINT, SINGLE_FILE_HINT, guess_prediction
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("something asked for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 def copy_of_demo(folder: Path) -> Path:

@@ -139,6 +139,10 @@ def test_every_command_in_the_guides_is_understood(
         CHECKS[program](arguments, monkeypatch)
 
 
+def test_the_guides_show_every_program() -> None:
+    assert {program for page in GUIDES for program, _ in commands(page)} == set(CHECKS)
+
+
 @pytest.mark.parametrize(
     "text",
     [
