@@ -4,22 +4,22 @@ import warnings
 
 import pytest
 import torch
-from tiny_model import WIDTH, draw, make_settings, tiny_encoder
+from tiny_model import WIDTH, draw, make_settings, tiny_tower
 from torch import Tensor, nn
 
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
 from unlearn_core.lora.keys import ATTENTION, MLP, MODULES, ModuleKey, text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.text.frozen_layers import FrozenLinear
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.text.tower_encoder import TowerEncoder
 
 PROMPTS = torch.cat([token_ids("a photo of a dog"), token_ids("")])
 EVERYTHING = [text_module(layer, module) for layer in range(3) for module in MODULES]
 
 
 def attach(
-    encoder: TextEncoder, modules: list[ModuleKey] | None = None, rank: int = 4, seed: int = 0
+    encoder: TowerEncoder, modules: list[ModuleKey] | None = None, rank: int = 4, seed: int = 0
 ) -> EncoderLora:
     chosen = EVERYTHING if modules is None else modules
     return EncoderLora(encoder, chosen, rank, torch.Generator().manual_seed(seed))
@@ -32,7 +32,7 @@ def spoil(lora: EncoderLora) -> None:
             lora.up(key).copy_(0.3 * draw(*lora.up(key).shape, seed=number))
 
 
-def plain_weights(encoder: TextEncoder) -> dict[str, Tensor]:
+def plain_weights(encoder: TowerEncoder) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in encoder.model.state_dict().items()}
 
 
@@ -51,7 +51,7 @@ def test_the_settings_name_the_projections(
 
 
 def test_nothing_changes_before_the_first_step() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     before = encoder.encode(PROMPTS)
     lora = attach(encoder)
     assert torch.equal(encoder.encode(PROMPTS), before)
@@ -61,7 +61,7 @@ def test_nothing_changes_before_the_first_step() -> None:
 
 @pytest.mark.parametrize("modules", [[text_module(2, "fc2")], EVERYTHING, EVERYTHING[3:9]])
 def test_exactly_the_chosen_projections_are_changed(modules: list[ModuleKey]) -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = attach(encoder, modules)
     owners = {
         name.split(".lora_")[0].removeprefix("encoder.layers.")
@@ -94,7 +94,7 @@ def test_layer_ten_is_not_taken_for_layer_zero() -> None:
 
 
 def test_disabled_is_the_unchanged_encoder_even_after_an_error() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     before = encoder.encode(PROMPTS)
     lora = attach(encoder)
     spoil(lora)
@@ -109,14 +109,14 @@ def test_disabled_is_the_unchanged_encoder_even_after_an_error() -> None:
 
 
 def test_switching_off_and_on_leaves_the_weights_trainable() -> None:
-    lora = attach(tiny_encoder())
+    lora = attach(tiny_tower())
     with lora.disabled():
         pass
     assert all(p.requires_grad for p in lora.parameters())
 
 
 def test_detaching_puts_plain_linears_back_bit_for_bit() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     before, weights = encoder.encode(PROMPTS), plain_weights(encoder)
     lora = attach(encoder)
     spoil(lora)
@@ -133,7 +133,7 @@ def test_detaching_puts_plain_linears_back_bit_for_bit() -> None:
 
 
 def test_a_second_lora_can_follow_the_first_without_a_warning() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     first = attach(encoder)
     spoil(first)
     first.detach()
@@ -141,25 +141,25 @@ def test_a_second_lora_can_follow_the_first_without_a_warning() -> None:
         warnings.simplefilter("error")
         second = attach(encoder, [text_module(1, "fc1")], rank=2, seed=1)
     assert second.down(text_module(1, "fc1")).shape == (2, WIDTH)
-    assert torch.equal(encoder.encode(PROMPTS), tiny_encoder().encode(PROMPTS))
+    assert torch.equal(encoder.encode(PROMPTS), tiny_tower().encode(PROMPTS))
     second.detach()
 
 
 def test_down_is_drawn_from_the_generator_alone() -> None:
     key = text_module(1, "q_proj")
     state = torch.random.get_rng_state()
-    first, again, other = (attach(tiny_encoder(), seed=seed).down(key) for seed in (1, 1, 2))
+    first, again, other = (attach(tiny_tower(), seed=seed).down(key) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert float(first.detach().norm(dim=1).mean()) == pytest.approx(1, abs=0.2)
     torch.manual_seed(123)
-    assert torch.equal(attach(tiny_encoder(), seed=1).down(key), first)
+    assert torch.equal(attach(tiny_tower(), seed=1).down(key), first)
     torch.random.set_rng_state(state)
 
 
 def test_a_lora_is_exported_and_loaded_again() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = attach(encoder)
     spoil(lora)
     changed = encoder.encode(PROMPTS)
@@ -177,7 +177,7 @@ def test_a_lora_is_exported_and_loaded_again() -> None:
 
 def test_loading_takes_account_of_another_alpha() -> None:
     key = text_module(2, "fc1")
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = attach(encoder, [key])
     down, up = draw(4, WIDTH), 0.1 * draw(*lora.up(key).shape)
     lora.load(LoraWeights({key: LoraPair(down, up, alpha=2.0)}))
@@ -186,7 +186,7 @@ def test_loading_takes_account_of_another_alpha() -> None:
 
 def test_strength_scales_the_change_of_a_weight_linearly() -> None:
     key = text_module(2, "fc2")
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = attach(encoder, [key])
     spoil(lora)
     delta = lora.export().pairs[key].delta()
@@ -199,7 +199,7 @@ def test_strength_scales_the_change_of_a_weight_linearly() -> None:
 
 
 def test_the_change_is_what_the_exported_delta_says() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = attach(encoder)
     spoil(lora)
     changed = encoder.encode(PROMPTS)

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_model import LAST_USED, TinyModel, make_writer, small_settings, text_encoder_weights
+from tiny_model import (
+    LAST_USED,
+    TinyModel,
+    make_writer,
+    small_settings,
+    text_encoder_weights,
+    tower_of,
+)
 from torch import Tensor, nn
 
 from unlearn_core.concept import Concept
@@ -16,9 +23,9 @@ from unlearn_core.lora.keys import text_module
 from unlearn_core.models import devices, lent_model
 from unlearn_core.settings import preset
 from unlearn_core.text.frozen_layers import FrozenLinear, FrozenNorm, multiplying_in, ready_in
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.text.tower_encoder import TowerEncoder
 from unlearn_core.training.examples import retain_examples
 from unlearn_core.words.prompts import Name
 
@@ -26,8 +33,8 @@ CPU = torch.device("cpu")
 PROMPTS = torch.cat([token_ids(text) for text in ("", "a photo of a dog", "a cat and an owl")])
 
 
-def encoder_in(products: torch.dtype) -> TextEncoder:
-    return TextEncoder(text_encoder_weights(), LAST_USED, CPU, products)
+def encoder_in(products: torch.dtype) -> TowerEncoder:
+    return tower_of(text_encoder_weights(), products=products)
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
@@ -59,7 +66,7 @@ def test_examples_and_the_trained_tail_round_alike() -> None:
     encoder.split_at(1)
     lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     prompts = make_writer().keep([Name.of("cat")], 24)
-    for examples in retain_examples(encoder, lora, prompts):
+    for examples in retain_examples(lora, prompts):
         rounding = error(examples.targets, exact.encode(examples.token_ids))
         with torch.no_grad():
             assert error(encoder.tail(examples.states), examples.targets) < 0.75 * rounding

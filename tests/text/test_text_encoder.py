@@ -12,16 +12,16 @@ from tiny_model import (
     WIDTH,
     draw,
     text_encoder_weights,
-    tiny_encoder,
+    tiny_tower,
 )
 from torch import Tensor
 
 from unlearn_core.errors import WrongModel
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import text_module
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, token_ids, tokenize
+from unlearn_core.text.tower_encoder import TowerEncoder
 
 CPU = torch.device("cpu")
 PROMPTS = torch.cat([token_ids(text) for text in ("", "a photo of a dog", "dog, " * 37)])
@@ -30,8 +30,8 @@ POSITIONS = "text_model.embeddings.position_embedding.weight"
 
 
 @pytest.fixture(scope="module")
-def encoder() -> TextEncoder:
-    return tiny_encoder()
+def encoder() -> TowerEncoder:
+    return tiny_tower()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -40,7 +40,7 @@ def test_weights_that_are_not_finite_are_named(dtype: torch.dtype, value: float)
     weights = {name: weight.to(dtype) for name, weight in text_encoder_weights().items()}
     weights["text_model.encoder.layers.1.mlp.fc1.weight"][3, 2] = value
     with pytest.raises(WrongModel, match=r"layers\.1\.mlp\.fc1\.weight holds .* not finite"):
-        TextEncoder(weights, LAST_USED, CPU)
+        tower_of(weights)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def expected() -> Tensor:
 
 
 def test_it_is_the_penultimate_layer_of_transformers(
-    encoder: TextEncoder, expected: Tensor
+    encoder: TowerEncoder, expected: Tensor
 ) -> None:
     assert len(encoder.layers) == LAST_USED + 1
     torch.testing.assert_close(encoder.encode(PROMPTS), expected, atol=1e-6, rtol=1e-6)
@@ -74,7 +74,7 @@ def test_it_is_the_penultimate_layer_of_transformers(
 
 @pytest.mark.parametrize("layer", range(LAST_USED + 1))
 def test_the_tail_goes_on_wherever_it_is_split(layer: int, expected: Tensor) -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     encoder.split_at(layer)
     between, _ = encode_all(encoder, PROMPTS)
     assert between.shape == expected.shape
@@ -83,12 +83,12 @@ def test_the_tail_goes_on_wherever_it_is_split(layer: int, expected: Tensor) -> 
 
 
 def test_before_the_first_layer_are_the_embeddings() -> None:
-    encoder, weights = tiny_encoder(), text_encoder_weights()
+    encoder, weights = tiny_tower(), text_encoder_weights()
     embedded = weights[TABLE][PROMPTS] + weights[POSITIONS]
     torch.testing.assert_close(encode_all(encoder, PROMPTS)[0], embedded)
 
 
-def test_later_positions_change_nothing_before_them(encoder: TextEncoder) -> None:
+def test_later_positions_change_nothing_before_them(encoder: TowerEncoder) -> None:
     whole = encoder.encode(PROMPTS)
     for length in (1, 5, 32, 76):
         torch.testing.assert_close(encoder.encode(PROMPTS[:, :length]), whole[:, :length])
@@ -96,14 +96,14 @@ def test_later_positions_change_nothing_before_them(encoder: TextEncoder) -> Non
 
 def test_half_precision_weights_are_taken_and_computed_in_float32() -> None:
     weights = {name: value.half() for name, value in text_encoder_weights().items()}
-    states = TextEncoder(weights, LAST_USED, CPU).encode(PROMPTS)
+    states = tower_of(weights).encode(PROMPTS)
     assert states.dtype == torch.float32
     again = {name: value.float() for name, value in weights.items()}
-    assert torch.equal(states, TextEncoder(again, LAST_USED, CPU).encode(PROMPTS))
+    assert torch.equal(states, tower_of(again).encode(PROMPTS))
 
 
 def test_learned_vectors_are_read_for_ids_beyond_the_vocabulary_and_only_there(
-    encoder: TextEncoder,
+    encoder: TowerEncoder,
 ) -> None:
     cat, car = tokenize("cat car")
     plain = torch.tensor([[BOS, cat, 320, car, EOS]])
@@ -116,7 +116,7 @@ def test_learned_vectors_are_read_for_ids_beyond_the_vocabulary_and_only_there(
 
 
 def test_only_the_learned_vectors_that_stand_in_the_prompt_get_a_gradient() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     learned = draw(3, WIDTH).requires_grad_(True)
     ids = torch.tensor([[BOS, VOCABULARY, 320, VOCABULARY + 2, EOS]])
     encoder.encode(ids, learned).square().mean().backward()
@@ -126,7 +126,7 @@ def test_only_the_learned_vectors_that_stand_in_the_prompt_get_a_gradient() -> N
     assert not encoder.model.training
 
 
-def test_learned_vectors_are_forgotten_after_an_error(encoder: TextEncoder) -> None:
+def test_learned_vectors_are_forgotten_after_an_error(encoder: TowerEncoder) -> None:
     with pytest.raises(IndexError):
         encoder.encode(torch.tensor([[-1]]), draw(1, WIDTH))
     assert encoder.words.learned is None
@@ -134,14 +134,14 @@ def test_learned_vectors_are_forgotten_after_an_error(encoder: TextEncoder) -> N
 
 def test_the_copy_and_the_hosts_weights_share_no_memory() -> None:
     weights = text_encoder_weights()
-    encoder = TextEncoder(weights, LAST_USED, CPU)
+    encoder = tower_of(weights)
     before = encoder.encode(PROMPTS)
     with torch.no_grad():
         for parameter in encoder.model.parameters():
             parameter.fill_(7.0)
     for name, value in text_encoder_weights().items():
         assert torch.equal(weights[name], value), name
-    encoder = TextEncoder(weights, LAST_USED, CPU)
+    encoder = tower_of(weights)
     for value in weights.values():
         value.fill_(7.0)
     assert torch.equal(encoder.encode(PROMPTS), before)
@@ -149,7 +149,7 @@ def test_the_copy_and_the_hosts_weights_share_no_memory() -> None:
 
 def test_building_and_encoding_leave_the_global_random_state_alone() -> None:
     state = torch.random.get_rng_state()
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     encoder.split_at(1)
     encoder.encode(PROMPTS)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -161,7 +161,7 @@ def test_building_and_encoding_leave_the_global_random_state_alone() -> None:
      (f"dog {UNKNOWN}", False)],
 )  # fmt: skip
 def test_a_word_is_known_if_all_its_pieces_have_vectors(
-    word: str, known: bool, encoder: TextEncoder
+    word: str, known: bool, encoder: TowerEncoder
 ) -> None:
     assert encoder.knows(word) is known
 
@@ -208,10 +208,10 @@ def test_missing_and_misshapen_weights_are_refused(name: str) -> None:
     weights = text_encoder_weights()
     whole = weights.pop(name)
     with pytest.raises(WrongModel, match="missing"):
-        TextEncoder(weights, LAST_USED, CPU)
+        tower_of(weights)
     weights[name] = torch.cat([whole, whole])
     with pytest.raises(WrongModel):
-        TextEncoder(weights, LAST_USED, CPU)
+        tower_of(weights)
 
 
 def test_no_weights_at_all_are_refused() -> None:
@@ -225,14 +225,14 @@ def test_a_layer_that_is_not_used_may_be_missing() -> None:
         for name, value in text_encoder_weights().items()
         if not name.startswith(f"text_model.encoder.layers.{LAYERS - 1}.")
     }
-    assert len(TextEncoder(weights, LAST_USED, CPU).layers) == LAST_USED + 1
+    assert len(tower_of(weights).layers) == LAST_USED + 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_weights_are_held_as_they_are_and_computed_with_in_float32(dtype: torch.dtype) -> None:
     halves = {name: value.to(dtype) for name, value in text_encoder_weights().items()}
     wide = {name: value.float() for name, value in halves.items()}
-    held, full = (TextEncoder(weights, LAST_USED, CPU) for weights in (halves, wide))
+    held, full = (tower_of(weights) for weights in (halves, wide))
     assert torch.equal(held.encode(PROMPTS), full.encode(PROMPTS))
     assert held.fingerprint() == full.fingerprint()
     assert {layer.mlp.fc1.weight.dtype for layer in held.layers} == {dtype}
@@ -242,7 +242,7 @@ def test_half_weights_are_held_as_they_are_and_computed_with_in_float32(dtype: t
 
 def test_a_lora_on_half_weights_is_float32_and_so_is_what_it_changes() -> None:
     halves = {name: value.half() for name, value in text_encoder_weights().items()}
-    encoder = TextEncoder(halves, LAST_USED, CPU)
+    encoder = tower_of(halves)
     key = text_module(1, "fc2")
     lora = EncoderLora(encoder, [key], 4, torch.Generator().manual_seed(0))
     assert {weight.dtype for weight in lora.parameters()} == {torch.float32}

@@ -2,22 +2,22 @@
 
 import pytest
 import torch
-from tiny_model import Recorder, make_writer, tiny_encoder
+from tiny_model import Recorder, make_writer, tiny_tower
 
 from unlearn_core.errors import Cancelled
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import text_module
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all, encode_groups, token_trees
 from unlearn_core.text.tokenizer import VOCABULARY
+from unlearn_core.text.tower_encoder import TowerEncoder
 from unlearn_core.words.prompts import Name, whole_prompts
 
 PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and an owl " * 5]
 
 
-def spoilt_encoder(split: int = 1) -> TextEncoder:
+def spoilt_encoder(split: int = 1) -> TowerEncoder:
     """With a LoRA that changes something."""
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     encoder.split_at(split)
     keys = [text_module(1, "q_proj"), text_module(2, "fc2")]
     lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def test_cut_prompts_too() -> None:
 
 
 def test_learned_vectors_are_encoded_too() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     ids = whole_prompts(["a photo of a dog"]).token_ids.repeat(2, 1)
     ids[0, 5] = VOCABULARY
     vectors = encoder.words.weight[ids[1, 5]][None]
@@ -100,4 +100,4 @@ def test_prompts_of_several_lengths_come_back_each_in_its_group() -> None:
 
 def test_the_user_can_stop_between_two_passes() -> None:
     with pytest.raises(Cancelled):
-        encode_all(tiny_encoder(), whole_prompts(PROMPTS).token_ids, monitor=Recorder(stop_at=0))
+        encode_all(tiny_tower(), whole_prompts(PROMPTS).token_ids, monitor=Recorder(stop_at=0))

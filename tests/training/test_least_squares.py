@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_model import draw, make_writer, tiny_encoder
+from tiny_model import draw, make_writer, tiny_tower
 
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import ATTENTION, MODULES, ModuleKey, ModuleName, text_module
@@ -34,22 +34,22 @@ class Solved:
         layers: tuple[int, ...] = (1, 2),
         guarded: bool = False,
     ) -> None:
-        self.encoder = tiny_encoder()
+        self.encoder = tiny_tower()
         self.encoder.split_at(layers[0])
         keys = [text_module(layer, module) for layer in layers for module in MODULES]
         self.lora = EncoderLora(self.encoder, keys, rank, torch.Generator().manual_seed(0))
         writer = make_writer()
         prompts = writer.forget([Name.of("dog")], Name.of("owl"), 80)
-        self.forget = forget_examples(self.encoder, self.lora, prompts, None)
+        self.forget = forget_examples(self.lora, prompts, None)
         kept = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
-        self.retain = retain_examples(self.encoder, self.lora, writer.keep(kept, 100))
-        self.guard = [whole_examples(self.encoder, self.lora, whole_prompts(GUARD_PROMPTS))]
+        self.retain = retain_examples(self.lora, writer.keep(kept, 100))
+        self.guard = [whole_examples(self.lora, whole_prompts(GUARD_PROMPTS))]
         self.scales = role_scales(self.retain)
-        self.bases = felt_directions(self.encoder, self.lora, self.guard[0]) if guarded else {}
+        self.bases = felt_directions(self.lora, self.guard[0]) if guarded else {}
         self.before = self.distance(self.forget)
         key = solved_for(self.lora)
         assert key is not None
-        equations = LeastSquares(self.encoder, self.lora, key, self.scales, self.bases.get(key))
+        equations = LeastSquares(self.lora, key, self.scales, self.bases.get(key))
         for examples in self.forget:
             equations.forget([examples])
         equations.retain(self.retain, keep_weight)
@@ -114,7 +114,7 @@ def test_the_last_fc2_is_solved_for_if_there_is_one(
     modules: tuple[ModuleName, ...], expected: ModuleKey | None
 ) -> None:
     keys = [text_module(layer, module) for layer in (1, 2) for module in modules]
-    lora = EncoderLora(tiny_encoder(), keys, 2, torch.Generator().manual_seed(0))
+    lora = EncoderLora(tiny_tower(), keys, 2, torch.Generator().manual_seed(0))
     assert solved_for(lora) == expected
 
 

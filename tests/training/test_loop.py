@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_model import Recorder, draw, make_settings, make_writer, tiny_encoder
+from tiny_model import Recorder, draw, make_settings, make_writer, tiny_tower
 from torch import Tensor
 
 from unlearn_core.errors import Cancelled, TrainingFailed
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
 from unlearn_core.lora.keys import text_module
 from unlearn_core.settings import UnlearnSettings
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
+from unlearn_core.text.tower_encoder import TowerEncoder
 from unlearn_core.training.adversary import EVERY, AdversarialExamples
 from unlearn_core.training.examples import (
     Examples,
@@ -35,7 +35,7 @@ DOG, OWL = Name.of("dog"), Name.of("owl")
 class Tried(Training):
     """A training with the parts that it was made of."""
 
-    encoder: TextEncoder
+    encoder: TowerEncoder
     retain: RetainTerm
     forget: ForgetTerm
 
@@ -49,18 +49,18 @@ def make_training(
 ) -> Tried:
     """Without the cache every pass goes through the frozen layers before the LoRA, too."""
     settings = settings or make_settings(steps=12, layers="last:2")
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     modules = chosen_modules(settings, encoder.last_used_layer)
     encoder.split_at(modules[0].layer if cached else 0)
     generator = torch.Generator().manual_seed(seed)
     lora = EncoderLora(encoder, modules, settings.rank, generator)
     writer = make_writer(seed=seed)
-    forget = forget_examples(encoder, lora, writer.forget([DOG], OWL, 24), None)
+    forget = forget_examples(lora, writer.forget([DOG], OWL, 24), None)
     names = [Name.of(word) for word in ("cat", "car", "owl", "fox")]
-    retain = retain_examples(encoder, lora, writer.keep(names, 24))
-    guard = whole_examples(encoder, lora, whole_prompts(GUARD_PROMPTS))
+    retain = retain_examples(lora, writer.keep(names, 24))
+    guard = whole_examples(lora, whole_prompts(GUARD_PROMPTS))
     distance = TextDistance(encoder, role_scales(retain), settings.batch_size, generator)
-    bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
+    bases = felt_directions(lora, guard) if settings.null_space_guard else {}
     weights = settings.keep_weight, settings.guard_weight
     terms = (
         RetainTerm(distance, retain, guard, *weights),
@@ -160,7 +160,7 @@ def test_previews_are_shown_a_few_times_at_full_strength() -> None:
 @pytest.mark.parametrize("step", [0, 5])
 def test_it_stops_when_asked_and_the_lora_comes_off(step: int) -> None:
     training = make_training()
-    plain = tiny_encoder().encode(training.guard.token_ids)
+    plain = tiny_tower().encode(training.guard.token_ids)
     monitor = Recorder(stop_at=step)
     with pytest.raises(Cancelled):
         training.run(monitor)
@@ -291,7 +291,7 @@ def projected_drift(guard: Callable[[Examples], Examples], project: bool) -> tup
         for number, key in enumerate(lora.modules):
             lora.up(key).copy_(draw(*lora.up(key).shape, seed=number))
     if project:
-        project_away(lora, felt_directions(encoder, lora, examples))
+        project_away(lora, felt_directions(lora, examples))
     drifts = []
     with torch.no_grad():
         for some in (examples, training.forget.forget[0]):
@@ -321,7 +321,7 @@ def test_the_guard_weakens_the_drift_of_all_guard_prompts() -> None:
 
 def test_the_basis_is_orthonormal_and_no_larger_than_its_share() -> None:
     training = make_training()
-    bases = felt_directions(training.encoder, training.lora, training.guard)
+    bases = felt_directions(training.lora, training.guard)
     assert bases.keys() == set(training.lora.modules)
     for key, basis in bases.items():
         width = training.lora.down(key).shape[1]
@@ -344,5 +344,5 @@ def test_without_the_guard_nothing_is_projected() -> None:
     training = make_training(make_settings(null_space_guard=False, steps=1))
     training.run(Recorder())
     key = text_module(2, "fc2")
-    basis = felt_directions(training.encoder, training.lora, training.guard)[key]
+    basis = felt_directions(training.lora, training.guard)[key]
     assert float((training.lora.down(key).detach() @ basis).abs().max()) > 1e-2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_model import WIDTH, TinyModel, draw, make_settings, make_writer, pictures, tiny_encoder
+from tiny_model import WIDTH, TinyModel, draw, make_settings, make_writer, pictures, tiny_tower
 from torch import Tensor
 
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
@@ -23,7 +23,7 @@ class Setup:
 
     def __init__(self, unet_rows: int = BATCH_PICTURES) -> None:
         settings = make_settings()
-        self.model, self.encoder = TinyModel(), tiny_encoder()
+        self.model, self.encoder = TinyModel(), tiny_tower()
         modules = chosen_modules(settings, self.encoder.last_used_layer)
         self.encoder.split_at(min(key.layer for key in modules))
         generator = torch.Generator().manual_seed(3)

@@ -65,7 +65,7 @@ class DiffusersModel(ModelAdapter):
         height, width = latent_size(unet.config.sample_size, self.prediction)
         self.picture_size = (width * factor, height * factor)
         self.native_size = min(self.picture_size)
-        self.last_used_layer = int(text_config["num_hidden_layers"]) - 1
+        self.conditioning_layers = (int(text_config["num_hidden_layers"]) - 1,)
         converts = stored != self.compute_dtype
         self.unet_sizes: UnetSizes | None = UnetSizes.from_config(unet.config, converts)
         self.checkpointing = False
