@@ -118,7 +118,10 @@ def text_sizes(model: LentModel, weights: Mapping[str, Tensor]) -> list[TextSize
             raise WrongModel("The text encoder is not a CLIP text model: its weights are missing.")
         layers, half = last_layer_of(tower, own, conditioning) + 1, first.element_size() < 4
         pooling = layers - 1 - conditioning
-        sizes.append(TextSizes(*table.shape, first.shape[0], layers, half, pooling, tower.part))
+        vocabulary, width = table.shape
+        sizes.append(
+            TextSizes(vocabulary, width, first.shape[0], layers, half, pooling, tower.part)
+        )
     return sizes
 
 
