@@ -42,7 +42,7 @@ def check_configs(unet: Any, text: Any, where: str) -> Family:
     family = recognise(
         Seen(
             text_width=_stated(text, "hidden_size"),
-            activation=text.get("hidden_act", "quick_gelu"),
+            activations=(text.get("hidden_act", "quick_gelu"),),
             vocabulary=_stated(text, "vocab_size"),
             context_width=_stated(unet, "cross_attention_dim"),
             channels=_stated(unet, "in_channels"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import BadFile, WrongModel
 from ..files.input_files import is_file, read_json
 from ..files.tensor_file import read_shapes
-from ..models.families import SD1_WIDTH, Prediction, Seen, recognise
+from ..models.families import SD1, Prediction, Seen, recognise
 from .ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, VAE_PREFIX, text_key, unet_key, vae_key
 from .model_configs import SINGLE_FILE_HINT, guess_prediction
 from .model_files import TEXT_PREFIX, fill_module, read_weights
@@ -136,7 +136,7 @@ class SingleFile:
         if table:
             return table[-1]
         is_sd1 = any(name.startswith("cond_stage_model.transformer.") for name in self.shapes)
-        return SD1_WIDTH if is_sd1 else None
+        return SD1.context_width if is_sd1 else None
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.shapes.get(name, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WrongModel
-from ..text.tokenizer import ADDED_TOKENS, PAD, VOCABULARY
+from ..text.tokenizer import ADDED_TOKENS, EOS, PAD, VOCABULARY
 
 Prediction = Literal["epsilon", "v"]
 """What a UNet predicts: the noise, or the velocity (Salimans & Ho 2022, arXiv 2202.00512)."""
@@ -20,8 +20,12 @@ TIMESTEPS = 1000
 _PREDICTIONS: Mapping[str, Prediction] = MappingProxyType(
     {"epsilon": "epsilon", "eps": "epsilon", "v": "v", "v_prediction": "v"}
 )
-_OTHER_INPUTS = {9: "an inpainting model", 5: "a depth model", 7: "an upscaler"}
-SD1_WIDTH = 768
+_OTHER_INPUTS = {
+    "9": "an inpainting model",
+    "8": "an editing model",
+    "7": "an upscaler",
+    "5": "a depth model",
+}
 _PLAIN = "Use the plain text-to-image checkpoint"
 
 
@@ -37,11 +41,16 @@ class TextTower:
     """Index of the layer whose state the UNet gets."""
     normed: bool
     """Whether the final LayerNorm is applied to that state."""
-    pooled: bool
-    """Whether the UNet gets its pooled vector too."""
     pad: int
     """The token behind the end of a prompt."""
     activation: str
+    pooled: bool = False
+    """Whether the UNet gets its pooled vector too."""
+
+    @property
+    def last_layer(self) -> int:
+        """Index of the last layer that a LoRA file may name: later ones move nothing."""
+        return self.layers - 1 if self.pooled else self.conditioning_layer
 
 
 @dataclass(frozen=True)
@@ -50,20 +59,25 @@ class Family:
 
     name: str
     towers: tuple[TextTower, ...]
-    channels: int
-    """Of latents, and of what the UNet takes."""
     latent_edges: Mapping[Prediction, int]
     """The edge of latents that a model was trained at, where its config says nothing of it."""
     stock_edges: tuple[int | None, ...]
     """Edges that configs state whatever the model was trained at."""
-    betas: tuple[float, float]
-    """First and last of the noise schedule, linear in the square root."""
-    vae_factor: int
-    """How many times smaller latents are than pictures."""
     vae_scale: float
     """What the VAE's latents are multiplied by for the UNet."""
     file_metadata: Mapping[str, str]
     """What kohya's scripts write into a LoRA file of it."""
+    betas: tuple[float, float] = (0.00085, 0.012)
+    """First and last of the noise schedule, linear in the square root."""
+    vae_factor: int = 8
+    """How many times smaller latents are than pictures."""
+    channels: int = 4
+    """Of latents, and of what the UNet takes."""
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the UNet takes a pooled vector, and the sizes of the picture beside it."""
+        return any(tower.pooled for tower in self.towers)
 
     @property
     def context_width(self) -> int:
@@ -72,8 +86,8 @@ class Family:
 
     @property
     def last_layer(self) -> int:
-        """Index of the last text layer that a LoRA file may name: later ones move nothing."""
-        return self.towers[0].conditioning_layer
+        """That of its first text encoder, see `TextTower.last_layer`."""
+        return self.towers[0].last_layer
 
     def alphas_cumprod(self) -> Tensor:
         """The noise schedule where a model states none: (1000,) float32, decreasing in (0, 1)."""
@@ -90,28 +104,39 @@ class Family:
         return self.vae_factor * stated
 
 
+_CLIP_L = TextTower(
+    "te", 768, 12, conditioning_layer=11, normed=True, pad=EOS, activation="quick_gelu"
+)
+_CLIP_H = TextTower("te", 1024, 24, conditioning_layer=22, normed=True, pad=PAD, activation="gelu")
+_CLIP_G = TextTower(
+    "te2", 1280, 32, conditioning_layer=30, normed=False, pad=PAD, activation="gelu", pooled=True
+)
+SD1 = Family(
+    name="Stable Diffusion 1",
+    towers=(_CLIP_L,),
+    latent_edges=MappingProxyType({"epsilon": 64, "v": 64}),
+    stock_edges=(None, 32),
+    vae_scale=0.18215,
+    file_metadata=MappingProxyType({"ss_v2": "False", "ss_base_model_version": "sd_v1"}),
+)
 SD2 = Family(
     name="Stable Diffusion 2",
-    towers=(
-        TextTower(
-            part="te",
-            width=1024,
-            layers=24,
-            conditioning_layer=22,
-            normed=True,
-            pooled=False,
-            pad=PAD,
-            activation="gelu",
-        ),
-    ),
-    channels=4,
+    towers=(_CLIP_H,),
     latent_edges=MappingProxyType({"epsilon": 64, "v": 96}),
     stock_edges=(None, 32, 64),
-    betas=(0.00085, 0.012),
-    vae_factor=8,
     vae_scale=0.18215,
     file_metadata=MappingProxyType({"ss_v2": "True", "ss_base_model_version": "sd_v2"}),
 )
+SDXL = Family(
+    name="SDXL",
+    towers=(replace(_CLIP_L, part="te1", conditioning_layer=10, normed=False), _CLIP_G),
+    latent_edges=MappingProxyType({"epsilon": 128, "v": 128}),
+    stock_edges=(None, 32),
+    vae_scale=0.13025,
+    file_metadata=MappingProxyType({"ss_v2": "False", "ss_base_model_version": "sdxl_base_v1-0"}),
+)
+FAMILIES = (SD1, SD2, SDXL)
+_ALL = "this pack needs Stable Diffusion 1, Stable Diffusion 2 or SDXL"
 
 
 @dataclass(frozen=True)
@@ -120,15 +145,20 @@ class Seen:
 
     text_encoders: int = 1
     text_width: Any = None
-    text_layers: Any = None
-    activation: Any = None
+    """Of all text encoders side by side."""
+    activations: tuple[Any, ...] = ()
+    """Of each text encoder."""
     vocabulary: Any = None
     context_width: Any = None
     """Width of the text that the UNet takes."""
     channels: Any = None
     """That the UNet takes."""
+    linear_projections: bool | None = None
+    """Whether the UNet's transformers begin and end with a Linear, not with a convolution."""
+    pooled: bool | None = None
+    """Whether the UNet takes a pooled vector and the sizes of the picture."""
     extra_conditions: bool = False
-    """Whether the UNet takes anything but latents, timesteps and text."""
+    """Whether the UNet takes anything else but latents, timesteps and text."""
     architecture: str | None = None
     """What it is, if that is told otherwise: "Flux"."""
 
@@ -136,11 +166,13 @@ class Seen:
 def recognise(seen: Seen, where: str = "") -> Family:
     """The family of a model of any size; `where` names the model in the message.
 
-    Raises WrongModel for any other family, and for parts that are of two models.
+    A model with one text encoder of which nothing tells the family is taken for SD2. Raises
+    WrongModel for any other family, and for parts that are of two models.
     """
-    reason = _why_not(seen, SD2)
+    family = _nearest(seen)
+    reason = _why_unknown(seen) or _why_not(seen, family)
     if reason is None:
-        return SD2
+        return family
     raise WrongModel(f"{where}: {reason}" if where else reason[0].upper() + reason[1:])
 
 
@@ -155,48 +187,60 @@ def prediction_named(name: object, remedy: str = "") -> Prediction:
     return found
 
 
-def _why_not(seen: Seen, family: Family) -> str | None:
-    (tower,) = family.towers
-    needs, load = f"this pack needs {family.name}", f"Load a {family.name} checkpoint."
+def _nearest(seen: Seen) -> Family:
+    """By the number of text encoders, then by what tells the two families with one."""
+    if seen.text_encoders > 1:
+        return SDXL
+    for family in (SD1, SD2):
+        if family.context_width in (seen.text_width, seen.context_width):
+            return family
+    if seen.activations:
+        return SD1 if seen.activations[0] == _CLIP_L.activation else SD2
+    return SD1 if seen.linear_projections is False else SD2
+
+
+def _why_unknown(seen: Seen) -> str | None:
     if seen.architecture is not None:
-        return f"this is {seen.architecture}; {needs}. {load}"
-    if seen.text_encoders != len(family.towers):
-        return (
-            f"this is SDXL or a newer family: it has {seen.text_encoders} text encoders; {needs}, "
-            f"which has one. {load}"
-        )
-    if SD1_WIDTH in (seen.text_width, seen.context_width):
-        return f"this is SD 1.x: its text width is {SD1_WIDTH}; {needs} ({tower.width}). {load}"
+        return f"this is {seen.architecture}; {_ALL}."
+    if seen.text_encoders not in (1, 2):
+        return f"this is of another family: it has {seen.text_encoders} text encoders; {_ALL}."
+    one = seen.text_encoders == 1
+    if one and (seen.pooled or _CLIP_G.width in (seen.text_width, seen.context_width)):
+        return "this is SDXL's refiner: it lacks the first text encoder. Use the base checkpoint."
+    return None
+
+
+def _why_not(seen: Seen, family: Family) -> str | None:
     if seen.channels not in (None, family.channels):
-        kind = "another kind of model"
-        if isinstance(seen.channels, int):
-            kind = _OTHER_INPUTS.get(seen.channels, kind)
+        count = shown(seen.channels)
         return (
-            f"this is {kind}: its UNet takes {shown(seen.channels)} channels, {needs} "
-            f"({family.channels}). {_PLAIN}."
+            f"this is {_OTHER_INPUTS.get(count, 'another kind of model')}: its UNet takes {count} "
+            f"channels, {family.name}'s takes {family.channels}. {_PLAIN}."
         )
     if seen.extra_conditions:
-        return f"its UNet takes extra conditions, as unCLIP's does; {needs}. {_PLAIN}."
-    return _why_not_its_text(seen, family, tower)
+        return f"its UNet takes other conditions than {family.name}'s, as unCLIP's does. {_PLAIN}."
+    return _why_not_its_text(seen, family)
 
 
-def _why_not_its_text(seen: Seen, family: Family, tower: TextTower) -> str | None:
+def _why_not_its_text(seen: Seen, family: Family) -> str | None:
+    both = "these parts are of two models. Take both from one checkpoint."
     if None not in (seen.text_width, seen.context_width) and seen.text_width != seen.context_width:
+        encoders = "text encoder is" if seen.text_encoders == 1 else "text encoders together are"
         return (
-            f"its text encoder is {shown(seen.text_width)} wide and its UNet expects "
-            f"{shown(seen.context_width)}: these parts are of two models. Take both from one "
-            f"{family.name} checkpoint."
+            f"its {encoders} {shown(seen.text_width)} wide and its UNet expects "
+            f"{shown(seen.context_width)}: {both}"
         )
-    if seen.activation not in (None, tower.activation):
-        return (
-            f"its text encoder is not the OpenCLIP one of {family.name}: its activation is "
-            f"{shown(seen.activation)}, not {tower.activation}."
-        )
+    if family.pooled and seen.pooled is False:
+        return f"it has two text encoders and a UNet that takes no pooled vector: {both}"
+    for found, tower in zip(seen.activations, family.towers, strict=False):
+        if found != tower.activation:
+            its = f"its activation is {shown(found)}, not {tower.activation}"
+            return f"its text encoder is not that of {family.name}: {its}."
+    if seen.linear_projections not in (None, family is not SD1):
+        return f"its text encoder is {family.name}'s and its UNet is not: {both}"
     if seen.vocabulary not in (None, VOCABULARY):
-        return (
-            f"its text encoder has {shown(seen.vocabulary)} tokens, {family.name} has "
-            f"{VOCABULARY}. {ADDED_TOKENS}."
-        )
+        found = shown(seen.vocabulary)
+        return f"its text encoder has {found} tokens, not {VOCABULARY}. {ADDED_TOKENS}."
     return None
 
 

@@ -19,7 +19,7 @@ from unlearn_core.errors import WrongModel
 from unlearn_core.loaders.model_files import TEXT_PREFIX
 from unlearn_core.models.adapter import alphas_of
 from unlearn_core.models.families import (
-    SD1_WIDTH,
+    SD1,
     SD2,
     Prediction,
     Seen,
@@ -161,7 +161,7 @@ def _text_encoder(clip: Any) -> Any:
     if len(towers) > 1:
         recognise(Seen(text_encoders=len(towers)))
     if towers == ["clip_l"]:
-        recognise(Seen(text_width=SD1_WIDTH))
+        recognise(Seen(text_width=SD1.context_width))
     if towers != ["clip_h"]:
         found = ", ".join(towers) or type(stage).__name__
         recognise(Seen(architecture=f"a model with the text encoder {found}"))
