@@ -11,7 +11,10 @@ import pytest
 
 from unlearn_core.loaders import model_configs
 
-_UNET = {"block_out_channels": [32] * 4, "cross_attention_dim": 64, "attention_head_dim": 1}
+_UNET = {
+    "block_out_channels": [32] * 4, "norm_num_groups": 8, "cross_attention_dim": 64,
+    "attention_head_dim": 1,
+}  # fmt: skip
 _VAE = {"block_out_channels": [32] * 4}
 _TEXT = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,

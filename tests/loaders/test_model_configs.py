@@ -9,38 +9,40 @@ import pytest
 
 from unlearn_core.errors import WrongModel
 from unlearn_core.loaders.model_configs import check_counts, latent_size, scaling_factor
-from unlearn_core.models.families import Prediction
+from unlearn_core.models.families import SD1, SD2, SDXL, Family, Prediction
 
 
 @pytest.mark.parametrize(
-    ("stated", "prediction", "size"),
+    ("stated", "family", "prediction", "size"),
     [
-        (64, "epsilon", (64, 64)),
-        (8, "v", (8, 8)),
-        (None, "epsilon", (64, 64)),
-        (None, "v", (96, 96)),
-        ([64, 96], "epsilon", (64, 96)),
-        ((96, 64), "v", (96, 64)),
+        (64, SD2, "epsilon", (64, 64)),
+        (8, SD2, "v", (8, 8)),
+        (None, SD2, "epsilon", (64, 64)),
+        (None, SD2, "v", (96, 96)),
+        (None, SD1, "epsilon", (64, 64)),
+        (None, SDXL, "epsilon", (128, 128)),
+        ([64, 96], SD2, "epsilon", (64, 96)),
+        ((96, 64), SDXL, "v", (96, 64)),
     ],
 )
 def test_latents_have_the_size_that_is_said_or_the_usual_one(
-    stated: Any, prediction: Prediction, size: tuple[int, int]
+    stated: Any, family: Family, prediction: Prediction, size: tuple[int, int]
 ) -> None:
-    assert latent_size(stated, prediction) == size
+    assert latent_size(stated, family, prediction) == size
 
 
 @pytest.mark.parametrize("stated", [0, -1, 10**12, 1.5, "64", True, [], [64], [64, None], {"a": 1}])
 def test_another_sample_size_is_one_line(stated: Any) -> None:
-    with pytest.raises(WrongModel, match=r"sample_size is .*unet/config\.json"):
-        latent_size(stated, "v")
+    with pytest.raises(WrongModel, match=r"sample_size is .*unet/config\.json: 96 is usual"):
+        latent_size(stated, SD2, "v")
 
 
 def test_a_scaling_factor_is_a_positive_number() -> None:
-    assert scaling_factor(0.18215) == 0.18215
-    assert scaling_factor(1) == 1.0
+    assert scaling_factor(0.18215, SD2) == 0.18215
+    assert scaling_factor(1, SDXL) == 1.0
     for stated in (None, 0, -0.1, float("nan"), float("inf"), "0.18215", True, [0.1]):
-        with pytest.raises(WrongModel, match="scaling_factor is"):
-            scaling_factor(stated)
+        with pytest.raises(WrongModel, match=r"scaling_factor is .* 0\.13025 for SDXL"):
+            scaling_factor(stated, SDXL)
 
 
 @pytest.mark.parametrize(

@@ -65,28 +65,6 @@ def test_a_sidecar_tells_the_prediction(tiny_configs: Path, tmp_path: Path) -> N
         assert (found, ground in reason) == (prediction, True), text
 
 
-def test_a_single_file_reads_as_diffusers_reads_it(tiny_configs: Path, tmp_path: Path) -> None:
-    from diffusers import StableDiffusionPipeline
-
-    file = tmp_path / "tiny.safetensors"
-    write_checkpoint(file)
-    model, _ = load_model(file)
-    model.pipeline.save_pretrained(str(tmp_path / "saved"))  # only its configs are used
-    try:
-        theirs = StableDiffusionPipeline.from_single_file(
-            str(file), config=str(tmp_path / "saved"), local_files_only=True
-        )
-    except (TypeError, ValueError, OSError) as error:
-        pytest.skip(f"this diffusers loads single files in another way: {error}")
-    for part in ("unet", "vae", "text_encoder"):
-        expected = getattr(theirs, part).state_dict()
-        expected.pop("text_model.embeddings.position_ids", None)  # transformers 4.30 stores them
-        own = getattr(model.pipeline, part).state_dict()
-        assert own.keys() == expected.keys()
-        for name, value in own.items():
-            assert torch.equal(value.cpu(), expected[name].to(value.dtype)), name
-
-
 def test_scaled_float8_weights_load_as_the_weights_they_stand_for(
     tiny_configs: Path, tmp_path: Path
 ) -> None:

@@ -165,7 +165,7 @@ class SingleFile:
                 context_width=self._context_width(),
                 channels=(self.shapes.get(_CONV_IN, ())[1:] or (None,))[0],
                 linear_projections=next(iter(projections), None),
-                pooled=has_added if count == 2 else None,
+                pooled=has_added if count == 2 and self._any(UNET_PREFIX) else None,
                 extra_conditions=has_added and count == 1 and not is_refiner,
                 architecture=next(iter(others), None),
             ),

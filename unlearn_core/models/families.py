@@ -63,12 +63,12 @@ class Family:
     towers: tuple[TextTower, ...]
     latent_edges: Mapping[Prediction, int]
     """The edge of latents that a model was trained at, where its config says nothing of it."""
-    stock_edges: tuple[int | None, ...]
-    """Edges that configs state whatever the model was trained at."""
     vae_scale: float
     """What the VAE's latents are multiplied by for the UNet."""
     file_metadata: Mapping[str, str]
     """What kohya's scripts write into a LoRA file of it."""
+    stock_edges: tuple[int | None, ...] = (None, 32)
+    """Edges that configs state whatever the model was trained at."""
     betas: tuple[float, float] = (0.00085, 0.012)
     """First and last of the noise schedule, linear in the square root."""
     vae_factor: int = 8
@@ -118,7 +118,6 @@ SD1 = Family(
     name="Stable Diffusion 1",
     towers=(_CLIP_L,),
     latent_edges=MappingProxyType({"epsilon": 64, "v": 64}),
-    stock_edges=(None, 32),
     vae_scale=0.18215,
     file_metadata=MappingProxyType({"ss_v2": "False", "ss_base_model_version": "sd_v1"}),
 )
@@ -136,7 +135,6 @@ SDXL = Family(
     name="SDXL",
     towers=(replace(_CLIP_L, part="te1", conditioning_layer=10, normed=False), _CLIP_G),
     latent_edges=MappingProxyType({"epsilon": 128, "v": 128}),
-    stock_edges=(None, 32),
     vae_scale=0.13025,
     file_metadata=MappingProxyType({"ss_v2": "False", "ss_base_model_version": "sdxl_base_v1-0"}),
 )
@@ -193,7 +191,6 @@ def prediction_named(name: object, remedy: str = "") -> Prediction:
 
 
 def _nearest(seen: Seen) -> Family:
-    """By the number of text encoders, then by what tells the two families with one."""
     if seen.text_encoders > 1:
         return SDXL
     for family in (SD1, SD2):
