@@ -84,7 +84,7 @@ def config_of(part: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def demos_that_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """demo/ whose SD1 has its own text encoder, and whose SDXL its own second one and to_k, to_v."""
+    """demo/ whose SD1 has a text encoder of its own, and whose SDXL a second one, to_k and to_v."""
     model = demo_folder() / "model"
     (tmp_path / "model").symlink_to(model)
     text = load_file(model / "text_encoder" / "model.safetensors")
@@ -96,10 +96,8 @@ def demos_that_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(model / "scheduler" / "scheduler_config.json", scheduler)
         (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": kind}))
     clip_l = config_of("text_encoder", hidden_act="quick_gelu", pad_token_id=49407)
-    halved = {
-        name: value / 2 if value.is_floating_point() else value for name, value in text.items()
-    }
-    save_part(tmp_path / "sd1" / "text_encoder", clip_l, halved)
+    negated = {name: -value if value.is_floating_point() else value for name, value in text.items()}
+    save_part(tmp_path / "sd1" / "text_encoder", clip_l, negated)
     save_part(tmp_path / "sd1" / "unet", config_of("unet", use_linear_projection=False), {})
     save_part(tmp_path / "sdxl" / "text_encoder", clip_l, {})
     second = {**text, "text_projection.weight": torch.eye(192).half()}
@@ -149,7 +147,7 @@ def test_demo_models_of_other_families_take_what_they_share(demos_that_share: Pa
         torch.equal(weights["te1"][k], v) for k, v in sd1.text_encoder_weights()["te"].items()
     )
     table = "text_model.embeddings.token_embedding.weight"
-    assert torch.equal(weights["te2"][table], 2 * weights["te1"][table])
+    assert torch.equal(weights["te2"][table], -weights["te1"][table])
     output = sdxl.predict(torch.zeros(1, 4, 8, 8), torch.tensor([500]), sdxl.ramp())
     assert bool(output.isfinite().all())
 
