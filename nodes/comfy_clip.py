@@ -31,7 +31,7 @@ def active_layer(clip: Any) -> int:
     count = int(text.num_layers)
     # ComfyUI takes the last layer where this many are not there.
     layer = count + index if index is not None and -count <= index < 0 else count - 1
-    highest = min(SD2.last_layer, count - 2)
+    highest = min(SD2.towers[0].last_layer, count - 2)
     if layer > highest:
         raise WrongModel(
             f"CLIP gives what its last layer of {count} makes, which {SD2.name} never uses and no "

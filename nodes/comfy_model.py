@@ -17,7 +17,7 @@ from torch import Tensor
 from ..unlearn_core.errors import TrainingFailed, WrongModel
 from ..unlearn_core.forgetting.memory_estimate import learns
 from ..unlearn_core.models.adapter import ModelAdapter, alphas_of
-from ..unlearn_core.models.families import Prediction, Seen, prediction_named, recognise
+from ..unlearn_core.models.families import SD2, Prediction, Seen, prediction_named, recognise
 from ..unlearn_core.models.gradients import make_plain
 from ..unlearn_core.models.unet_sizes import UnetSizes
 from ..unlearn_core.settings import UnlearnSettings, presets_where
@@ -40,7 +40,8 @@ class ComfyModel(ModelAdapter):
         Raises WrongModel for a family that is not known.
         """
         self._clip, self._model, self._vae, self._alone = clip, static(model), vae, alone
-        self.last_used_layer = active_layer(clip)
+        self.family = SD2
+        self.conditioning_layers = (active_layer(clip),)
         self.prediction: Prediction = "epsilon"
         self.native_size = self.family.native_size(None, self.prediction)
         self.compute_dtype = torch.float32

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from unlearn_core.concept import Kind
 from unlearn_core.models.adapter import ModelAdapter
-from unlearn_core.models.families import Prediction
+from unlearn_core.models.families import SD2, Prediction
 from unlearn_core.progress import Progress
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, tokenize
+from unlearn_core.text.tower_encoder import TowerEncoder
 from unlearn_core.words.prompt_templates import FILLERS, GUARD_PROMPTS
 from unlearn_core.words.prompt_writer import PromptWriter, Surroundings
 
@@ -78,14 +79,28 @@ def text_encoder_weights() -> dict[str, Tensor]:
     return {name: value.clone() for name, value in _text_encoder_weights().items()}
 
 
+def tower_of(
+    weights: dict[str, Tensor],
+    conditioning_layer: int = LAST_USED,
+    products: torch.dtype = torch.float32,
+) -> TowerEncoder:
+    """SD2's kind of tower, of any size."""
+    return TowerEncoder(SD2.towers[0], weights, conditioning_layer, torch.device("cpu"), products)
+
+
+def tiny_tower() -> TowerEncoder:
+    return tower_of(_text_encoder_weights())
+
+
 def tiny_encoder() -> TextEncoder:
-    return TextEncoder(_text_encoder_weights(), LAST_USED, torch.device("cpu"))
+    return TextEncoder([tiny_tower()])
 
 
 class TinyModel(ModelAdapter):
     """A lent model whose UNet is one cross-attention from latent pixels to the text."""
 
     checks_gradient = False
+    family = SD2
 
     def __init__(self, prediction: Prediction = "v", broken: bool = False) -> None:
         self.device = torch.device("cpu")
@@ -95,7 +110,7 @@ class TinyModel(ModelAdapter):
         self.alphas_cumprod = (1 - betas).cumprod(0).float()
         self.native_size = 64
         self.unet = nn.Identity()
-        self.last_used_layer = LAST_USED
+        self.conditioning_layers = (LAST_USED,)
         self.free: int | None = None
         self.broken = broken
         """Whether the UNet answers NaN."""

@@ -83,6 +83,20 @@ class StepReports:
         self._monitor.report(Progress(self._stage, step, self._total, loss, left, shown))
 
 
+class StepCounter:
+    """Reports one stage whose steps are counted here."""
+
+    def __init__(self, monitor: RunMonitor, stage: str, total: int) -> None:
+        """Nothing is done yet."""
+        self._monitor, self._stage, self._total = monitor, stage, total
+        self._done = 0
+
+    def one_more(self) -> None:
+        """Report the next step."""
+        self._done += 1
+        self._monitor.report(Progress(self._stage, self._done, self._total))
+
+
 class SilentMonitor:
     """A monitor that shows nothing and never stops."""
 

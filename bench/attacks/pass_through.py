@@ -55,13 +55,13 @@ class FreeState(Target):
 
     def encode(self, ids: Tensor, vectors: Tensor) -> Conditioning:
         """The neutral prompts' states with normed vectors in place of the neutral word's."""
-        encoder = self.erased.encoder
+        (tower,) = self.erased.encoder.towers
         ids = ids.to(vectors.device)
         free = ids >= VOCABULARY
         (word,) = tokenize(NEUTRAL)
         with torch.no_grad():
-            states = encoder.encode(ids.masked_fill(free, word))
-        own = encoder.normed(vectors)[(ids - VOCABULARY).clamp(min=0)]
+            states = tower.encode(ids.masked_fill(free, word))
+        own = tower.normed(vectors)[(ids - VOCABULARY).clamp(min=0)]
         return Conditioning(torch.where(free[..., None], own, states))
 
     def point(self, step: int, vectors: Tensor, pictures: int) -> Point:

@@ -84,7 +84,7 @@ def _descent(
     target: Target, settings: SoftPromptSettings, prompt: str, seed: int, number: int
 ) -> Descent:
     generator = torch.Generator().manual_seed((seed << 8) + number)
-    table = target.erased.encoder.words.weight.detach()
+    table = target.erased.encoder.word_table
     free = random_vectors(table, settings.free, generator)
     centre = torch.cat([free, table[tokenize(prompt)]])
     radius = settings.radius * word_size(table)

@@ -50,9 +50,10 @@ class NegativeKept:
         """`negative` and `empty` are of one prompt each."""
         self._model, self._texts = model, (negative, empty)
         self._share = (guidance - 1) / guidance
-        self.device, self.compute_dtype = model.device, model.compute_dtype
+        self.family, self.device = model.family, model.device
+        self.compute_dtype, self.is_distilled = model.compute_dtype, model.is_distilled
         self.prediction, self.alphas_cumprod = model.prediction, model.alphas_cumprod
-        self.native_size, self.last_used_layer = model.native_size, model.last_used_layer
+        self.native_size, self.conditioning_layers = model.native_size, model.conditioning_layers
         self.text_encoder_weights = model.text_encoder_weights
         self.encode_image, self.decode_latents = model.encode_image, model.decode_latents
 

@@ -72,7 +72,7 @@ def descents(target: Target, settings: InversionSettings, seed: int) -> list[Des
 def _descent(target: Target, settings: InversionSettings, start: str, seed: int) -> Descent:
     generator = torch.Generator().manual_seed(seed)
     encoder = target.erased.encoder
-    table = encoder.words.weight.detach()
+    table = encoder.word_table
     if start == RANDOM:
         vectors = random_vectors(table, settings.vectors, generator)
     else:

@@ -117,7 +117,7 @@ def _neighbours(letter: str) -> str:
 
 def readable(entry: Entry, encoder: TextEncoder) -> bool:
     """Whether the model has a vector for any token of the entry."""
-    return bool(encoder.words.weight[tokenize(entry.text)].any())
+    return bool(encoder.word_vectors(tokenize(entry.text)).any())
 
 
 def chosen(concept: str, world: World, encoder: TextEncoder, most: int) -> tuple[Entry, ...]:

@@ -163,7 +163,7 @@ def needed_bytes(settings: UnlearnSettings, edge: int, checkpointing: bool, whol
         drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0) if whole else 1
         rows = settings.inversion_batch if whole else 1
         use = UnetUse(sd2_sizes(), edge, 2, rows, drawn, checkpointing)
-    return max(estimate(SD2_TEXT, use, Workload(settings, PICTURES)).values())
+    return max(estimate([SD2_TEXT], use, Workload(settings, PICTURES)).values())
 
 
 def _compared() -> Iterator[Sequence[str]]:

@@ -12,8 +12,8 @@ from unlearn_core.errors import BadSettings
 from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.weights import LoraWeights, apply_lora
+from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import UnlearnSettings, preset
-from unlearn_core.text.text_encoder import TextEncoder
 
 OURS = ("quick", "balanced", "robust", "paper")
 
@@ -48,7 +48,7 @@ class Preset:
 def with_lora(base: Erased, lora: LoraWeights, strength: float = 1.0) -> Erased:
     """The base with a LoRA on its text encoder, as a loader puts it there."""
     weights = apply_lora(base.model.text_encoder_weights(), lora, strength)
-    encoder = TextEncoder(weights, base.model.last_used_layer, base.model.device)
+    encoder = build_encoder(base.model, weights)
     return dataclasses.replace(base, encoder=encoder, family="text encoder", lora=lora)
 
 

@@ -17,8 +17,8 @@ from unlearn_core.concept import Concept
 from unlearn_core.forgetting.unlearn import unlearn_together
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.weights import LoraWeights, apply_lora
+from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import preset
-from unlearn_core.text.text_encoder import TextEncoder
 
 MODES = ("stacked", "joint")
 
@@ -28,7 +28,7 @@ def stack(base: Erased, loras: Sequence[LoraWeights]) -> Erased:
     weights = base.model.text_encoder_weights()
     for lora in loras:
         weights = apply_lora(weights, lora)
-    encoder = TextEncoder(weights, base.model.last_used_layer, base.model.device)
+    encoder = build_encoder(base.model, weights)
     size = sum(len(lora_bytes(lora)) for lora in loras)
     return dataclasses.replace(base, encoder=encoder, family="text encoder", file_bytes=size)
 

@@ -30,9 +30,10 @@ Drifts = dict[str, float]
 
 @torch.no_grad()
 def text_drift(encoder: TextEncoder, base: TextEncoder) -> Drifts:
-    """Greatest relative change of any position's state, see `losses.drift`."""
+    """Greatest relative change of any position's state or the pooled vector, see `losses.drift`."""
     ids = torch.cat([token_ids(prompt) for prompt in GUARD_PROMPTS])
-    found = drift(encoder.encode(ids), base.encode(ids))
+    pairs = zip(encoder.states(ids), base.states(ids), strict=True)
+    found = torch.stack([drift(*pair) for pair in pairs]).amax(0)
     return dict(zip(GUARD_PROMPTS, found.tolist(), strict=True))
 
 

@@ -127,8 +127,11 @@ class FewShotErasing:
 
 def trained_weights(encoder: TextEncoder) -> list[nn.Parameter]:
     """The weights and biases of all MLPs and of the last self-attention."""
-    mlps = [weight for layer in encoder.layers for weight in layer.mlp.parameters()]
-    return [*mlps, *encoder.layers[-1].self_attn.parameters()]
+    found: list[nn.Parameter] = []
+    for tower in encoder.towers:
+        found += [weight for layer in tower.layers for weight in layer.mlp.parameters()]
+        found += tower.layers[-1].self_attn.parameters()
+    return found
 
 
 PUBLISHED = FewShotErasing()

@@ -95,7 +95,9 @@ class Uce:
     def _pair(self, encoder: TextEncoder, concept: str, guide: str) -> tuple[Tensor, Tensor]:
         """States of the concept and of the guide, (n, width) float64 each."""
         ends = len(tokenize(concept)), len(tokenize(guide))  # of the last token; BOS stands at 0
-        states = [encoder.encode(token_ids(text))[0].double() for text in (concept, guide)]
+        states = [
+            encoder.condition(token_ids(text)).tokens[0].double() for text in (concept, guide)
+        ]
         if self.states == "last token":
             return states[0][ends[0]][None], states[1][ends[1]][None]
         count = len(states[0]) - max(ends)
@@ -104,9 +106,10 @@ class Uce:
     def _preserved(self, encoder: TextEncoder, task: Task) -> Tensor:
         """States that stay, (n, width) float64; n may be 0."""
         if self.states == "last token":
-            rows = [encoder.encode(token_ids(w))[0, len(tokenize(w))][None] for w in task.keep]
+            ends = [(w, len(tokenize(w))) for w in task.keep]
+            rows = [encoder.condition(token_ids(w)).tokens[0, end][None] for w, end in ends]
         else:
-            rows = [encoder.encode(token_ids(text))[0] for text in ("", *task.keep)]
+            rows = [encoder.condition(token_ids(text)).tokens[0] for text in ("", *task.keep)]
         if not rows:
             return torch.zeros(0, encoder.width, dtype=torch.float64, device=encoder.device)
         return torch.cat(rows).double()

@@ -24,7 +24,7 @@ def test_layers_and_modules_have_equal_budgets(setting: str) -> None:
     def weights(name: str) -> int:
         found = find_method(name)
         assert isinstance(found, Preset)
-        keys = chosen_modules(found.settings, last_used_layer=5)
+        keys = chosen_modules(found.settings, 5)
         sizes = {"fc1": 192 + 768, "fc2": 768 + 192}
         return sum(found.settings.rank * sizes.get(key.module, 192 + 192) for key in keys)
 

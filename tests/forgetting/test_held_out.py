@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_encoder
+from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_tower
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import TrainingFailed
@@ -25,7 +25,7 @@ def test_every_name_stands_in_every_grammar() -> None:
 
 
 def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     for names, stand_in in ((DOG.names, "owl"), (("dogs",), "a big red house")):
         moved = measure_moved(encoder, lora, names, "object", stand_in, SCALES)
@@ -34,7 +34,7 @@ def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
 
 
 def test_a_change_of_every_prompt_is_a_way_that_is_measured() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         lora.up(text_module(2, "fc2")).copy_(draw(WIDTH, 4))

@@ -76,14 +76,14 @@ def test_a_stage_holds_the_copy_and_its_own() -> None:
     use = UnetUse(ONE_LEVEL, 32, number_bytes=2, rows=4, drawn=6, checkpointing=False)
     settings = UnlearnSettings(inversion_batch=3)
     text = TextSizes(923, 10, 40, 2, half=False)
-    stages = estimate(text, use, Workload(settings.replace(layers="last:1"), pictures=5))
+    stages = estimate([text], use, Workload(settings.replace(layers="last:1"), pictures=5))
     assert stages[COPYING] == int(GAPS * text.copy_bytes)
     vae = 1000 * 32 * 32
     assert stages[DRAWING] == int(GAPS * (text.copy_bytes + 2 * max(vae, 6 * 3360)))
     unet = 2 * 3 * (ONE_LEVEL.kept(4, 4, False) + ONE_LEVEL.working(4, 4))
     learning = 2 * 3 * 77 * 10 * 10 * 4
     assert stages[LEARNING] == int(GAPS * (text.copy_bytes + learning + unet))
-    without = estimate(text, None, Workload(settings.replace(layers="last:1")))
+    without = estimate([text], None, Workload(settings.replace(layers="last:1")))
     assert set(without) == {COPYING, FORGETTING}
     assert without[FORGETTING] == stages[FORGETTING]
 
@@ -96,8 +96,8 @@ def test_measuring_holds_a_picture_or_prompts_and_what_the_lora_changes_in_full(
     prompts = ENCODED_TOGETHER * 77 * (4 * 10 + 2 * 40) * 4
     held = text.copy_bytes + text.projections * 4
     assert picture > prompts
-    assert estimate(text, use, work)[MEASURING] == int(GAPS * (held + picture))
-    assert estimate(text, None, work)[MEASURING] == int(GAPS * (held + prompts))
+    assert estimate([text], use, work)[MEASURING] == int(GAPS * (held + picture))
+    assert estimate([text], None, work)[MEASURING] == int(GAPS * (held + prompts))
 
 
 def test_widths_are_read_alike_from_a_config_and_from_weights() -> None:
@@ -129,7 +129,7 @@ def test_sd2_has_the_weights_and_needs_the_bytes_that_were_counted() -> None:
 def test_more_pictures_at_once_never_need_less(name: str) -> None:
     def needed(rows: int, checkpointing: bool) -> int:
         use = UnetUse(SD2, 768, 2, rows, 1, checkpointing)
-        return max(estimate(SD2_TEXT, use, Workload(preset(name), 5)).values())
+        return max(estimate([SD2_TEXT], use, Workload(preset(name), 5)).values())
 
     plain = [needed(rows, False) for rows in (1, 2, 4, 8)]
     again = [needed(rows, True) for rows in (1, 2, 4, 8)]
@@ -142,7 +142,7 @@ def test_each_further_concept_adds_its_prompts_and_without_steps_only_those_to_k
     def added(few: int, many: int, steps: int) -> float:
         settings = preset("quick", steps=steps)
         held = [
-            estimate(SD2_TEXT, None, Workload(settings, concepts=k))[FORGETTING]
+            estimate([SD2_TEXT], None, Workload(settings, concepts=k))[FORGETTING]
             for k in (few, many)
         ]
         return (held[1] - held[0]) / (many - few) / (GAPS * PROMPT_POSITIONS * 1024 * 4)

@@ -59,7 +59,7 @@ def full_size(prediction_size: int = 768) -> TinyModel:
 
 
 def plan(free: int | None, name: str = "balanced", size: int = 768) -> MemoryPlan:
-    return plan_memory(full_size(size), SD2_TEXT, Workload(preset(name), 5, previews=True), free)
+    return plan_memory(full_size(size), [SD2_TEXT], Workload(preset(name), 5, previews=True), free)
 
 
 def test_with_much_memory_nothing_is_saved() -> None:
@@ -114,11 +114,11 @@ def test_where_memory_is_not_known_large_pictures_recompute_and_nothing_is_refus
 
 def test_presets_without_the_unet_do_not_count_it() -> None:
     model = full_size()
-    made = plan_memory(model, SD2_TEXT, Workload(preset("quick"), 5), None)
+    made = plan_memory(model, [SD2_TEXT], Workload(preset("quick"), 5), None)
     model.unet_sizes = None
-    assert plan_memory(model, SD2_TEXT, Workload(preset("quick"), 5), None) == made
+    assert plan_memory(model, [SD2_TEXT], Workload(preset("quick"), 5), None) == made
     assert (made.rows, made.drawn, made.checkpointing, made.complete) == (0, 0, False, True)
-    assert not plan_memory(model, SD2_TEXT, Workload(preset("paper"), 5), None).complete
+    assert not plan_memory(model, [SD2_TEXT], Workload(preset("paper"), 5), None).complete
 
 
 def small(free: int | None) -> TinyModel:
@@ -223,7 +223,7 @@ def test_what_comes_before_and_after_a_run_is_planned_too() -> None:
     model = full_size()
     quick = Workload(preset("quick"))
     alone, measured, named = (
-        plan_memory(model, SD2_TEXT, work, 80 * GB)
+        plan_memory(model, [SD2_TEXT], work, 80 * GB)
         for work in (
             quick,
             dataclasses.replace(quick, measures=True),
@@ -234,7 +234,7 @@ def test_what_comes_before_and_after_a_run_is_planned_too() -> None:
     assert alone.needed < measured.needed
     assert alone.needed < named.needed
     with pytest.raises(NotEnoughMemory, match="most of it for measuring"):
-        plan_memory(model, SD2_TEXT, dataclasses.replace(quick, measures=True), alone.needed)
+        plan_memory(model, [SD2_TEXT], dataclasses.replace(quick, measures=True), alone.needed)
 
 
 def test_nothing_is_copied_onto_the_device_where_memory_is_short(

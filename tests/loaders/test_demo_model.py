@@ -143,11 +143,10 @@ def test_demo_models_of_other_families_take_what_they_share(demos_that_share: Pa
         columns = 2 if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else 1
         assert torch.equal(mixed[name], torch.cat([value] * columns, 1) if columns > 1 else value)
     weights = sdxl.text_encoder_weights()
-    assert all(
-        torch.equal(weights["te1"][k], v) for k, v in sd1.text_encoder_weights()["te"].items()
-    )
+    first_tower = sd1.text_encoder_weights()
+    assert all(torch.equal(weights[f"te1.{name}"], value) for name, value in first_tower.items())
     table = "text_model.embeddings.token_embedding.weight"
-    assert torch.equal(weights["te2"][table], -weights["te1"][table])
+    assert torch.equal(weights[f"te2.{table}"], -weights[f"te1.{table}"])
     output = sdxl.predict(torch.zeros(1, 4, 8, 8), torch.tensor([500]), sdxl.ramp())
     assert bool(output.isfinite().all())
 

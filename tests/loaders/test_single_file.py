@@ -126,10 +126,10 @@ def test_a_text_encoder_under_transformers_names_is_read(
     write_checkpoint(file)
     expected = load_model(file)[0].text_encoder_weights()
     others = {k: v for k, v in load_file(file).items() if not k.startswith("cond_stage_model.")}
-    own = {f"cond_stage_model.transformer.{k}": v.clone() for k, v in expected["te"].items()}
+    own = {f"cond_stage_model.transformer.{k}": v.clone() for k, v in expected.items()}
     save_file({**others, **own}, file)
     found = load_model(file)[0].text_encoder_weights()
-    assert all(torch.equal(found["te"][name], value) for name, value in expected["te"].items())
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_stacked_projections_of_another_height_are_misshapen(

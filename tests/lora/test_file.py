@@ -197,7 +197,7 @@ def test_loras_from_other_tools_load(
 
 UNET = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
 FILES: list[tuple[dict[str, Tensor], str]] = [
-    ({UNET: torch.ones(2, 2)}, "not a LoRA of an SD2 text encoder.*lora_unet"),
+    ({UNET: torch.ones(2, 2)}, "not a LoRA of a text encoder.*lora_unet"),
     ({**_tensors(*KOHYA), UNET: torch.ones(2, 2)}, "1 of its 4 tensors"),
     ({"emb_params": torch.ones(2, 2)}, "not a LoRA"),
     ({}, "not a LoRA"),

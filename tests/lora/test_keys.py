@@ -4,6 +4,7 @@ import pytest
 
 from unlearn_core.lora.keys import (
     MODULES,
+    SECOND_OF_TWO,
     LoraEntry,
     LoraPart,
     ModuleKey,
@@ -16,11 +17,12 @@ from unlearn_core.lora.keys import (
 )
 
 EVERY_KEY = [text_module(layer, module) for layer in (0, 9, 10, 22) for module in MODULES]
+OF_THE_SECOND = [text_module(31, module, SECOND_OF_TWO) for module in MODULES]
 Q3 = text_module(3, "q_proj")
 FC1 = text_module(12, "fc1")
 
 
-@pytest.mark.parametrize("key", EVERY_KEY)
+@pytest.mark.parametrize("key", [*EVERY_KEY, *OF_THE_SECOND])
 def test_every_kohya_name_leads_back_to_its_module(key: ModuleKey) -> None:
     parts: tuple[LoraPart, ...] = ("down", "up", "alpha")
     for part in parts:
@@ -65,7 +67,19 @@ def test_every_module_path_leads_back_to_its_module(key: ModuleKey) -> None:
         ),
         ("", None),
         ("alpha", None),
-        ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj.alpha", None),
+        (
+            "lora_te2_text_model_encoder_layers_3_self_attn_q_proj.alpha",
+            LoraEntry(text_module(3, "q_proj", SECOND_OF_TWO), "alpha"),
+        ),
+        (
+            "text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight",
+            LoraEntry(text_module(3, "q_proj", SECOND_OF_TWO), "down"),
+        ),
+        (
+            "text_encoders.clip_g.transformer.text_model.encoder.layers.12.mlp.fc1.lora_B.weight",
+            LoraEntry(text_module(12, "fc1", SECOND_OF_TWO), "up"),
+        ),
+        ("lora_te3_text_model_encoder_layers_3_self_attn_q_proj.alpha", None),
         ("lora_te_text_model_encoder_layers_3_self_attn_q_proj.dora_scale", None),
         ("lora_te_text_model_encoder_layers_3_self_attn_q_proj.hada_w1_a", None),
         ("lora_te_text_model_encoder_layers_x_self_attn_q_proj.alpha", None),

@@ -1,10 +1,17 @@
-"""The frozen encoder in bfloat16: near float32, the same in examples and training, and put back."""
+"""A frozen tower in bfloat16: near float32, the same in examples and training, and put back."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_model import LAST_USED, TinyModel, make_writer, small_settings, text_encoder_weights
+from tiny_model import (
+    LAST_USED,
+    TinyModel,
+    make_writer,
+    small_settings,
+    text_encoder_weights,
+    tower_of,
+)
 from torch import Tensor, nn
 
 from unlearn_core.concept import Concept
@@ -19,6 +26,7 @@ from unlearn_core.text.frozen_layers import FrozenLinear, FrozenNorm, multiplyin
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import token_ids
+from unlearn_core.text.tower_encoder import TowerEncoder
 from unlearn_core.training.examples import retain_examples
 from unlearn_core.words.prompts import Name
 
@@ -26,8 +34,12 @@ CPU = torch.device("cpu")
 PROMPTS = torch.cat([token_ids(text) for text in ("", "a photo of a dog", "a cat and an owl")])
 
 
-def encoder_in(products: torch.dtype) -> TextEncoder:
-    return TextEncoder(text_encoder_weights(), LAST_USED, CPU, products)
+def tower_in(products: torch.dtype) -> TowerEncoder:
+    return tower_of(text_encoder_weights(), products=products)
+
+
+def fingerprint(tower: TowerEncoder) -> str:
+    return TextEncoder([tower]).fingerprint()
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
@@ -36,9 +48,9 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 def test_bfloat16_products_stay_near_float32_and_its_states_are_float32() -> None:
-    exact, fast = encoder_in(torch.float32), encoder_in(torch.bfloat16)
-    for encoder in (exact, fast):
-        encoder.split_at(1)
+    exact, fast = tower_in(torch.float32), tower_in(torch.bfloat16)
+    for tower in (exact, fast):
+        tower.split_at(1)
     wanted, found = encode_all(exact, PROMPTS), encode_all(fast, PROMPTS)
     assert {part.dtype for part in found} == {torch.float32}
     assert 1e-5 < error(found[0], wanted[0]) < 0.01
@@ -47,46 +59,46 @@ def test_bfloat16_products_stay_near_float32_and_its_states_are_float32() -> Non
 
 
 def test_what_is_encoded_outside_training_is_float32_to_the_last_bit() -> None:
-    exact, fast = encoder_in(torch.float32), encoder_in(torch.bfloat16)
+    exact, fast = tower_in(torch.float32), tower_in(torch.bfloat16)
     encode_all(fast, PROMPTS)
     assert torch.equal(fast.encode(PROMPTS), exact.encode(PROMPTS))
-    assert fast.fingerprint() == exact.fingerprint()
+    assert fingerprint(fast) == fingerprint(exact)
 
 
 def test_examples_and_the_trained_tail_round_alike() -> None:
     """What an example teaches differs from what the tail gives by less than either rounds."""
-    encoder, exact = encoder_in(torch.bfloat16), encoder_in(torch.float32)
-    encoder.split_at(1)
-    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    tower, exact = tower_in(torch.bfloat16), tower_in(torch.float32)
+    tower.split_at(1)
+    lora = EncoderLora(tower, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
     prompts = make_writer().keep([Name.of("cat")], 24)
-    for examples in retain_examples(encoder, lora, prompts):
+    for examples in retain_examples(lora, prompts):
         rounding = error(examples.targets, exact.encode(examples.token_ids))
         with torch.no_grad():
-            assert error(encoder.tail(examples.states), examples.targets) < 0.75 * rounding
+            assert error(tower.tail(examples.states), examples.targets) < 0.75 * rounding
 
 
 def test_the_gradient_reaches_the_lora_alone_and_in_float32() -> None:
-    encoder = encoder_in(torch.bfloat16)
-    encoder.split_at(1)
-    lora = EncoderLora(encoder, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
-    states, _ = encode_all(encoder, PROMPTS)
-    encoder.tail(states).square().mean().backward()
+    tower = tower_in(torch.bfloat16)
+    tower.split_at(1)
+    lora = EncoderLora(tower, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    states, _ = encode_all(tower, PROMPTS)
+    tower.tail(states).square().mean().backward()
     (up,) = (lora.up(key) for key in lora.modules)
     assert up.grad is not None
     assert up.grad.dtype == torch.float32
     assert bool(up.grad.any())
-    moved = [p for p in encoder.model.parameters() if p.grad is not None]
+    moved = [p for p in tower.model.parameters() if p.grad is not None]
     assert {id(p) for p in moved} == {id(p) for p in lora.parameters()}
 
 
-def test_the_detached_encoder_holds_nothing_twice_and_computes_as_before() -> None:
-    encoder = encoder_in(torch.bfloat16)
-    lora = EncoderLora(encoder, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
-    linears = [m for m in encoder.layers.modules() if isinstance(m, FrozenLinear)]
+def test_the_detached_tower_holds_nothing_twice_and_computes_as_before() -> None:
+    tower = tower_in(torch.bfloat16)
+    lora = EncoderLora(tower, [text_module(1, "q_proj")], 4, torch.Generator().manual_seed(0))
+    linears = [m for m in tower.layers.modules() if isinstance(m, FrozenLinear)]
     assert any(linear.holds_twice for linear in linears)
     lora.detach()
     assert not any(linear.holds_twice for linear in linears)
-    norms = [m for m in encoder.layers.modules() if isinstance(m, FrozenNorm)]
+    norms = [m for m in tower.layers.modules() if isinstance(m, FrozenNorm)]
     assert {norm.products for norm in norms} == {torch.float32}
 
 

@@ -1,158 +1,13 @@
-"""The private text encoder: equal to transformers', differentiable, and apart from the host."""
-
-from typing import Any
+"""All towers of a model as one text encoder: what it knows, and what tells it from another."""
 
 import pytest
 import torch
-from tiny_model import (
-    INNER,
-    LAST_USED,
-    LAYERS,
-    UNKNOWN,
-    WIDTH,
-    draw,
-    text_encoder_weights,
-    tiny_encoder,
-)
-from torch import Tensor
+from tiny_model import UNKNOWN, text_encoder_weights, tiny_encoder, tower_of
 
-from unlearn_core.errors import WrongModel
-from unlearn_core.lora.encoder_lora import EncoderLora
-from unlearn_core.lora.keys import text_module
 from unlearn_core.text.text_encoder import TextEncoder
-from unlearn_core.text.token_trees import encode_all
-from unlearn_core.text.tokenizer import BOS, CHUNK, EOS, PAD, VOCABULARY, token_ids, tokenize
+from unlearn_core.text.tokenizer import token_ids
 
-CPU = torch.device("cpu")
-PROMPTS = torch.cat([token_ids(text) for text in ("", "a photo of a dog", "dog, " * 37)])
-TABLE = "text_model.embeddings.token_embedding.weight"
-POSITIONS = "text_model.embeddings.position_embedding.weight"
-
-
-@pytest.fixture(scope="module")
-def encoder() -> TextEncoder:
-    return tiny_encoder()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_are_not_finite_are_named(dtype: torch.dtype, value: float) -> None:
-    weights = {name: weight.to(dtype) for name, weight in text_encoder_weights().items()}
-    weights["text_model.encoder.layers.1.mlp.fc1.weight"][3, 2] = value
-    with pytest.raises(WrongModel, match=r"layers\.1\.mlp\.fc1\.weight holds .* not finite"):
-        TextEncoder(weights, LAST_USED, CPU)
-
-
-@pytest.fixture(scope="module")
-def expected() -> Tensor:
-    """What transformers makes of the prompts: the penultimate layer, then the last norm."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, projection_dim=WIDTH,
-        num_hidden_layers=LAYERS, num_attention_heads=1, hidden_act="gelu",
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD,
-    )  # fmt: skip
-    model = CLIPTextModel(config).train(False)
-    body: Any = getattr(model, "text_model", model)
-    weights = {name.removeprefix("text_model."): w for name, w in text_encoder_weights().items()}
-    loaded = body.load_state_dict(weights, strict=False)
-    assert not loaded.unexpected_keys
-    assert all("position_ids" in name for name in loaded.missing_keys)
-    with torch.no_grad():
-        states = model(input_ids=PROMPTS, output_hidden_states=True).hidden_states[LAST_USED + 1]
-        normed: Tensor = body.final_layer_norm(states)
-    return normed
-
-
-def test_it_is_the_penultimate_layer_of_transformers(
-    encoder: TextEncoder, expected: Tensor
-) -> None:
-    assert len(encoder.layers) == LAST_USED + 1
-    torch.testing.assert_close(encoder.encode(PROMPTS), expected, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("layer", range(LAST_USED + 1))
-def test_the_tail_goes_on_wherever_it_is_split(layer: int, expected: Tensor) -> None:
-    encoder = tiny_encoder()
-    encoder.split_at(layer)
-    between, _ = encode_all(encoder, PROMPTS)
-    assert between.shape == expected.shape
-    torch.testing.assert_close(encoder.tail(between), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(encoder.encode(PROMPTS), expected, atol=1e-6, rtol=1e-6)
-
-
-def test_before_the_first_layer_are_the_embeddings() -> None:
-    encoder, weights = tiny_encoder(), text_encoder_weights()
-    embedded = weights[TABLE][PROMPTS] + weights[POSITIONS]
-    torch.testing.assert_close(encode_all(encoder, PROMPTS)[0], embedded)
-
-
-def test_later_positions_change_nothing_before_them(encoder: TextEncoder) -> None:
-    whole = encoder.encode(PROMPTS)
-    for length in (1, 5, 32, 76):
-        torch.testing.assert_close(encoder.encode(PROMPTS[:, :length]), whole[:, :length])
-
-
-def test_half_precision_weights_are_taken_and_computed_in_float32() -> None:
-    weights = {name: value.half() for name, value in text_encoder_weights().items()}
-    states = TextEncoder(weights, LAST_USED, CPU).encode(PROMPTS)
-    assert states.dtype == torch.float32
-    again = {name: value.float() for name, value in weights.items()}
-    assert torch.equal(states, TextEncoder(again, LAST_USED, CPU).encode(PROMPTS))
-
-
-def test_learned_vectors_are_read_for_ids_beyond_the_vocabulary_and_only_there(
-    encoder: TextEncoder,
-) -> None:
-    cat, car = tokenize("cat car")
-    plain = torch.tensor([[BOS, cat, 320, car, EOS]])
-    marked = torch.tensor([[BOS, VOCABULARY + 1, 320, VOCABULARY, EOS]])
-    learned = encoder.words.weight[[car, cat]]
-    assert torch.equal(encoder.encode(marked, learned), encoder.encode(plain))
-    other = draw(2, WIDTH)
-    assert torch.equal(encoder.encode(plain, other), encoder.encode(plain))
-    assert not torch.allclose(encoder.encode(marked, other), encoder.encode(plain))
-
-
-def test_only_the_learned_vectors_that_stand_in_the_prompt_get_a_gradient() -> None:
-    encoder = tiny_encoder()
-    learned = draw(3, WIDTH).requires_grad_(True)
-    ids = torch.tensor([[BOS, VOCABULARY, 320, VOCABULARY + 2, EOS]])
-    encoder.encode(ids, learned).square().mean().backward()
-    assert learned.grad is not None
-    assert [bool(row.any()) for row in learned.grad] == [True, False, True]
-    assert all(p.grad is None and not p.requires_grad for p in encoder.model.parameters())
-    assert not encoder.model.training
-
-
-def test_learned_vectors_are_forgotten_after_an_error(encoder: TextEncoder) -> None:
-    with pytest.raises(IndexError):
-        encoder.encode(torch.tensor([[-1]]), draw(1, WIDTH))
-    assert encoder.words.learned is None
-
-
-def test_the_copy_and_the_hosts_weights_share_no_memory() -> None:
-    weights = text_encoder_weights()
-    encoder = TextEncoder(weights, LAST_USED, CPU)
-    before = encoder.encode(PROMPTS)
-    with torch.no_grad():
-        for parameter in encoder.model.parameters():
-            parameter.fill_(7.0)
-    for name, value in text_encoder_weights().items():
-        assert torch.equal(weights[name], value), name
-    encoder = TextEncoder(weights, LAST_USED, CPU)
-    for value in weights.values():
-        value.fill_(7.0)
-    assert torch.equal(encoder.encode(PROMPTS), before)
-
-
-def test_building_and_encoding_leave_the_global_random_state_alone() -> None:
-    state = torch.random.get_rng_state()
-    encoder = tiny_encoder()
-    encoder.split_at(1)
-    encoder.encode(PROMPTS)
-    assert torch.equal(torch.random.get_rng_state(), state)
+PROMPTS = torch.cat([token_ids(text) for text in ("", "a photo of a dog")])
 
 
 @pytest.mark.parametrize(
@@ -160,94 +15,24 @@ def test_building_and_encoding_leave_the_global_random_state_alone() -> None:
     [("dog", True), ("Dog", True), ("highly detailed", True), (UNKNOWN, False), ("", False),
      (f"dog {UNKNOWN}", False)],
 )  # fmt: skip
-def test_a_word_is_known_if_all_its_pieces_have_vectors(
-    word: str, known: bool, encoder: TextEncoder
-) -> None:
-    assert encoder.knows(word) is known
+def test_a_word_is_known_if_all_its_pieces_have_vectors(word: str, known: bool) -> None:
+    assert tiny_encoder().knows(word) is known
 
 
-def shapes_of(width: int, layers: int, vocabulary: int, positions: int) -> dict[str, Tensor]:
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, device="meta")
-
-    weights = {TABLE: empty(vocabulary, width), POSITIONS: empty(positions, width)}
-    for layer in range(layers):
-        name = f"text_model.encoder.layers.{layer}.mlp.fc1.weight"
-        weights[name] = empty(4 * width, width)
-    return weights
-
-
-@pytest.mark.parametrize(
-    ("shapes", "last_used", "message"),
-    [
-        ((1024, 24, 1000, CHUNK), 22, "has 1000 tokens, 77 positions and width 1024"),
-        ((1024, 24, VOCABULARY + 2, CHUNK), 22, "has 49410 tokens.*textual inversion"),
-        ((1024, 24, VOCABULARY, 248), 22, "248 positions"),
-        ((100, 3, VOCABULARY, CHUNK), 2, "width 100"),
-        ((1024, 22, VOCABULARY, CHUNK), 22, "Layer 22 .* but there are 22 layers"),
-        ((1024, 24, VOCABULARY, CHUNK), -1, "Layer -1"),
-    ],
-)
-def test_a_model_of_another_family_is_refused(
-    shapes: tuple[int, int, int, int], last_used: int, message: str
-) -> None:
-    with pytest.raises(WrongModel, match=message):
-        TextEncoder(shapes_of(*shapes), last_used, CPU)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        TABLE, POSITIONS, "text_model.final_layer_norm.bias",
-        "text_model.encoder.layers.0.mlp.fc1.weight",
-        "text_model.encoder.layers.2.self_attn.q_proj.weight",
-        "text_model.encoder.layers.1.layer_norm2.bias",
-    ],
-)  # fmt: skip
-def test_missing_and_misshapen_weights_are_refused(name: str) -> None:
-    weights = text_encoder_weights()
-    whole = weights.pop(name)
-    with pytest.raises(WrongModel, match="missing"):
-        TextEncoder(weights, LAST_USED, CPU)
-    weights[name] = torch.cat([whole, whole])
-    with pytest.raises(WrongModel):
-        TextEncoder(weights, LAST_USED, CPU)
-
-
-def test_no_weights_at_all_are_refused() -> None:
-    with pytest.raises(WrongModel):
-        TextEncoder({}, LAST_USED, CPU)
-
-
-def test_a_layer_that_is_not_used_may_be_missing() -> None:
-    weights = {
-        name: value
-        for name, value in text_encoder_weights().items()
-        if not name.startswith(f"text_model.encoder.layers.{LAYERS - 1}.")
-    }
-    assert len(TextEncoder(weights, LAST_USED, CPU).layers) == LAST_USED + 1
+def test_one_tower_conditions_the_picture_with_its_states_alone() -> None:
+    encoder = tiny_encoder()
+    found = encoder.condition(PROMPTS)
+    assert torch.equal(found.tokens, encoder.towers[0].encode(PROMPTS))
+    assert found.pooled is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_weights_are_held_as_they_are_and_computed_with_in_float32(dtype: torch.dtype) -> None:
+def test_half_weights_have_the_fingerprint_of_their_float32_values(dtype: torch.dtype) -> None:
     halves = {name: value.to(dtype) for name, value in text_encoder_weights().items()}
     wide = {name: value.float() for name, value in halves.items()}
-    held, full = (TextEncoder(weights, LAST_USED, CPU) for weights in (halves, wide))
-    assert torch.equal(held.encode(PROMPTS), full.encode(PROMPTS))
-    assert held.fingerprint() == full.fingerprint()
-    assert {layer.mlp.fc1.weight.dtype for layer in held.layers} == {dtype}
-    assert held.words.held.dtype == dtype
-    assert torch.equal(held.words.weight, full.words.weight)
-
-
-def test_a_lora_on_half_weights_is_float32_and_so_is_what_it_changes() -> None:
-    halves = {name: value.half() for name, value in text_encoder_weights().items()}
-    encoder = TextEncoder(halves, LAST_USED, CPU)
-    key = text_module(1, "fc2")
-    lora = EncoderLora(encoder, [key], 4, torch.Generator().manual_seed(0))
-    assert {weight.dtype for weight in lora.parameters()} == {torch.float32}
-    assert lora.frozen(key).weight.dtype == torch.float16
-    before = encoder.encode(PROMPTS)
-    with torch.no_grad():
-        lora.up(key).fill_(0.01)
-    assert not torch.equal(encoder.encode(PROMPTS), before)
+    held, full, other = (
+        TextEncoder([tower_of(weights)]).fingerprint()
+        for weights in (halves, wide, text_encoder_weights())
+    )
+    assert held == full
+    assert held != other

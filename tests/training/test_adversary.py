@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_model import make_writer, tiny_encoder
+from tiny_model import make_writer, tiny_tower
 from torch import Tensor
 
 from unlearn_core.concept import Concept
@@ -31,7 +31,7 @@ class Attack:
             return distance
 
         monkeypatch.setattr(adversary, "role_distance", watch)
-        self.encoder = tiny_encoder()
+        self.encoder = tiny_tower()
         self.encoder.split_at(1)
         generator = torch.Generator().manual_seed(seed)
         keys = [text_module(layer, module) for layer in (1, 2) for module in MODULES]
@@ -40,16 +40,12 @@ class Attack:
             for key in keys:
                 up = self.lora.up(key)
                 up.copy_(0.2 * torch.randn(up.shape, generator=generator))
-        keep = retain_examples(
-            self.encoder, self.lora, make_writer().keep([Name.of("cat"), Name.of("fox")], 20)
-        )
+        keep = retain_examples(self.lora, make_writer().keep([Name.of("cat"), Name.of("fox")], 20))
         self.scales = role_scales(keep)
         monkeypatch.setattr(adversary, "STEPS", steps)
         self.takes_article = Name.of(concept.name, concept.kind).takes_article
         self.stand_in = Name.of(concept.stand_in or "owl", concept.kind)
-        self.adversary = Adversary(
-            self.encoder, self.lora, concept, self.stand_in, generator, self.scales
-        )
+        self.adversary = Adversary(self.lora, concept, self.stand_in, generator, self.scales)
         self.sets = self.adversary.find()
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_model import Recorder, make_writer, tiny_encoder
+from tiny_model import Recorder, make_writer, tiny_tower
 
 from unlearn_core.errors import Cancelled
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import text_module
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import CHUNK
+from unlearn_core.text.tower_encoder import TowerEncoder
 from unlearn_core.training.examples import (
     LENGTHS,
     PADS,
@@ -26,7 +26,7 @@ DOG, OWL = Name.of("dog"), Name.of("owl")
 PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and an owl " * 5]
 
 
-def tiny_lora(encoder: TextEncoder) -> EncoderLora:
+def tiny_lora(encoder: TowerEncoder) -> EncoderLora:
     encoder.split_at(1)
     keys = [text_module(1, "q_proj"), text_module(2, "fc2")]
     lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
@@ -39,7 +39,7 @@ def tiny_lora(encoder: TextEncoder) -> EncoderLora:
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_cut_prompts_have_the_conditioning_of_whole_ones(length: int) -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     tiny_lora(encoder)
     ids = whole_prompts(PROMPTS).token_ids
     whole, cut = encoder.encode(ids), encoder.encode(ids[:, :length])
@@ -57,10 +57,10 @@ def test_a_prompt_keeps_its_end_and_a_few_pads_and_some_keep_all() -> None:
 
 
 def test_every_prompt_is_in_one_part_with_its_end() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = tiny_lora(encoder)
     prompts = make_writer().forget([DOG, Name.of("hot air balloon")], OWL, 60)
-    sets = forget_examples(encoder, lora, prompts, None)
+    sets = forget_examples(lora, prompts, None)
     assert sum(map(len, sets)) == 60
     for examples in sets:
         assert bool((examples.roles == ROLE_EOS).any(1).all())
@@ -73,7 +73,7 @@ def test_every_prompt_is_in_one_part_with_its_end() -> None:
 @pytest.mark.parametrize("name", ["dog", "hot air balloon"])
 @pytest.mark.parametrize("stand_in", ["owl", "hot air balloon"])
 def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand_in: str) -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = tiny_lora(encoder)
     templates = ["a photo of {it}", "{it}", "a cat, a car, a fox and {it}, on a green background"]
     pairs = [(fill(t, Name.of(name)), fill(t, Name.of(stand_in))) for t in templates]
@@ -82,7 +82,7 @@ def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand
         own, other = encoder.encode(prompts.token_ids), encoder.encode(prompts.stand_in_ids)
     texts = prompts.token_ids.tolist()
     seen = 0
-    for examples in forget_examples(encoder, lora, prompts, None):
+    for examples in forget_examples(lora, prompts, None):
         for ids, targets in zip(examples.token_ids.tolist(), examples.targets, strict=True):
             row = next(i for i, text in enumerate(texts) if text[: examples.length] == ids)
             seen += 1
@@ -93,19 +93,19 @@ def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand
 
 
 def test_examples_are_frozen_without_the_lora() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     prompts = whole_prompts(["a photo of a cat"])
     plain = encoder.encode(prompts.token_ids)
     lora = tiny_lora(encoder)
-    (examples,) = retain_examples(encoder, lora, prompts)
+    (examples,) = retain_examples(lora, prompts)
     torch.testing.assert_close(examples.targets, plain[:, : examples.length], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(encoder.tail(examples.states), examples.targets)
 
 
 def test_whole_examples_keep_all_positions_and_can_be_cut() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = tiny_lora(encoder)
-    examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))
+    examples = whole_examples(lora, whole_prompts(PROMPTS))
     assert examples.length == CHUNK
     short = examples.cut(9)
     assert (short.length, len(short)) == (9, len(PROMPTS))
@@ -115,25 +115,25 @@ def test_whole_examples_keep_all_positions_and_can_be_cut() -> None:
 
 
 def test_chosen_rows_are_these_rows() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = tiny_lora(encoder)
-    examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))
+    examples = whole_examples(lora, whole_prompts(PROMPTS))
     rows = examples.rows(torch.tensor([3, 0]))
     assert torch.equal(rows.token_ids, examples.token_ids[[3, 0]])
     assert torch.equal(rows.targets, examples.targets[[3, 0]])
 
 
 def test_the_scales_are_those_of_all_positions() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = tiny_lora(encoder)
-    examples = whole_examples(encoder, lora, whole_prompts(PROMPTS))
+    examples = whole_examples(lora, whole_prompts(PROMPTS))
     measured = RoleScales.measure(examples.targets, examples.roles)
     torch.testing.assert_close(role_scales([examples]).variance, measured.variance)
 
 
 def test_the_user_can_stop_between_two_batches() -> None:
-    encoder = tiny_encoder()
+    encoder = tiny_tower()
     lora = tiny_lora(encoder)
     monitor = Recorder(stop_at=0)
     with pytest.raises(Cancelled):
-        retain_examples(encoder, lora, whole_prompts(PROMPTS), monitor)
+        retain_examples(lora, whole_prompts(PROMPTS), monitor)

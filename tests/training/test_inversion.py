@@ -52,14 +52,14 @@ def test_the_pictures_are_denoised_better_afterwards(prediction: Prediction) -> 
 def test_only_the_vectors_move() -> None:
     model, encoder = TinyModel(), tiny_encoder()
     checksum = model.checksum()
-    before = {name: p.clone() for name, p in encoder.model.named_parameters()}
+    before = {name: p.clone() for name, p in encoder.towers[0].model.named_parameters()}
     learned = run(model, encoder=encoder)
     start = starting_vectors(encoder, "dog", 1)
     assert learned.vectors.shape == (1, WIDTH)
     assert learned.vectors.dtype == torch.float32
     assert not learned.vectors.requires_grad
     assert all(not torch.equal(row, old) for row, old in zip(learned.vectors, start, strict=True))
-    for name, parameter in encoder.model.named_parameters():
+    for name, parameter in encoder.towers[0].model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None
     assert model.checksum() == checksum
@@ -151,9 +151,9 @@ def test_vectors_start_at_the_words_of_the_name(name: str, count: int, expected:
     encoder = tiny_encoder()
     ids = [tokenize(word)[0] for word in expected]
     start = starting_vectors(encoder, name, count)
-    assert torch.equal(start, encoder.words.weight[ids])
+    assert torch.equal(start, encoder.word_table[ids])
     start.zero_()
-    assert bool(encoder.words.weight[ids].any())
+    assert bool(encoder.word_table[ids].any())
 
 
 def test_a_picture_is_captioned_with_the_style_that_denoises_it_best(
@@ -169,14 +169,15 @@ def test_a_picture_is_captioned_with_the_style_that_denoises_it_best(
 def test_captions_name_only_the_pictures_own_style(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     encoder = tiny_encoder()
-    encode = encoder.encode
+    tower = encoder.towers[0]
+    encode = tower.encode
 
     def watch(ids: Tensor, learned: Tensor | None = None) -> Tensor:
         if learned is not None and learned.requires_grad:
             seen.append(ids)
         return encode(ids, learned)
 
-    monkeypatch.setattr(encoder, "encode", watch)
+    monkeypatch.setattr(tower, "encode", watch)
     monkeypatch.setattr(inversion, "_best_styles", lambda *_: ["mosaic"] * len(DOG.images))
     run(TinyModel(), encoder=encoder, inversion_steps=20)
     shown = set(torch.cat(seen).flatten().tolist())

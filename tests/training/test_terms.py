@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_model import WIDTH, TinyModel, draw, make_settings, make_writer, pictures, tiny_encoder
+from tiny_model import WIDTH, TinyModel, draw, make_settings, make_writer, pictures, tiny_tower
 from torch import Tensor
 
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
 from unlearn_core.models.noise import add_noise, draw_timesteps, training_target
 from unlearn_core.models.sampling import encode_pictures
+from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import VOCABULARY
 from unlearn_core.training.terms import BATCH_PICTURES, AscentTerm, ConceptPictures
 from unlearn_core.words.prompts import Name
@@ -19,22 +20,23 @@ CAT = Name.of("cat")
 
 
 class Setup:
-    """A LoRA that is not zero, on the tiny encoder, and the term over it, of two concepts."""
+    """A LoRA that is not zero, on the tiny tower, and the term over it, of two concepts."""
 
     def __init__(self, unet_rows: int = BATCH_PICTURES) -> None:
         settings = make_settings()
-        self.model, self.encoder = TinyModel(), tiny_encoder()
-        modules = chosen_modules(settings, self.encoder.last_used_layer)
-        self.encoder.split_at(min(key.layer for key in modules))
+        self.model, tower = TinyModel(), tiny_tower()
+        self.encoder = TextEncoder([tower])
+        modules = chosen_modules(settings, tower.conditioning_layer)
+        tower.split_at(min(key.layer for key in modules))
         generator = torch.Generator().manual_seed(3)
-        self.lora = EncoderLora(self.encoder, modules, settings.rank, generator)
+        self.lora = EncoderLora(tower, modules, settings.rank, generator)
         with torch.no_grad():
             for key in modules:
                 self.lora.up(key).add_(0.1)
         self.prompts = [make_writer().forget([Name.of(word)], CAT, 8) for word in ("dog", "owl")]
         self.latents = [encode_pictures(self.model, pictures(count)) for count in (4, 2)]
         concepts = [
-            ConceptPictures.of(self.encoder, self.lora, latents, prompts, None)
+            ConceptPictures.of(self.encoder, [self.lora], latents, prompts, None)
             for latents, prompts in zip(self.latents, self.prompts, strict=True)
         ]
         self.term = AscentTerm(self.model, self.encoder, concepts, WEIGHT, generator, unet_rows)
@@ -83,7 +85,7 @@ def test_learned_vectors_stand_in_the_prompts() -> None:
     setup = Setup()
     prompts = make_writer().forget([Name("<learned>", (VOCABULARY,), True)], CAT, 8)
     one, other = (
-        ConceptPictures.of(setup.encoder, setup.lora, setup.latents[0], prompts, vectors)
+        ConceptPictures.of(setup.encoder, [setup.lora], setup.latents[0], prompts, vectors)
         for vectors in (draw(1, WIDTH, seed=1), draw(1, WIDTH, seed=2))
     )
-    assert not torch.equal(one.states, other.states)
+    assert not torch.equal(one.states[0], other.states[0])

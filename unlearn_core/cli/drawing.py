@@ -14,9 +14,9 @@ from ..models.sampling import BATCH, DEFAULT_GUIDANCE, DEFAULT_STEPS, draw_pictu
 from ..progress import DRAWING, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import bounds_of
 from ..text.conditioning import Conditioning
-from ..text.prompt_words import prompt_ids
 from ..text.text_encoder import TextEncoder
 from ..text.tokenizer import VOCABULARY, token_ids
+from ..words.prompt_words import prompt_ids
 
 MOST_COPIES = 1024
 MOST_LINES = 2**24 // MOST_COPIES
@@ -177,5 +177,4 @@ def _encode(
     """Each prompt's chunks side by side, filled up with empty ones."""
     empty = token_ids("")
     rows = [torch.cat([chunk, *[empty] * (chunks - len(chunk))]) for chunk in ids]
-    text: Tensor = encoder.encode(torch.cat(rows), learned).unflatten(0, (-1, chunks))
-    return Conditioning(text.flatten(1, 2))
+    return encoder.condition(torch.cat(rows), learned).side_by_side(chunks)

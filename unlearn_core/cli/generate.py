@@ -16,11 +16,11 @@ from ..files.input_files import is_file, read_text
 from ..files.output_files import check_apart, check_writable, make_folder, png_bytes
 from ..files.tensor_file import write_whole
 from ..lora.file import load_lora
-from ..lora.weights import LoraWeights, apply_lora
-from ..models.lent_model import LentModel
+from ..lora.weights import LoraWeights, apply_lora, check_family
+from ..models.lent_model import LentModel, build_encoder
 from ..text.embedding_file import load_embedding
-from ..text.prompt_words import notes_on_embeddings, refuse_lora_tags
 from ..text.text_encoder import TextEncoder
+from ..words.prompt_words import notes_on_embeddings, refuse_lora_tags
 from .commands import Session, say_notes
 from .drawing import Drawing, DrawSettings, draw_prompts
 
@@ -59,8 +59,9 @@ def encoder_with_loras(model: LentModel, loras: Sequence[tuple[LoraWeights, floa
     """A private text encoder with the LoRAs added; raises WrongModel, BadSettings."""
     weights = model.text_encoder_weights()
     for lora, strength in loras:
+        check_family(lora, model.family)
         weights = apply_lora(weights, lora, strength)
-    return TextEncoder(weights, model.last_used_layer, model.device)
+    return build_encoder(model, weights)
 
 
 def load_embeddings(paths: Sequence[Path], width: int) -> dict[str, Tensor]:

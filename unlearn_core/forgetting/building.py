@@ -11,7 +11,7 @@ from torch import Tensor
 from ..lora.encoder_lora import EncoderLora
 from ..lora.keys import ModuleKey
 from ..models.lent_model import LentModel
-from ..progress import PREPARING, Progress, RunMonitor
+from ..progress import RunMonitor, StepCounter
 from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..training.adversary import AdversarialExamples, Adversary
@@ -36,33 +36,40 @@ from ..training.terms import (
     TextDistance,
 )
 from ..words.prompt_templates import GUARD_PROMPTS
-from ..words.prompts import ForgetPrompts, whole_prompts
-from .part import Part
+from ..words.prompts import ForgetPrompts, Prompts, whole_prompts
+from .part import Decision
 from .prompt_plan import PromptPlan, mentions, prompts_each
 
 
 @dataclass(frozen=True)
-class Decision:
-    """All that a run has decided for one of its concepts."""
+class WrittenPrompts:
+    """All prompts of a run, before any tower has read them."""
 
-    part: Part
-    plan: PromptPlan
-    latents: Tensor | None
-    """Of the pictures, (N, 4, h, w); None where they are not used."""
-    doubt: str | None
-    """A sentence for the user where the pictures do not fit the name."""
+    forget: tuple[ForgetPrompts, ...]
+    """Each concept's."""
+    retain: tuple[Prompts, ...]
+    """Each concept's."""
+    guard: Prompts
 
-    def vectors(self, device: torch.device) -> Tensor | None:
-        """The learned word vectors, (n, width)."""
-        return self.part.learned.vectors.to(device) if self.part.learned else None
+
+def write_prompts(plans: Sequence[PromptPlan], settings: UnlearnSettings) -> WrittenPrompts:
+    """Write them; the guard leaves out what mentions a concept."""
+    forget_count, retain_count = prompts_each(settings, len(plans))
+    forget = tuple(plan.forget_prompts(forget_count) for plan in plans)
+    retain = tuple(plan.retain_prompts(retain_count) for plan in plans)
+    guarded = [
+        prompt
+        for prompt in GUARD_PROMPTS
+        if not any(mentions(prompt, plan.concept) for plan in plans)
+    ]
+    return WrittenPrompts(forget, retain, whole_prompts(guarded))
 
 
 @dataclass(frozen=True)
 class TrainingSets:
-    """The retain set and the guard, encoded, and the forget set's prompts, which are not yet."""
+    """The retain set and the guard as one tower reads them."""
 
-    forget_prompts: tuple[ForgetPrompts, ...]
-    """Each concept's."""
+    lora: EncoderLora
     retain: list[Examples]
     guard: Examples
     scales: RoleScales
@@ -71,66 +78,67 @@ class TrainingSets:
 
 
 def build_sets(
-    encoder: TextEncoder,
     lora: EncoderLora,
-    plans: Sequence[PromptPlan],
+    written: WrittenPrompts,
     settings: UnlearnSettings,
+    counter: StepCounter,
     monitor: RunMonitor,
 ) -> TrainingSets:
-    """Write all prompts, and encode those that must not change: half of the stage PREPARING."""
-    forget_count, retain_count = prompts_each(settings, len(plans))
-    forget_prompts = tuple(plan.forget_prompts(forget_count) for plan in plans)
-    retain_prompts = [plan.retain_prompts(retain_count) for plan in plans]
+    """Encode what must not change: half of the stage PREPARING."""
     retain: list[Examples] = []
-    for number, prompts in enumerate(retain_prompts, start=1):
-        retain += retain_examples(encoder, lora, prompts, monitor)
-        monitor.report(Progress(PREPARING, number, 2 * len(plans)))
-    guarded = [
-        prompt
-        for prompt in GUARD_PROMPTS
-        if not any(mentions(prompt, plan.concept) for plan in plans)
-    ]
-    guard = whole_examples(encoder, lora, whole_prompts(guarded))
-    bases = felt_directions(encoder, lora, guard) if settings.null_space_guard else {}
-    return TrainingSets(forget_prompts, retain, guard, role_scales(retain), bases)
+    for prompts in written.retain:
+        retain += retain_examples(lora, prompts, monitor)
+        counter.one_more()
+    guard = whole_examples(lora, written.guard)
+    bases = felt_directions(lora, guard) if settings.null_space_guard else {}
+    return TrainingSets(lora, retain, guard, role_scales(retain), bases)
 
 
 def build_training(
     model: LentModel,
     encoder: TextEncoder,
-    lora: EncoderLora,
     concepts: Sequence[Decision],
-    sets: TrainingSets,
-    forget: list[ForgetExamples],
+    sets: Sequence[TrainingSets],
+    forget: Sequence[list[ForgetExamples]],
     settings: UnlearnSettings,
     generator: torch.Generator,
+    preview: LivePreview,
     unet_rows: int,
 ) -> Training:
-    """The loop with its terms; `unet_rows` pictures go through the UNet together."""
-    first = concepts[0].part
-    preview = LivePreview(model, encoder, lora, first.concept, first.kept, settings.seed)
-    distance = TextDistance(encoder, sets.scales, settings.batch_size, generator)
-    weights = settings.keep_weight, settings.guard_weight
-    terms: list[Term] = [RetainTerm(distance, sets.retain, sets.guard, *weights)]
-    training = Training(lora, terms, settings, generator, sets.bases, preview)
+    """The loop with its terms, over the towers of `sets`.
+
+    `forget` are each tower's; `unet_rows` pictures go through the UNet together.
+    """
+    terms: list[Term] = []
+    loras = [part.lora for part in sets]
+    training = Training(loras, terms, settings, generator, [part.bases for part in sets], preview)
+    adversaries: list[AdversarialExamples] = []
+    for part, examples in zip(sets, forget, strict=True):
+        distance = TextDistance(part.lora.tower, part.scales, settings.batch_size, generator)
+        weights = settings.keep_weight, settings.guard_weight
+        terms.append(RetainTerm(distance, part.retain, part.guard, *weights))
+        if settings.objective == "ascent":
+            continue
+        forgetting = ForgetTerm(distance, examples, settings.forget_weight)
+        terms.append(forgetting)
+        if settings.adversary == "pgd":
+            found = [
+                Adversary(part.lora, c.plan.concept, c.plan.stand_in, generator, part.scales)
+                for c in concepts
+            ]
+            adversaries.append(AdversarialExamples(found, forgetting))
     if settings.objective == "ascent":
-        pictures = [_pictures(encoder, lora, concept) for concept in concepts]
+        pictures = [_pictures(encoder, loras, concept) for concept in concepts]
         weight = settings.forget_weight
         terms.append(AscentTerm(model, encoder, pictures, weight, generator, unet_rows))
-        return training
-    forgetting = ForgetTerm(distance, forget, settings.forget_weight)
-    terms.append(forgetting)
-    if settings.adversary == "pgd":
-        adversaries = [
-            Adversary(encoder, lora, c.plan.concept, c.plan.stand_in, generator, sets.scales)
-            for c in concepts
-        ]
-        training.before_step = AdversarialExamples(adversaries, forgetting)
+    training.before_step = adversaries
     return training
 
 
-def _pictures(encoder: TextEncoder, lora: EncoderLora, concept: Decision) -> ConceptPictures:
+def _pictures(
+    encoder: TextEncoder, loras: Sequence[EncoderLora], concept: Decision
+) -> ConceptPictures:
     assert concept.latents is not None  # the settings need pictures
     prompts = concept.plan.forget_prompts(ASCENT_PROMPTS)
     vectors = concept.vectors(encoder.device)
-    return ConceptPictures.of(encoder, lora, concept.latents, prompts, vectors)
+    return ConceptPictures.of(encoder, loras, concept.latents, prompts, vectors)

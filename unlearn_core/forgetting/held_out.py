@@ -13,7 +13,15 @@ from ..lora.encoder_lora import EncoderLora
 from ..text.text_encoder import TextEncoder
 from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
-from ..words.prompts import ForgetPrompts, Name, Prompts, fill, make_prompts, pair_prompts
+from ..words.prompts import (
+    ROLE_POOLED,
+    ForgetPrompts,
+    Name,
+    Prompts,
+    fill,
+    make_prompts,
+    pair_prompts,
+)
 
 OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
 STYLE_TEMPLATES = ("a house in the style of {it}", "{it} art of a rose", "{it} car")
@@ -54,13 +62,13 @@ class Moved:
 @torch.no_grad()
 def measure_moved(
     encoder: TextEncoder,
-    lora: EncoderLora,
+    loras: Sequence[EncoderLora],
     names: Sequence[str],
     kind: Kind,
     stand_in: str,
-    scales: RoleScales,
+    scales: Sequence[RoleScales],
 ) -> Moved:
-    """Compare the encoder with and without its LoRA on held-out prompts with a concept's names.
+    """Compare each tower with and without its LoRA on held-out prompts with a concept's names.
 
     Names that the model has no vector for are left out, unless there are no others.
     """
@@ -69,13 +77,16 @@ def measure_moved(
     length = int(prompts.ends.max()) + 1  # the encoder is causal: what follows changes nothing
     ids, source = prompts.token_ids[:, :length], prompts.source[:, :length]
     others = prompts.stand_in_ids[:, : int(source.max()) + 1]
-    roles = prompts.roles[:, :length].to(encoder.device)
-    after = encoder.encode(ids)
-    with lora.disabled():
-        before, stood_for = encoder.encode(ids), encoder.encode(others)
-    wanted = gather_targets(before, stood_for, source)
-    apart = float(role_distance(before, wanted, roles, scales).mean())
-    moved = float(role_distance(after, before, roles, scales).mean())
+    apart = moved = 0.0
+    for lora, scale in zip(loras, scales, strict=True):
+        tower = lora.tower
+        roles = tower.extended(prompts.roles[:, :length], ROLE_POOLED).to(tower.device)
+        after = tower.encode(ids)
+        with lora.disabled():
+            before, stood_for = tower.encode(ids), tower.encode(others)
+        wanted = gather_targets(before, stood_for, tower.extended(source, others.shape[1]))
+        apart += float(role_distance(before, wanted, roles, scale).mean()) / len(loras)
+        moved += float(role_distance(after, before, roles, scale).mean()) / len(loras)
     return Moved((moved / max(apart, 1e-12)) ** 0.5, apart)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..lora.encoder_lora import chosen_modules
-from ..lora.keys import MLP, ModuleKey
+from ..lora.keys import MLP, TEXT, ModuleKey
 from ..models.unet_sizes import UnetSizes
 from ..settings import UnlearnSettings
 from ..text.tokenizer import CHUNK
@@ -68,7 +69,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class TextSizes:
-    """The text encoder's sizes, up to the layer that conditions the picture."""
+    """One text tower's sizes, up to the last layer that moves the picture."""
 
     vocabulary: int
     width: int
@@ -77,6 +78,15 @@ class TextSizes:
     layers: int
     half: bool
     """Whether its projections and its word vectors are held in two bytes."""
+    pooling_layers: int = 0
+    """How many of them move the pooled vector alone."""
+    part: str = TEXT
+    """See TextTower."""
+
+    @property
+    def chosen_from(self) -> tuple[int, int, str]:
+        """What `chosen_modules` needs to know."""
+        return self.layers - 1 - self.pooling_layers, self.pooling_layers, self.part
 
     @property
     def projections(self) -> int:
@@ -128,24 +138,31 @@ def learns(settings: UnlearnSettings, pictures: int) -> bool:
     return pictures > 0 and settings.learns_vectors
 
 
-def estimate(text: TextSizes, unet: UnetUse | None, work: Workload) -> dict[str, int]:
-    """Stage -> the bytes that it holds at most.
+def estimate(texts: Sequence[TextSizes], unet: UnetUse | None, work: Workload) -> dict[str, int]:
+    """Stage -> the bytes that it holds at most; `texts` are all towers.
 
     `unet` None: the UNet is not used, or its sizes are not known.
     """
     settings = work.settings
-    stages = {COPYING: text.copy_bytes}
+    copies = sum(text.copy_bytes for text in texts)
+    stages = {COPYING: copies}
     if unet is not None:
-        stages[DRAWING] = text.copy_bytes + unet.drawing_bytes
+        stages[DRAWING] = copies + unet.drawing_bytes
     if learns(settings, work.pictures):
-        stages[LEARNING] = text.copy_bytes + _learning(text, settings)
+        stages[LEARNING] = copies + sum(_learning(text, settings) for text in texts)
         if unet is not None:
             rows = min(unet.rows, settings.inversion_batch)
             stages[LEARNING] += dataclasses.replace(unet, rows=rows).gradient_bytes
     if work.forgets:
-        stages[FORGETTING] = text.copy_bytes + _forgetting(text, unet, settings, work.concepts)
+        trained = [_forgetting(text, settings, work.concepts) for text in texts]
+        # What needs the UNet trains all towers together, all else one after the other.
+        held = sum(trained) if settings.needs_pictures else max(trained)
+        if settings.needs_pictures and unet is not None:
+            rows = min(unet.rows, BATCH_PICTURES)
+            held += dataclasses.replace(unet, rows=rows).gradient_bytes
+        stages[FORGETTING] = copies + held
     if work.measures:
-        stages[MEASURING] = text.copy_bytes + _measuring(text, unet, settings)
+        stages[MEASURING] = copies + _measuring(texts, unet, settings)
     return {stage: int(GAPS * held) for stage, held in stages.items()}
 
 
@@ -157,10 +174,8 @@ def _learning(text: TextSizes, settings: UnlearnSettings) -> int:
     )
 
 
-def _forgetting(
-    text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings, concepts: int
-) -> int:
-    modules = chosen_modules(settings, text.layers - 1)
+def _forgetting(text: TextSizes, settings: UnlearnSettings, concepts: int) -> int:
+    modules = chosen_modules(settings, *text.chosen_from)
     tail = text.layers - min(key.layer for key in modules)
     held = _converted(text, tail * text.projections)  # beside the half ones, as long as it trains
     held += 4 * FLOAT * settings.rank * sum(sum(_shape(text, key)) for key in modules)
@@ -176,9 +191,6 @@ def _forgetting(
     if settings.needs_pictures:
         held += concepts * ASCENT_PROMPTS * CHUNK * 2 * text.width * FLOAT
         step += BATCH_PICTURES * CHUNK * per_position
-        if unet is not None:
-            rows = min(unet.rows, BATCH_PICTURES)
-            step += dataclasses.replace(unet, rows=rows).gradient_bytes
     if settings.closed_form:
         equations = text.inner * (text.inner + text.width) * FLOAT
         step = max(step, 2 * equations)  # as much again passes through
@@ -190,13 +202,15 @@ def _forgetting(
     return held + step
 
 
-def _measuring(text: TextSizes, unet: UnetUse | None, settings: UnlearnSettings) -> int:
+def _measuring(texts: Sequence[TextSizes], unet: UnetUse | None, settings: UnlearnSettings) -> int:
     """What the LoRA changes in float32, and a picture: more are drawn together if they fit."""
     changed = sum(
         _converted(text, math.prod(_shape(text, key)))
-        for key in chosen_modules(settings, text.layers - 1)
+        for text in texts
+        for key in chosen_modules(settings, *text.chosen_from)
     )
-    encoding = ENCODED_TOGETHER * CHUNK * (4 * text.width + 2 * text.inner) * FLOAT
+    widest = max(4 * text.width + 2 * text.inner for text in texts)
+    encoding = ENCODED_TOGETHER * CHUNK * widest * FLOAT
     one = dataclasses.replace(unet, drawn=MEASURED_TOGETHER).drawing_bytes if unet else 0
     return changed + max(encoding, one)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ from ..errors import NotEnoughMemory, WrongModel
 from ..models.denoising import BATCH_PIXELS
 from ..models.lent_model import LentModel
 from ..settings import preset
+from ..text.text_encoder import weights_of
+from ..text.tower_encoder import last_layer_of
 from ..training.inversion import TEST_PICTURES
 from ..training.preview import NEIGHBOURS_SHOWN
 from ..training.terms import BATCH_PICTURES
@@ -106,16 +108,26 @@ class MemoryMeter:
         return MemoryReport(plan, torch.cuda.max_memory_allocated(self._device) - self._before)
 
 
-def text_sizes(weights: Mapping[str, Tensor], last_used_layer: int) -> TextSizes:
+def text_sizes(model: LentModel, weights: Mapping[str, Tensor]) -> list[TextSizes]:
     """Of the copy that will be made of lent weights; raises WrongModel if they are of no CLIP."""
-    table, first = (weights.get(name) for name in (TOKEN_TABLE, FIRST_EXPANSION))
-    if table is None or first is None:
-        raise WrongModel("The text encoder is not a CLIP text model: its weights are missing.")
-    half = first.element_size() < 4
-    return TextSizes(table.shape[0], table.shape[1], first.shape[0], last_used_layer + 1, half)
+    sizes = []
+    for tower, conditioning in zip(model.family.towers, model.conditioning_layers, strict=True):
+        own = weights_of(tower, weights)
+        table, first = (own.get(name) for name in (TOKEN_TABLE, FIRST_EXPANSION))
+        if table is None or first is None:
+            raise WrongModel("The text encoder is not a CLIP text model: its weights are missing.")
+        layers, half = last_layer_of(tower, own, conditioning) + 1, first.element_size() < 4
+        pooling = layers - 1 - conditioning
+        vocabulary, width = table.shape
+        sizes.append(
+            TextSizes(vocabulary, width, first.shape[0], layers, half, pooling, tower.part)
+        )
+    return sizes
 
 
-def plan_memory(model: LentModel, text: TextSizes, work: Workload, free: int | None) -> MemoryPlan:
+def plan_memory(
+    model: LentModel, text: Sequence[TextSizes], work: Workload, free: int | None
+) -> MemoryPlan:
     """The fastest way to use the UNet that fits into `free` bytes.
 
     First fewer pictures go through the UNet together, down to one; then its blocks run again on
@@ -195,7 +207,7 @@ def _halves(count: int) -> Iterator[int]:
         yield count
 
 
-def _refusal(plan: MemoryPlan, text: TextSizes, concepts: int) -> str:
+def _refusal(plan: MemoryPlan, text: Sequence[TextSizes], concepts: int) -> str:
     ways = " even with one picture at a time" if plan.asked_rows or plan.drawn else ""
     ways += " and gradient checkpointing" if plan.checkpointing else ""
     quick = max(estimate(text, None, Workload(preset("quick"), concepts=concepts)).values())

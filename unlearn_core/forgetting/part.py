@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ..concept import MEASURED_KINDS, Concept
-from ..lora.metadata import Forgotten
+from ..lora.encoder_lora import EncoderLora
+from ..lora.keys import ModuleKey
+from ..lora.metadata import Forgotten, all_to_metadata
+from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import find_noun, holds
 from ..training.inversion import LearnedVectors
+from ..training.losses import RoleScales
+from ..words.naming import FoundWords
 from ..words.stand_in import StandIn
-from .held_out import Moved
+from .held_out import Moved, measure_moved
+from .prompt_plan import PromptPlan
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,67 @@ class Part:
         """Raise TrainingFailed if the concept is where it was: nothing should be written then."""
         assert self.moved is not None
         self.moved.check(self.concept, self.stand_in.word)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All that a run has decided for one of its concepts."""
+
+    part: Part
+    plan: PromptPlan
+    latents: Tensor | None
+    """Of the pictures, (N, 4, h, w); None where they are not used."""
+    doubt: str | None
+    """A sentence for the user where the pictures do not fit the name."""
+
+    def vectors(self, device: torch.device) -> Tensor | None:
+        """The learned word vectors, (n, width)."""
+        return self.part.learned.vectors.to(device) if self.part.learned else None
+
+
+def with_moved(
+    part: Part, encoder: TextEncoder, loras: Sequence[EncoderLora], scales: Sequence[RoleScales]
+) -> Part:
+    """The part with how far its concept has moved under the trained LoRA of each tower."""
+    kind, word = part.concept.kind, part.stand_in.word
+    moved = measure_moved(encoder, loras, part.names, kind, word, scales)
+    return dataclasses.replace(part, moved=moved)
+
+
+def notes(
+    concepts: Sequence[Decision],
+    settings: UnlearnSettings,
+    modules: Sequence[ModuleKey],
+    encoder: TextEncoder,
+    found: FoundWords | None,
+    vectors_given: bool,
+) -> Iterator[str]:
+    """Sentences that the user should read, about every concept."""
+    if found is not None:
+        yield from found.notes()
+    for concept in concepts:
+        if concept.doubt is not None:
+            yield concept.doubt
+        yield from part_notes(concept.part, encoder, vectors_given)
+    if settings.closed_form and not any(key.module == "fc2" for key in modules):
+        yield "The closed form changes fc2, which these settings leave alone."
+
+
+def metadata(
+    parts: Sequence[Part], settings: UnlearnSettings, encoder: TextEncoder, named_by_pictures: bool
+) -> dict[str, str]:
+    """What the LoRA's file says; `named_by_pictures`: the concept's name was found in them."""
+
+    def pictures_used(part: Part) -> int:
+        used = named_by_pictures or part.learned or settings.needs_pictures
+        return len(part.concept.images) if used else 0
+
+    return all_to_metadata(
+        [part.forgotten for part in parts],
+        [pictures_used(part) for part in parts],
+        settings,
+        encoder.fingerprint(),
+    )
 
 
 def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterator[str]:

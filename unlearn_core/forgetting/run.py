@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..concept import Concept, Nameless
 from ..errors import BadConcept, BadSettings
-from ..lora.encoder_lora import EncoderLora, chosen_modules
+from ..lora.encoder_lora import chosen_modules
 from ..lora.weights import LoraWeights, complete, round_to_half
 from ..models.devices import give_memory_back
 from ..models.lent_model import LentModel, Stoppable, build_encoder
@@ -22,27 +21,20 @@ from ..progress import (
     CHOOSING_WORDS,
     COPYING_THE_ENCODER,
     FINDING_THE_WORD,
-    FORGETTING,
     LEARNING,
-    LEAST_SQUARES,
-    PREPARING,
-    Progress,
     RunMonitor,
     stop_if_asked,
 )
 from ..settings import UnlearnSettings, presets_where
-from ..training.examples import ForgetExamples, forget_examples
 from ..training.inversion import LearnedVectors, invert
-from ..training.least_squares import LeastSquares, solved_for
 from ..words.naming import FoundWords, doubt_name, name_concept
 from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around
 from ..words.stand_in import choose_stand_in
-from .building import Decision, TrainingSets, build_sets, build_training
 from .memory_estimate import Workload
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
-from .part import Part
+from .part import Decision, Part, metadata, notes
 from .prompt_plan import plan_prompts
-from .reporting import metadata, notes, with_moved
+from .tower_training import TowerTraining
 
 
 class UnlearnRun:
@@ -67,9 +59,10 @@ class UnlearnRun:
         self.decisions: list[Decision] = []
         self.found: FoundWords | None = None
         self.seconds: dict[str, float] = {}
-        self.modules = chosen_modules(settings, model.last_used_layer)
         self._asked, self._learned = tuple(asked), learned
         weights = model.text_encoder_weights()
+        sizes = text_sizes(model, weights)
+        self.modules = [chosen_modules(settings, *size.chosen_from) for size in sizes]
         pictures = sum(len(concept.images) for concept in asked)
         work = Workload(
             settings,
@@ -79,7 +72,6 @@ class UnlearnRun:
             finds_name=any(isinstance(concept, Nameless) for concept in asked),
             measures=measures,
         )
-        sizes = text_sizes(weights, model.last_used_layer)
         self.memory = plan_memory(model, sizes, work, self.meter.free)
         self.model, self.lent = model, Stoppable(model, monitor, self.memory.drawn)
         with self.stage(COPYING_THE_ENCODER):
@@ -107,7 +99,7 @@ class UnlearnRun:
     def notes(self) -> tuple[str, ...]:
         """Sentences that the user should read, about every concept."""
         given = self._learned is not None
-        settings, modules = self.settings, self.modules
+        settings, modules = self.settings, [key for keys in self.modules for key in keys]
         return tuple(notes(self.decisions, settings, modules, self.encoder, self.found, given))
 
     @property
@@ -169,62 +161,15 @@ class UnlearnRun:
         return doubt, learned
 
     def _forget(self) -> tuple[LoraWeights, list[float]]:
-        self.encoder.split_at(min(key.layer for key in self.modules))
-        lora = EncoderLora(self.encoder, self.modules, self.settings.rank, self.generator)
-        try:
-            losses = self._solve(lora)
-            return round_to_half(complete(lora.export())), losses
-        finally:
-            lora.detach()
-            self.encoder.split_at(0)
-
-    def _solve(self, lora: EncoderLora) -> list[float]:
-        settings, plans = self.settings, [concept.plan for concept in self.decisions]
-        with self.stage(PREPARING):
-            sets = build_sets(self.encoder, lora, plans, settings, self.monitor)
-        forget = self._solve_least_squares(lora, sets)
-        training = build_training(
-            self.lent, self.encoder, lora, self.decisions, sets, forget, settings, self.generator,
-            self.memory.rows,
+        training = TowerTraining(
+            self.lent, self.encoder, self.modules, self.decisions, self.settings, self.generator,
+            self.monitor, self.memory.rows, self.stage,
         )  # fmt: skip
-        if settings.closed_form and settings.steps == 0:
-            preview = training.preview() if self.monitor.shows_pictures else None
-            self.monitor.report(Progress(FORGETTING, 1, 1, preview=preview))
-        with self.stage(FORGETTING):
-            losses = training.run(self.monitor)
-            self.decisions = [
-                dataclasses.replace(
-                    concept, part=with_moved(concept.part, self.encoder, lora, sets.scales)
-                )
-                for concept in self.decisions
-            ]
-        return losses
-
-    def _solve_least_squares(self, lora: EncoderLora, sets: TrainingSets) -> list[ForgetExamples]:
-        """The forget set as the loop needs it: without steps one concept's is held at a time."""
-        settings, encoder = self.settings, self.encoder
-        key = solved_for(lora) if settings.closed_form else None
-        equations = None
-        if key is not None:
-            equations = LeastSquares(encoder, lora, key, sets.scales, sets.bases.get(key))
-        forget: list[ForgetExamples] = []
-        count = len(self.decisions)
-        for number, concept in enumerate(self.decisions):
-            prompts, vectors = sets.forget_prompts[number], concept.vectors(encoder.device)
-            with self.stage(PREPARING):
-                parts = forget_examples(encoder, lora, prompts, vectors, self.monitor)
-                self.monitor.report(Progress(PREPARING, count + number + 1, 2 * count))
-            if equations:
-                with self.stage(LEAST_SQUARES):
-                    equations.forget(parts)
-            if settings.steps > 0:
-                forget += parts
-            del parts  # before the next ones are made
-        if equations:
-            with self.stage(LEAST_SQUARES):
-                equations.retain(sets.retain, settings.keep_weight)
-                equations.solve()
-        return forget
+        with training.attached():
+            losses = training.run()
+            self.decisions = training.with_moved()
+            whole = LoraWeights(training.export(), family=self.model.family)
+            return round_to_half(complete(whole)), losses
 
 
 def _check(concepts: Sequence[Concept | Nameless], settings: UnlearnSettings) -> None:

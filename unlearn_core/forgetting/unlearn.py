@@ -186,6 +186,5 @@ def _prepared(
     model: LentModel, work: Workload, monitor: RunMonitor
 ) -> tuple[TextEncoder, Stoppable, MemoryPlan]:
     weights = model.text_encoder_weights()
-    sizes = text_sizes(weights, model.last_used_layer)
-    plan = plan_memory(model, sizes, work, model.free_memory())
+    plan = plan_memory(model, text_sizes(model, weights), work, model.free_memory())
     return build_encoder(model, weights), Stoppable(model, monitor, plan.drawn), plan

@@ -105,16 +105,14 @@ class DiffusersModel(ModelAdapter):
         lent: DiffusionPipeline = self._pipeline
         return lent
 
-    def text_encoder_weights(self) -> dict[str, dict[str, Tensor]]:
-        """Of each text encoder, as CLIPTextModel(WithProjection) of transformers 4 names them."""
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """See LentModel."""
         own = (TEXT_PREFIX, PROJECTION)
         return {
-            tower.part: {
-                name if name.startswith(own) else TEXT_PREFIX + name: value.detach()
-                for name, value in text_encoder.state_dict().items()
-                if "position_ids" not in name
-            }
+            tower.prefix + (name if name.startswith(own) else TEXT_PREFIX + name): value.detach()
             for tower, text_encoder in zip(self.family.towers, self._text_encoders, strict=True)
+            for name, value in text_encoder.state_dict().items()
+            if "position_ids" not in name
         }
 
     def ramp(self) -> Conditioning:

@@ -18,11 +18,11 @@ from ..models.families import (
     Family,
     Prediction,
     Seen,
-    TextTower,
     prediction_named,
     recognise,
     shown,
 )
+from ..text.clip_model import TextTower
 from ..text.tokenizer import VOCABULARY
 
 CONFIGS_FOLDER = Path(__file__).parent / "configs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,31 +12,38 @@ from torch import Tensor, nn
 from ..errors import BadSettings
 from ..settings import UnlearnSettings
 from ..text.frozen_layers import FactorLinear, projections
-from ..text.text_encoder import TextEncoder
-from .keys import ATTENTION, MLP, ModuleKey, text_module
+from ..text.tower_encoder import TowerEncoder
+from .keys import ATTENTION, MLP, TEXT, ModuleKey, text_module
 from .weights import LoraPair, LoraWeights
 
 _ADAPTER = "default"
 
 
-def chosen_modules(settings: UnlearnSettings, last_used_layer: int) -> list[ModuleKey]:
-    """The projections that the settings name, layer by layer."""
-    names = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}[settings.modules]
-    layers = chosen_layers(settings.layers, last_used_layer)
-    return [text_module(layer, name) for layer in layers for name in names]
+def chosen_modules(
+    settings: UnlearnSettings, conditioning_layer: int, pooling_layers: int = 0, part: str = TEXT
+) -> list[ModuleKey]:
+    """The projections of a tower that the settings name, layer by layer.
 
-
-def chosen_layers(layers: str, last_used_layer: int) -> tuple[int, ...]:
-    """The layer indices that `layers` means, for a model that uses layers 0..last_used_layer.
-
-    Raises BadSettings when they reach beyond the last used layer, where a LoRA has no effect.
+    The `pooling_layers` behind the conditioning layer move the pooled vector alone; they go along.
     """
-    parts = [_indices(part, last_used_layer + 1) for part in layers.split(",")]
+    names = {"all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}[settings.modules]
+    layers = chosen_layers(settings.layers, conditioning_layer)
+    if conditioning_layer in layers:
+        layers += tuple(range(conditioning_layer + 1, conditioning_layer + 1 + pooling_layers))
+    return [text_module(layer, name, part) for layer in layers for name in names]
+
+
+def chosen_layers(layers: str, conditioning_layer: int) -> tuple[int, ...]:
+    """The layer indices that `layers` means, of 0..conditioning_layer.
+
+    Raises BadSettings when they reach beyond it, where a LoRA moves no state that is used.
+    """
+    parts = [_indices(part, conditioning_layer + 1) for part in layers.split(",")]
     chosen = {index for part in parts for index in part}
-    if not all(parts) or min(chosen) < 0 or max(chosen) > last_used_layer:
+    if not all(parts) or min(chosen) < 0 or max(chosen) > conditioning_layer:
         raise BadSettings(
             f"layers is {layers!r}, but this model's text encoder is used up to layer "
-            f"{last_used_layer}, so layers 0 to {last_used_layer} can be chosen."
+            f"{conditioning_layer}, so layers 0 to {conditioning_layer} can be chosen."
         )
     return tuple(sorted(chosen))
 
@@ -53,7 +60,7 @@ def _indices(part: str, count: int) -> range:
 
 
 class EncoderLora:
-    """A LoRA attached to an encoder's projections; `detach` takes it off again.
+    """A LoRA attached to a tower's projections; `detach` takes it off again.
 
     Each changed projection computes W x + strength * (alpha / rank) * up (down x), with `down`
     (rank, in) and `up` (out, rank) in float32 and alpha = rank. `up` starts at zero, so the LoRA
@@ -62,7 +69,7 @@ class EncoderLora:
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        tower: TowerEncoder,
         modules: Sequence[ModuleKey],
         rank: int,
         generator: torch.Generator,
@@ -70,7 +77,7 @@ class EncoderLora:
         """Attach; `down` is drawn from `generator`, not from the global one."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        self.encoder = encoder
+        self.tower = tower
         self.rank = rank
         self.modules = tuple(modules)
         config = LoraConfig(
@@ -80,19 +87,19 @@ class EncoderLora:
             target_modules=[f"{key.layer}.{_place(key.module)}" for key in modules],
         )
         with torch.random.fork_rng(devices=[]):
-            inject_adapter_in_model(config, encoder.layers)
+            inject_adapter_in_model(config, tower.layers)
         for key in self.modules:
             self._hold_in_float32(self._layer(key))
             down = self.down(key)
             with torch.no_grad():
                 drawn = torch.randn(down.shape, generator=generator) / down.shape[1] ** 0.5
                 down.copy_(drawn)
-        self._tail = projections(encoder.layers[min(key.layer for key in self.modules) :])
+        self._tail = projections(tower.layers[min(key.layer for key in self.modules) :])
         for projection in self._tail:
-            projection.convert(encoder.products)
+            projection.convert(tower.products)
 
     def _layer(self, key: ModuleKey) -> Any:
-        return self.encoder.layers[key.layer].get_submodule(_place(key.module))
+        return self.tower.layers[key.layer].get_submodule(_place(key.module))
 
     def _hold_in_float32(self, layer: Any) -> None:
         """peft gives factors the dtype of their projection, and would convert their input."""
@@ -156,15 +163,28 @@ class EncoderLora:
                 self.down(key).copy_(pair.down)
                 self.up(key).copy_(pair.up * (pair.alpha / self.rank))
 
+    def rest(self) -> None:
+        """Let go of the converted weights that only training needs; it may be called again."""
+        for projection in self._tail:
+            projection.release()
+
     def detach(self) -> None:
         """Put the plain projections back."""
         for key in self.modules:
             owner_path, _, name = _place(key.module).rpartition(".")
-            owner = self.encoder.layers[key.layer].get_submodule(owner_path)
+            owner = self.tower.layers[key.layer].get_submodule(owner_path)
             setattr(owner, name, self.frozen(key))
-        for projection in self._tail:
-            projection.release()
-        del self.encoder.layers.peft_config
+        self.rest()
+        del self.tower.layers.peft_config
+
+
+@contextmanager
+def all_disabled(loras: Sequence[EncoderLora]) -> Iterator[None]:
+    """The unchanged towers, for the time of a `with` block."""
+    with ExitStack() as stack:
+        for lora in loras:
+            stack.enter_context(lora.disabled())
+        yield
 
 
 @contextmanager

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from ..errors import BadFile
 from ..files.tensor_file import file_bytes, read_names, read_tensors, write_whole
-from ..models.families import SD2
-from .keys import ModuleKey, entry_of_tensor, kohya_name
+from ..models.families import FAMILIES, SD2, SDXL, Family
+from .keys import (
+    FIRST_OF_TWO,
+    SECOND_OF_TWO,
+    ModuleKey,
+    entry_of_tensor,
+    kohya_name,
+    of_two_towers,
+)
 from .kinds import is_of_text_encoder, kind_of
 from .strength import AdapterConfig, find_config
 from .weights import LoraPair, LoraWeights, _half, _single, complete
+
+BASE_VERSION = "ss_base_model_version"
 
 
 def lora_bytes(lora: LoraWeights, name: str = "unlearn") -> bytes:
@@ -21,23 +30,26 @@ def lora_bytes(lora: LoraWeights, name: str = "unlearn") -> bytes:
 
     kohya names, float16 (alpha float32), and the metadata that hosts look for; `name` becomes the
     alias that the WebUI shows. Raises BadFile for no pairs, numbers that are not finite in
-    float16, or a layer that SD2 never uses (above 22).
+    float16, or a layer that the family never uses (on SD2 above 22).
     """
     whole = complete(lora)
     if not whole.pairs:
         raise BadFile("This LoRA changes nothing: there is nothing to save.")
-    unused = sorted({key.layer for key in whole.pairs if not 0 <= key.layer <= SD2.last_layer})
-    if unused:
-        raise BadFile(
-            f"{SD2.name} uses layers 0 to {SD2.last_layer} of its text encoder; this LoRA also "
-            f"changes {unused}, which no host can load. Leave these layers out."
-        )
+    family = lora.family or SD2
+    for tower in family.towers:
+        layers = {key.layer for key in whole.pairs if key.part == tower.part}
+        unused = sorted(layer for layer in layers if not 0 <= layer <= tower.last_layer)
+        if unused:
+            raise BadFile(
+                f"{family.name} uses layers 0 to {tower.last_layer} of its text encoder; this LoRA "
+                f"also changes {unused}, which no host can load. Leave these layers out."
+            )
     tensors: dict[str, Tensor] = {}
     for key, pair in whole.pairs.items():
         tensors[kohya_name(key, "down")] = _half(pair.down)
         tensors[kohya_name(key, "up")] = _half(pair.up)
         tensors[kohya_name(key, "alpha")] = _single(pair.alpha)
-    return file_bytes(tensors, {**whole.metadata, **_host_metadata(whole, name)})
+    return file_bytes(tensors, {**whole.metadata, **_host_metadata(whole, family, name)})
 
 
 def save_lora(lora: LoraWeights, path: Path) -> None:
@@ -59,14 +71,17 @@ def load_lora(path: Path) -> LoraWeights:
     encoder.
     """
     path = Path(path)
-    _refuse_other_tensors(path, read_names(path))
+    names = read_names(path)
+    _refuse_other_tensors(path, names)
     tensors, metadata = read_tensors(path)
+    family = _family_of(names, metadata)
     parts: dict[ModuleKey, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         entry = entry_of_tensor(name)
         assert entry is not None  # _refuse_other_tensors looked at every name
-        if parts.setdefault(entry.key, {}).setdefault(entry.part, tensor) is not tensor:
-            raise BadFile(f"{path} holds {entry.part} of {_describe(entry.key)} twice.")
+        key = of_two_towers(entry.key) if family is SDXL else entry.key
+        if parts.setdefault(key, {}).setdefault(entry.part, tensor) is not tensor:
+            raise BadFile(f"{path} holds {entry.part} of {_describe(key)} twice.")
     without = [key for key in sorted(parts) if "alpha" not in parts[key]]
     config = find_config(path, tensors, metadata) if without else None
     pairs = {key: _pair(path, key, parts[key], config) for key in sorted(parts)}
@@ -76,7 +91,18 @@ def load_lora(path: Path) -> LoraWeights:
             f"{path.name} does not say its alpha, so its rank is taken for it; if it was trained "
             "with another one, it acts here at another strength than there.",
         )
-    return LoraWeights(pairs, metadata, notes)
+    return LoraWeights(pairs, metadata, notes, family)
+
+
+def _family_of(names: Sequence[str], metadata: Mapping[str, str]) -> Family | None:
+    """What a file says that it was made for, or shows by naming a second text encoder."""
+    said = metadata.get(BASE_VERSION, "")
+    for family in FAMILIES:
+        if said and said == family.file_metadata[BASE_VERSION]:
+            return family
+    entries = (entry_of_tensor(name) for name in names)
+    two = any(entry is not None and entry.key.part == SECOND_OF_TWO for entry in entries)
+    return SDXL if two else None
 
 
 def _pair(
@@ -109,7 +135,7 @@ def _refuse_other_tensors(path: Path, names: list[str]) -> None:
         )
     if len(others) == len(names):
         seen = f"; the first of its {len(names)} tensors is {names[0]}" if names else ""
-        raise BadFile(f"{path} is not a LoRA of an SD2 text encoder{seen}.")
+        raise BadFile(f"{path} is not a LoRA of a text encoder{seen}.")
     if others and all(is_of_text_encoder(name) for name in others):
         raise BadFile(
             f"{path} also changes other parts of the text encoder, for example {others[0]}. This "
@@ -123,11 +149,11 @@ def _refuse_other_tensors(path: Path, names: list[str]) -> None:
         )
 
 
-def _host_metadata(lora: LoraWeights, name: str) -> dict[str, str]:
+def _host_metadata(lora: LoraWeights, family: Family, name: str) -> dict[str, str]:
     ranks = {pair.rank for pair in lora.pairs.values()}
     alphas = {pair.alpha for pair in lora.pairs.values()}
     return {
-        **SD2.file_metadata,
+        **family.file_metadata,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
@@ -136,4 +162,5 @@ def _host_metadata(lora: LoraWeights, name: str) -> dict[str, str]:
 
 
 def _describe(key: ModuleKey) -> str:
-    return f"{key.module} of layer {key.layer}"
+    where = {FIRST_OF_TWO: " of the first text encoder", SECOND_OF_TWO: " of the second"}
+    return f"{key.module} of layer {key.layer}{where.get(key.part, '')}"

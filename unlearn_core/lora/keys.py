@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, cast
 
-from ..models.families import SD2
+from ..text.clip_model import prefix_of
 
 ModuleName = Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 LoraPart = Literal["down", "up", "alpha"]
@@ -17,7 +17,8 @@ ATTENTION: tuple[ModuleName, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Hosts apply these only if all four exist for a layer."""
 MLP: tuple[ModuleName, ...] = ("fc1", "fc2")
 MODULES: tuple[ModuleName, ...] = (*ATTENTION, *MLP)
-(TEXT,) = (tower.part for tower in SD2.towers)
+TEXT, FIRST_OF_TWO, SECOND_OF_TWO = "te", "te1", "te2"
+"""The text encoder where there is one, and SDXL's two."""
 
 
 class ModuleKey(NamedTuple):
@@ -57,8 +58,11 @@ def text_module(layer: int, module: ModuleName, part: str = TEXT) -> ModuleKey:
 
 
 def weight_name(key: ModuleKey) -> str:
-    """Its weight as a host lends it: "text_model.encoder.layers.3.self_attn.q_proj.weight"."""
-    return f"text_model.{key.path}.weight"
+    """Its weight as a host lends it: "text_model.encoder.layers.3.self_attn.q_proj.weight".
+
+    With "te1." or "te2." in front of it where there are two towers.
+    """
+    return f"{prefix_of(key.part)}text_model.{key.path}.weight"
 
 
 def kohya_name(key: ModuleKey, part: LoraPart) -> str:
@@ -89,12 +93,13 @@ _MODULE = (
 )
 _PLAIN_MODULE = re.compile(rf"(?:.*\.)?{_MODULE}(?:\.base_layer)?(?:\.weight)?")
 _KOHYA = re.compile(
-    r"lora_te1?_text_model_"
+    r"lora_(?P<tower>te[12]?)_text_model_"
     + _MODULE.replace(r"\.", "_")
     + r"\.(?P<part>lora_down\.weight|lora_up\.weight|alpha)"
 )
 _PEFT = re.compile(
-    r"(?:base_model\.model\.)?(?:text_encoder\.|text_encoders\.clip_h\.transformer\.)?"
+    r"(?:base_model\.model\.)?"
+    r"(?:text_encoder(?P<second>_2)?\.|text_encoders\.clip_(?P<comfy>[lgh])\.transformer\.)?"
     rf"(?:text_model\.)?{_MODULE}\."
     r"(?P<part>lora_A(?:\.\w+)?\.weight|lora_B(?:\.\w+)?\.weight|lora_down\.weight|lora_up\.weight"
     r"|lora_linear_layer\.down\.weight|lora_linear_layer\.up\.weight|alpha)"
@@ -108,14 +113,16 @@ def key_of_module(name: str) -> ModuleKey | None:
     ModuleKey(part='te', path='encoder.layers.3.self_attn.q_proj')
     """
     found = _PLAIN_MODULE.fullmatch(name)
-    return None if found is None else _key(found)
+    return None if found is None else _key(found, TEXT)
 
 
 def entry_of_tensor(name: str) -> LoraEntry | None:
     """What a tensor of a LoRA file or a parameter of a PEFT model is; None if not ours.
 
-    Understands kohya's names (`lora_te_`, `lora_te1_`), and PEFT's and diffusers' with their
-    prefixes ("text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight").
+    Understands kohya's names (`lora_te_`, `lora_te1_`, `lora_te2_`), and PEFT's, diffusers' and
+    ComfyUI's with their prefixes
+    ("text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight"). A name that may be
+    of one tower or of the first of two, "text_encoder." or `lora_te1_`, is given the part "te".
     """
     found = _KOHYA.fullmatch(name) or _PEFT.fullmatch(name)
     if found is None:
@@ -125,9 +132,17 @@ def entry_of_tensor(name: str) -> LoraEntry | None:
         part = "down"
     elif re.search(r"lora_B|up", found["part"]):
         part = "up"
-    return LoraEntry(_key(found), part)
+    groups = found.groupdict()
+    second = groups.get("tower") == SECOND_OF_TWO or groups.get("second")
+    second = second or groups.get("comfy") == "g"
+    return LoraEntry(_key(found, SECOND_OF_TWO if second else TEXT), part)
 
 
-def _key(found: re.Match[str]) -> ModuleKey:
+def of_two_towers(key: ModuleKey) -> ModuleKey:
+    """The key where the file is one of two towers: "te" is the first of them."""
+    return key._replace(part=FIRST_OF_TWO) if key.part == TEXT else key
+
+
+def _key(found: re.Match[str], part: str) -> ModuleKey:
     module = cast(ModuleName, found["attention"] or found["mlp"])
-    return text_module(int(found["layer"]), module)
+    return text_module(int(found["layer"]), module, part)

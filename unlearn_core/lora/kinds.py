@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 _TEXT_ENCODER = re.compile(
-    r"lora_te1?_|(?:base_model\.model\.)?(?:text_encoder\.|text_encoders\.clip_h\.|text_model\."
+    r"lora_te[12]?_|(?:base_model\.model\.)?"
+    r"(?:text_encoder(?:_2)?\.|text_encoders\.clip_[lgh]\.|text_model\."
     r"|encoder\.layers\.)"
 )
 _KINDS = {
@@ -25,7 +26,7 @@ _KINDS = {
 
 
 def is_of_text_encoder(name: str) -> bool:
-    """Whether a tensor's name says that it changes SD2's text encoder, in whatever way."""
+    """Whether a tensor's name says that it changes a text encoder, in whatever way."""
     return _TEXT_ENCODER.match(name) is not None
 
 

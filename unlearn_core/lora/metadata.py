@@ -116,7 +116,9 @@ def hide_words(lora: LoraWeights) -> LoraWeights:
     if PARTS in metadata:
         parts = [_hidden(part, salt) for part in json.loads(metadata[PARTS])]
         metadata[PARTS] = json.dumps(parts)
-    return LoraWeights(dict(lora.pairs), {**metadata, "unlearn_private": "True"})
+    return dataclasses.replace(
+        lora, pairs=dict(lora.pairs), metadata={**metadata, "unlearn_private": "True"}
+    )
 
 
 def _hidden(metadata: Mapping[str, str], salt: str) -> dict[str, str]:

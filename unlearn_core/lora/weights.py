@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import BadFile, BadSettings, WrongModel
 from ..files.tensor_file import is_finite
+from ..models.families import Family
 from .keys import ATTENTION, ModuleKey, text_module, weight_name
 
 
@@ -48,6 +49,8 @@ class LoraWeights:
     """The file's notes; ours are named `unlearn_*`, kohya's `ss_*`."""
     notes: tuple[str, ...] = ()
     """Sentences for the user about how the file was read."""
+    family: Family | None = None
+    """Of the model that it was made for; None where its file does not say."""
 
 
 def apply_lora(
@@ -95,7 +98,8 @@ def complete(lora: LoraWeights) -> LoraWeights:
             nothing = LoraPair(torch.zeros_like(pair.down), torch.zeros_like(pair.up), pair.alpha)
             for module in ATTENTION:
                 pairs.setdefault(text_module(key.layer, module, key.part), nothing)
-    return LoraWeights({key: pairs[key] for key in sorted(pairs, key=_place)}, dict(lora.metadata))
+    ordered = {key: pairs[key] for key in sorted(pairs, key=_place)}
+    return LoraWeights(ordered, dict(lora.metadata), family=lora.family)
 
 
 def round_to_half(lora: LoraWeights) -> LoraWeights:
@@ -107,7 +111,7 @@ def round_to_half(lora: LoraWeights) -> LoraWeights:
         key: LoraPair(_half(pair.down).float(), _half(pair.up).float(), float(_single(pair.alpha)))
         for key, pair in lora.pairs.items()
     }
-    return LoraWeights(pairs, dict(lora.metadata))
+    return LoraWeights(pairs, dict(lora.metadata), family=lora.family)
 
 
 def _check_pair(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -> None:
@@ -136,6 +140,21 @@ def _check_pair(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -
 
 def _layer_count(weights: Mapping[str, Tensor]) -> int:
     return sum(name.endswith(".self_attn.q_proj.weight") for name in weights)
+
+
+def check_family(lora: LoraWeights, family: Family) -> None:
+    """Raise WrongModel for a LoRA of another family than the model's."""
+    if lora.family is not None and lora.family is not family:
+        raise WrongModel(
+            f"This LoRA was made for {lora.family.name}, and this model is {family.name}: choose a "
+            "model of the family that it was made for."
+        )
+    parts = {tower.part for tower in family.towers}
+    if not {key.part for key in lora.pairs} <= parts:
+        raise WrongModel(
+            f"This LoRA was made for a model with {3 - len(parts)} text encoder(s), and "
+            f"{family.name} has {len(parts)}: choose a model that it was made for."
+        )
 
 
 def _check_strength(strength: float) -> None:

@@ -70,7 +70,7 @@ class Evaluation:
     forgotten: Forgotten
     groups: tuple[Group, ...]
     drift_of_empty: float
-    """Greatest relative change over all positions of the empty prompt."""
+    """Greatest relative change over all positions of the empty prompt and its pooled vector."""
     drift_of_negatives: dict[str, float]
     drift_of_kept: dict[str, float]
     curve: tuple[CurvePoint, ...]
@@ -114,8 +114,8 @@ def evaluate(
         drawn = _draw(model, texts, seed, able, wanted)
         groups.append(Group(role, word, prompts[number].texts[0], *drawn))
         monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, len(subjects)))
-    guard_drift = drift(after.guard, before.guard).tolist()
-    kept_drift = drift(after.kept, before.kept).tolist()
+    guard_drift = _drift(after.guard, before.guard)
+    kept_drift = _drift(after.kept, before.kept)
     shown = tuple(
         next((group for group in groups if group.role == role), groups[0]).prompt
         for role in ("concept", "neighbour")
@@ -139,15 +139,23 @@ class _Texts:
 
     prompts: list[Conditioning]
     """Of each subject, as `encode_prompt` gives it."""
-    guard: Tensor
-    kept: Tensor
+    guard: tuple[Tensor, ...]
+    """Each tower's states."""
+    kept: tuple[Tensor, ...]
 
     @classmethod
     def of(
         cls, encoder: TextEncoder, prompts: Sequence[Prompts], guard: Tensor, kept: Tensor
     ) -> _Texts:
         texts = [encode_prompt(encoder, prompt.token_ids) for prompt in prompts]
-        return cls(texts, encoder.encode(guard), encoder.encode(kept))
+        return cls(texts, encoder.states(guard), encoder.states(kept))
+
+
+def _drift(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[float]:
+    """Of each prompt, in the tower where it is greatest; the pooled vector counts as a position."""
+    found = [drift(*both) for both in zip(after, before, strict=True)]
+    greatest: list[float] = torch.stack(found).amax(0).tolist()
+    return greatest
 
 
 def _subjects(forgotten: Forgotten, encoder: TextEncoder) -> list[tuple[str, str]]:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from ..errors import WrongModel
 from ..files.tensor_file import is_finite
 from ..lora.keys import weight_name
-from ..lora.weights import LoraWeights, apply_lora, check_fit
-from ..models.devices import give_memory_back, text_products_dtype
-from ..models.lent_model import LentModel
+from ..lora.weights import LoraWeights, apply_lora, check_family, check_fit
+from ..models.devices import give_memory_back
+from ..models.lent_model import LentModel, build_encoder
 from ..text.text_encoder import TextEncoder
+from ..text.tower_encoder import PROJECTION
 
 Changed = Callable[[float], Iterator[tuple[str, Tensor]]]
 """Names and weights of all that is changed, at a strength: 0 is before, 1 after. One at a time."""
@@ -28,14 +29,14 @@ class ScaledEncoder:
     def __init__(self, model: LentModel, weights: dict[str, Tensor], changed: Changed) -> None:
         """Copy `weights`; raises WrongModel if they are of no text encoder."""
         give_memory_back()  # what a run before has left
-        products = text_products_dtype(model.device)
-        self.encoder = TextEncoder(weights, model.last_used_layer, model.device, products)
+        self.encoder = build_encoder(model, weights)
         self._parameters = _parameters(self.encoder)
         self._changed = changed
 
     @classmethod
     def with_lora(cls, model: LentModel, lora: LoraWeights) -> ScaledEncoder:
         """The strength is the LoRA's; raises WrongModel if it doesn't fit the model."""
+        check_family(lora, model.family)
         weights = model.text_encoder_weights()
         return cls(model, weights, changed_by_lora(weights, lora))
 
@@ -94,7 +95,13 @@ def changed_between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
 
 def _parameters(encoder: TextEncoder) -> dict[str, nn.Parameter]:
     """By the names under which they are lent."""
-    body = getattr(encoder.model, "text_model", encoder.model)
-    named = dict(body.named_parameters())
-    named["embeddings.token_embedding.weight"] = encoder.words.held
-    return {f"text_model.{name}": parameter for name, parameter in named.items()}
+    found: dict[str, nn.Parameter] = {}
+    for part in encoder.towers:
+        body = getattr(part.model, "text_model", part.model)
+        named = dict(body.named_parameters())
+        named["embeddings.token_embedding.weight"] = part.words.held
+        prefix = f"{part.tower.prefix}text_model."
+        found |= {f"{prefix}{name}": parameter for name, parameter in named.items()}
+        if part.projection is not None:
+            found[f"{part.tower.prefix}{PROJECTION}"] = nn.Parameter(part.projection, False)
+    return found

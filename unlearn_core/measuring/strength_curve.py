@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,10 @@ from ..forgetting.held_out import concept_prompts, kept_prompts
 from ..lora.metadata import Forgotten
 from ..models.lent_model import LentModel
 from ..progress import DRAWING_THE_STRENGTH_CURVE, Progress, RunMonitor, stop_if_asked
+from ..text.tower_encoder import TowerEncoder
 from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
-from ..words.prompts import whole_prompts
+from ..words.prompts import ROLE_POOLED, ForgetPrompts, Prompts, whole_prompts
 from .drawing import draw_encoded, encode_prompt
 from .scaled_encoder import ScaledEncoder
 
@@ -44,6 +45,45 @@ def recommend(curve: Sequence[CurvePoint]) -> float:
     return best.strength
 
 
+@dataclass(frozen=True)
+class _Targets:
+    """Where one tower's states of the concept should go, and those of kept words should stay."""
+
+    stand_in: Tensor
+    kept: Tensor
+    roles: Tensor
+    kept_roles: Tensor
+    scales: RoleScales
+
+    @classmethod
+    def of(
+        cls,
+        tower: TowerEncoder,
+        own: Tensor,
+        stand_in: Tensor,
+        kept_own: Tensor,
+        concept: ForgetPrompts,
+        kept: Prompts,
+    ) -> _Targets:
+        source = tower.extended(concept.source, concept.source.shape[1])
+        roles, kept_roles = (
+            tower.extended(prompts.roles, ROLE_POOLED).to(own.device) for prompts in (concept, kept)
+        )
+        scales = RoleScales.measure(torch.cat([own, kept_own]), torch.cat([roles, kept_roles]))
+        return cls(gather_targets(own, stand_in, source), kept_own, roles, kept_roles, scales)
+
+    def to_stand_in(self, states: Tensor) -> float:
+        return float(role_distance(states, self.stand_in, self.roles, self.scales).mean())
+
+    def from_kept(self, states: Tensor) -> float:
+        return float(role_distance(states, self.kept, self.kept_roles, self.scales).mean())
+
+
+def _mean(distances: Iterable[float]) -> float:
+    found = list(distances)
+    return sum(found) / len(found)
+
+
 @torch.no_grad()
 def strength_curve(
     model: LentModel,
@@ -61,19 +101,21 @@ def strength_curve(
     asked = forgotten.concept
     concept = concept_prompts(asked.names, asked.kind, forgotten.stand_in)
     kept = kept_prompts(asked.kind, (*forgotten.kept, forgotten.stand_in))
-    own, stand_in = before.encode(concept.token_ids), before.encode(concept.stand_in_ids)
-    wanted = gather_targets(own, stand_in, concept.source)
-    kept_own = before.encode(kept.token_ids)
-    roles, kept_roles = concept.roles.to(own.device), kept.roles.to(own.device)
-    scales = RoleScales.measure(torch.cat([own, kept_own]), torch.cat([roles, kept_roles]))
-    start = role_distance(own, wanted, roles, scales).mean()
+    own, kept_own = before.states(concept.token_ids), before.states(kept.token_ids)
+    towers = zip(before.towers, own, before.states(concept.stand_in_ids), kept_own, strict=True)
+    targets = [
+        _Targets.of(tower, states, stand_in, kept_states, concept, kept)
+        for tower, states, stand_in, kept_states in towers
+    ]
+    start = _mean(target.to_stand_in(states) for target, states in zip(targets, own, strict=True))
     prompts = [whole_prompts([prompt]).token_ids for prompt in shown]
     points = []
     for done, strength in enumerate(STRENGTHS):
         stop_if_asked(monitor)
         encoder = scaled.set_strength(strength)
-        left = role_distance(encoder.encode(concept.token_ids), wanted, roles, scales).mean()
-        moved = role_distance(encoder.encode(kept.token_ids), kept_own, kept_roles, scales).mean()
+        now, kept_now = encoder.states(concept.token_ids), encoder.states(kept.token_ids)
+        left = _mean(t.to_stand_in(states) for t, states in zip(targets, now, strict=True))
+        moved = _mean(t.from_kept(states) for t, states in zip(targets, kept_now, strict=True))
         concept_pictures, neighbour_pictures = (
             draw_encoded(model, encode_prompt(encoder, ids), CURVE_PICTURES, seed)
             for ids in prompts
@@ -81,8 +123,8 @@ def strength_curve(
         points.append(
             CurvePoint(
                 strength,
-                float(1 - left / start),
-                float(1 - moved),
+                1 - left / start,
+                1 - moved,
                 concept_pictures,
                 neighbour_pictures,
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WrongModel
+from ..text.clip_model import TextTower
 from ..text.tokenizer import ADDED_TOKENS, EOS, PAD, VOCABULARY
 
 Prediction = Literal["epsilon", "v"]
@@ -27,30 +28,6 @@ _OTHER_INPUTS = {
     "5": "a depth model",
 }
 _PLAIN = "Use the plain text-to-image checkpoint"
-
-
-@dataclass(frozen=True)
-class TextTower:
-    """One text encoder of a family, as it is published in full size."""
-
-    part: str
-    """What kohya's names of its LoRA begin with after `lora_`."""
-    width: int
-    layers: int
-    conditioning_layer: int
-    """Index of the layer whose state the UNet gets."""
-    normed: bool
-    """Whether the final LayerNorm is applied to that state."""
-    pad: int
-    """The token behind the end of a prompt."""
-    activation: str
-    pooled: bool = False
-    """Whether the UNet gets its pooled vector too."""
-
-    @property
-    def last_layer(self) -> int:
-        """Index of the last layer that a LoRA file may name: later ones move nothing."""
-        return self.layers - 1 if self.pooled else self.conditioning_layer
 
 
 @dataclass(frozen=True)
@@ -85,11 +62,6 @@ class Family:
     def context_width(self) -> int:
         """Width of the text states that a full-size UNet takes."""
         return sum(tower.width for tower in self.towers)
-
-    @property
-    def last_layer(self) -> int:
-        """That of its first text encoder, see `TextTower.last_layer`."""
-        return self.towers[0].last_layer
 
     def alphas_cumprod(self) -> Tensor:
         """The noise schedule where a model states none: (1000,) float32, decreasing in (0, 1)."""
@@ -191,6 +163,7 @@ def prediction_named(name: object, remedy: str = "") -> Prediction:
 
 
 def _nearest(seen: Seen) -> Family:
+    """By the number of text encoders, then by what tells the two families with one."""
     if seen.text_encoders > 1:
         return SDXL
     for family in (SD1, SD2):

@@ -11,7 +11,7 @@ from ..progress import RunMonitor, stop_if_asked
 from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from .devices import text_products_dtype
-from .families import SD2, Family, Prediction, Seen, recognise
+from .families import Family, Prediction
 from .unet_sizes import UnetSizes
 
 
@@ -22,7 +22,7 @@ class LentModel(Protocol):
     lent as its weights, because each host holds another class of it.
     """
 
-    family: Family = SD2
+    family: Family
     device: torch.device
     compute_dtype: torch.dtype
     """Dtype of UNet activations; for the text encoder see devices.text_products_dtype."""
@@ -31,8 +31,11 @@ class LentModel(Protocol):
     """(1000,) float32, the product of 1 - beta up to each timestep, decreasing in (0, 1)."""
     native_size: int
     """Edge of a picture in pixels: 64 for the demo model, 512 for SD2-base, 768 for SD2."""
-    last_used_layer: int
-    """Index of the text encoder layer that conditions the UNet: 22 on SD2, the penultimate one."""
+    conditioning_layers: tuple[int, ...]
+    """For each text tower the index of the layer that conditions the UNet: 22 on SD2, the
+    penultimate one; 10 and 30 on SDXL."""
+    is_distilled: bool = False
+    """Whether it draws in a few steps without guidance, as SD-Turbo and SDXL-Turbo do."""
     unet_sizes: UnetSizes | None = None
     """None where there is no UNet, or its sizes are not known."""
     checkpointing: bool = False
@@ -46,8 +49,9 @@ class LentModel(Protocol):
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """The text encoder's weights under Hugging Face CLIPTextModel names.
 
-        Names start with `text_model.`; any float dtype, on any device. They are read and
-        copied, never written to.
+        Names start with `text_model.`, where there are two towers with `te1.` or `te2.` before it,
+        and `te2.text_projection.weight` (width, width) is with them. Any float dtype, on any
+        device. They are read and copied, never written to.
         """
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
@@ -73,10 +77,12 @@ class Stoppable(LentModel):
     def __init__(self, model: LentModel, monitor: RunMonitor, drawn: int | None = None) -> None:
         """Lend `model` on; `drawn` None sets no limit."""
         self._model, self._monitor, self._drawn = model, monitor, drawn
-        self.device, self.compute_dtype = model.device, model.compute_dtype
+        self.family, self.device, self.compute_dtype = (
+            model.family, model.device, model.compute_dtype
+        )  # fmt: skip
         self.prediction, self.alphas_cumprod = model.prediction, model.alphas_cumprod
-        self.native_size, self.last_used_layer = model.native_size, model.last_used_layer
-        self.unet_sizes = model.unet_sizes
+        self.native_size, self.conditioning_layers = model.native_size, model.conditioning_layers
+        self.unet_sizes, self.is_distilled = model.unet_sizes, model.is_distilled
 
     def free_memory(self) -> int | None:
         """See LentModel."""
@@ -110,11 +116,10 @@ class Stoppable(LentModel):
 def build_encoder(model: LentModel, weights: dict[str, Tensor] | None = None) -> TextEncoder:
     """A private copy of the lent model's text encoder, on its device; raises WrongModel.
 
-    `weights` are the model's, where the caller has them already.
+    `weights` are the model's or a change of them, where the caller has them already.
     """
     weights = model.text_encoder_weights() if weights is None else weights
-    table = weights.get("text_model.embeddings.token_embedding.weight")
-    if table is not None:
-        recognise(Seen(vocabulary=table.shape[0], text_width=table.shape[1]))
     products = text_products_dtype(model.device)
-    return TextEncoder(weights, model.last_used_layer, model.device, products)
+    return TextEncoder.of(
+        model.family.towers, weights, model.conditioning_layers, model.device, products
+    )

@@ -16,7 +16,8 @@ class Conditioning:
     tokens: Tensor
     """(B, 77 n, width) float32: a state for each token; n chunks side by side."""
     pooled: Tensor | None = None
-    """(B, width) float32: a vector for each prompt; None where the family's UNet takes none."""
+    """(B, width) float32: a vector for each prompt, of its first chunk; None where the family's
+    UNet takes none."""
 
     @classmethod
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
@@ -40,6 +41,11 @@ class Conditioning:
     def expand(self, count: int) -> Conditioning:
         """One prompt as `count` of the same, without copies; `count` prompts as they are."""
         return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def side_by_side(self, chunks: int) -> Conditioning:
+        """Each `chunks` prompts as the chunks of one."""
+        tokens = self.tokens.unflatten(0, (-1, chunks)).flatten(1, 2)
+        return Conditioning(tokens, None if self.pooled is None else self.pooled[::chunks])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         """The same with each tensor changed."""

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ..progress import RunMonitor
-from .text_encoder import TextEncoder
+from .tower_encoder import TowerEncoder, end_positions
 
 MOST_TOKENS = 384
 """In one tree. Attention grows with the square; a smaller tree repeats more prefixes."""
 
 Encoded = tuple[Tensor, Tensor]
-"""(states before the tail, conditioning), each (N, T, width) float32."""
+"""States of N prompts: (N, T, width) before the tail, and (N, T + extra, width) as `TowerEncoder`
+gives them, float32."""
 
 
 @dataclass(frozen=True)
@@ -39,38 +40,43 @@ class TokenTrees:
 
 
 def encode_all(
-    encoder: TextEncoder,
+    tower: TowerEncoder,
     token_ids: Tensor,
     learned: Tensor | None = None,
     monitor: RunMonitor | None = None,
 ) -> Encoded:
     """What `encode_groups` makes of prompts of one length."""
-    (encoded,) = encode_groups(encoder, [token_ids], learned, monitor)
+    (encoded,) = encode_groups(tower, [token_ids], learned, monitor)
     return encoded
 
 
 def encode_groups(
-    encoder: TextEncoder,
+    tower: TowerEncoder,
     groups: Sequence[Tensor],
     learned: Tensor | None = None,
     monitor: RunMonitor | None = None,
 ) -> list[Encoded]:
     """Prompts of several lengths, (N, T) each, which share their prefixes with one another.
 
-    The conditioning of each is that of `TextEncoder.encode`, up to rounding in the encoder's
-    `products`. Raises Cancelled if the user asked to stop.
+    What comes out is what `TowerEncoder.encode` gives, up to rounding in the tower's `products`.
+    Raises Cancelled if the user asked to stop.
     """
+    groups = [tower.padded(group) for group in groups]
     rows = [tuple(row) for group in groups for row in group.tolist()]
     unique = sorted(set(rows))  # alike lie together
     trees = token_trees(unique)
-    encoded = encoder.encode_trees(trees.token_ids, trees.positions, trees.sees, learned, monitor)
-    before, after = (part.flatten(0, 1) for part in encoded)
+    encoded = tower.encode_trees(trees.token_ids, trees.positions, trees.sees, learned, monitor)
+    before, after, last = (part.flatten(0, 1) for part in encoded)
     place_of = dict(zip(unique, trees.places, strict=True))
     found, start = [], 0
     for group in groups:
         places = [place_of[row] for row in rows[start : start + len(group)]]
-        place = torch.tensor(places, device=encoder.device).view(group.shape)
-        found.append((before[place], after[place]))
+        place = torch.tensor(places, device=tower.device).view(group.shape)
+        states = after[place]
+        if tower.extra:
+            at_end = place.gather(1, end_positions(group).to(place)[:, None])
+            states = torch.cat([states, tower.pool(last[at_end])], 1)
+        found.append((before[place], states))
         start += len(group)
     return found
 

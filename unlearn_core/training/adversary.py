@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..lora.encoder_lora import EncoderLora
-from ..text.text_encoder import TextEncoder
-from ..text.tokenizer import VOCABULARY
-from ..words.prompts import Name, fill, make_prompts, pair_prompts
-from .examples import ForgetExamples, forget_examples
+from ..text.tokenizer import CHUNK, VOCABULARY
+from ..words.prompts import ROLE_POOLED, Name, fill, make_prompts, pair_prompts
+from .examples import ForgetExamples, cut, forget_examples
 from .losses import RoleScales, role_distance
 from .terms import ForgetTerm
 
@@ -52,22 +51,22 @@ class Adversary:
 
     def __init__(
         self,
-        encoder: TextEncoder,
         lora: EncoderLora,
         concept: Concept,
         stand_in: Name,
         generator: torch.Generator,
         scales: RoleScales,
     ) -> None:
-        self.encoder, self.lora, self.stand_in = encoder, lora, stand_in
+        tower = lora.tower
+        self.lora, self.stand_in = lora, stand_in
         self.generator, self.scales = generator, scales
         templates = STYLE_TEMPLATES if concept.kind == "style" else TEMPLATES
         self._name = Name.of(concept.name, concept.kind)
         self._templates = templates
         wanted = make_prompts([fill(t, self._name) for t in templates])
-        self._roles = wanted.roles.to(encoder.device)
+        self._roles = tower.extended(wanted.roles, ROLE_POOLED).to(tower.device)
         with lora.disabled(), torch.no_grad():
-            self._wanted = encoder.encode(wanted.token_ids)
+            self._wanted = tower.encode(wanted.token_ids)
 
     def _searched(self, search: int) -> Name:
         count = len(self._name.ids)
@@ -83,11 +82,11 @@ class Adversary:
             for search in range(SEARCHES)
             for template in self._templates
         ]
-        return forget_examples(self.encoder, self.lora, pair_prompts(pairs), vectors)
+        return forget_examples(self.lora, pair_prompts(pairs), vectors)
 
     def _search(self) -> Tensor:
-        start = self.encoder.words.vectors(self._name.ids)
-        size = float(start.norm(dim=1).mean()) / self.encoder.width**0.5
+        start = self.lora.tower.words.vectors(self._name.ids)
+        size = float(start.norm(dim=1).mean()) / self.lora.tower.width**0.5
         starts = start.repeat(SEARCHES, 1)
         noise = torch.randn(starts.shape, generator=self.generator).to(starts)
         vectors = (starts + size * noise).requires_grad_(True)
@@ -99,12 +98,12 @@ class Adversary:
                 for template in self._templates
             ]
         )
-        wanted = self._wanted.repeat(SEARCHES, 1, 1)
-        roles = self._roles.repeat(SEARCHES, 1)
         length = int(prompts.ends.max()) + 8
+        wanted = cut(self._wanted, length, CHUNK).repeat(SEARCHES, 1, 1)
+        roles = cut(self._roles, length, CHUNK).repeat(SEARCHES, 1)
         for _ in range(STEPS):
-            states = self.encoder.encode(prompts.token_ids[:, :length], vectors)
-            loss = role_distance(states, wanted[:, :length], roles[:, :length], self.scales).mean()
+            states = self.lora.tower.encode(prompts.token_ids[:, :length], vectors)
+            loss = role_distance(states, wanted, roles, self.scales).mean()
             (vectors.grad,) = torch.autograd.grad(loss, [vectors])
             optimizer.step()
         found: Tensor = vectors.detach()

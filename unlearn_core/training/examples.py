@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..lora.encoder_lora import EncoderLora
 from ..progress import RunMonitor
-from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_groups
 from ..text.tokenizer import CHUNK
-from ..words.prompts import OWN_STATE, ForgetPrompts, Prompts
+from ..text.tower_encoder import end_positions
+from ..words.prompts import OWN_STATE, ROLE_POOLED, ForgetPrompts, Prompts
 from .losses import RoleScales
 
 LENGTHS = (10, 14, 20, 32, 52, CHUNK)
@@ -33,11 +33,11 @@ class Examples:
     token_ids: Tensor
     """(N, T) int64."""
     roles: Tensor
-    """(N, T) int64."""
+    """(N, T + extra) int64."""
     states: Tensor
     """(N, T, width) float32: what enters the first trained layer."""
     targets: Tensor
-    """(N, T, width) float32: the conditioning that the trained encoder should give."""
+    """(N, T + extra, width) float32: what the trained tower should give."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -47,13 +47,18 @@ class Examples:
         """T."""
         return self.token_ids.shape[1]
 
+    @property
+    def ends(self) -> Tensor:
+        """(N,) int64: where EOS stands."""
+        return end_positions(self.token_ids)
+
     def cut(self, length: int) -> Examples:
-        """The first `length` positions."""
+        """The first `length` positions; the pooled vector stays, so EOS must be among them."""
         return Examples(
             self.token_ids[:, :length],
-            self.roles[:, :length],
+            cut(self.roles, length, self.length),
             self.states[:, :length],
-            self.targets[:, :length],
+            cut(self.targets, length, self.length),
         )
 
     def rows(self, chosen: Tensor) -> Examples:
@@ -70,13 +75,19 @@ class ForgetExamples(Examples):
     stand_in_states: Tensor
     """(N, T, width) float32: what enters the first trained layer for the stand-in's prompts."""
     source: Tensor
-    """(N, T) int64, see `ForgetPrompts`."""
+    """(N, T + extra) int64, see `ForgetPrompts`."""
+
+
+def cut(rows: Tensor, length: int, whole: int) -> Tensor:
+    """(N, whole + extra, ...) -> (N, length + extra, ...): what stands behind the tokens stays."""
+    kept = rows[:, :length]
+    return torch.cat([kept, rows[:, whole:]], 1) if rows.shape[1] > whole else kept
 
 
 def gather_targets(own: Tensor, stand_in: Tensor, source: Tensor) -> Tensor:
     """The stand-in's states where `source` says they stand, the own ones where it is OWN_STATE.
 
-    own and stand_in (N, T, width), source (N, T).
+    own and stand_in (N, T + extra, width), source (N, T + extra).
     """
     source = source.to(own.device)
     gathered = stand_in.gather(1, source.clamp(min=0)[..., None].expand_as(own))
@@ -101,28 +112,28 @@ def _by_length(ends: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def forget_examples(
-    encoder: TextEncoder,
     lora: EncoderLora,
     prompts: ForgetPrompts,
     learned: Tensor | None,
     monitor: RunMonitor | None = None,
 ) -> list[ForgetExamples]:
     """The forget set, a part for each length; targets are the stand-in's aligned states."""
+    tower = lora.tower
     # What a prompt keeps must hold the stand-in's EOS too, wherever that stands.
     last = prompts.source.gather(1, prompts.ends[:, None]).flatten()
     cuts = list(_by_length(torch.maximum(prompts.ends, last)))
     own_ids = [prompts.token_ids[rows, :length] for length, rows in cuts]
     other_ids = [prompts.stand_in_ids[rows, :length] for length, rows in cuts]
     with lora.disabled():
-        encoded = encode_groups(encoder, [*own_ids, *other_ids], learned, monitor)
+        encoded = encode_groups(tower, [*own_ids, *other_ids], learned, monitor)
     parts = []
     for number, (length, rows) in enumerate(cuts):
         (states, own), (other_states, other) = encoded[number], encoded[number + len(cuts)]
-        source = prompts.source[rows, :length].to(encoder.device)
+        source = tower.extended(prompts.source[rows, :length], length).to(tower.device)
         parts.append(
             ForgetExamples(
-                own_ids[number].to(encoder.device),
-                prompts.roles[rows, :length].to(encoder.device),
+                own_ids[number].to(tower.device),
+                tower.extended(prompts.roles[rows, :length], ROLE_POOLED).to(tower.device),
                 states,
                 gather_targets(own, other, source),
                 other_states,
@@ -133,31 +144,34 @@ def forget_examples(
 
 
 def retain_examples(
-    encoder: TextEncoder, lora: EncoderLora, prompts: Prompts, monitor: RunMonitor | None = None
+    lora: EncoderLora, prompts: Prompts, monitor: RunMonitor | None = None
 ) -> list[Examples]:
     """The retain set, a part for each length."""
-    return _retain(encoder, lora, prompts, list(_by_length(prompts.ends)), monitor)
+    return _retain(lora, prompts, list(_by_length(prompts.ends)), monitor)
 
 
-def whole_examples(encoder: TextEncoder, lora: EncoderLora, prompts: Prompts) -> Examples:
+def whole_examples(lora: EncoderLora, prompts: Prompts) -> Examples:
     """As `retain_examples`, all with 77 positions."""
-    (whole,) = _retain(encoder, lora, prompts, [(CHUNK, torch.arange(len(prompts)))], None)
+    (whole,) = _retain(lora, prompts, [(CHUNK, torch.arange(len(prompts)))], None)
     return whole
 
 
 def _retain(
-    encoder: TextEncoder,
     lora: EncoderLora,
     prompts: Prompts,
     cuts: list[tuple[int, Tensor]],
     monitor: RunMonitor | None,
 ) -> list[Examples]:
+    tower = lora.tower
     groups = [prompts.token_ids[rows, :length] for length, rows in cuts]
     with lora.disabled():
-        encoded = encode_groups(encoder, groups, monitor=monitor)
+        encoded = encode_groups(tower, groups, monitor=monitor)
     return [
         Examples(
-            ids.to(encoder.device), prompts.roles[rows, :length].to(encoder.device), states, own
+            ids.to(tower.device),
+            tower.extended(prompts.roles[rows, :length], ROLE_POOLED).to(tower.device),
+            states,
+            own,
         )
         for ids, (length, rows), (states, own) in zip(groups, cuts, encoded, strict=True)
     ]

@@ -41,7 +41,7 @@ class LearnedVectors:
     """Word vectors learned from pictures."""
 
     vectors: Tensor
-    """(n, width) float32 on the CPU."""
+    """(n, width) float32 on the CPU; those of several towers side by side."""
     losses: tuple[float, ...]
     """The denoising loss of every step."""
     explained: float
@@ -82,9 +82,15 @@ def invert(
         latents = encode_pictures(model, concept.images)
     own_styles = _best_styles(model, encoder, concept, latents, styles, settings.seed)
     start = starting_vectors(encoder, concept.name, 1)
-    vectors = start.clone().to(encoder.device).requires_grad_(True)
-    rate = settings.inversion_learning_rate * float(start.pow(2).mean().sqrt())
-    optimizer = torch.optim.Adam([vectors], lr=rate)
+    parts = [part.clone().to(encoder.device) for part in encoder.split(start)]
+    sizes = [float(part.pow(2).mean().sqrt()) for part in parts]
+    rates = [settings.inversion_learning_rate * size for size in sizes]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [part.requires_grad_(True)], "lr": rate}
+            for part, rate in zip(parts, rates, strict=True)
+        ]
+    )
     name = LearnedVectors(start, (), 0.0).name(concept)
     captions = Captions.of(concept, name, styles, own_styles)
     reports = StepReports(monitor, LEARNING, settings.inversion_steps)
@@ -93,6 +99,7 @@ def invert(
     for step in range(settings.inversion_steps):
         stop_if_asked(monitor)
         chosen, noised = draw_batch(model, latents, batch, generator)
+        vectors = torch.cat(parts, -1)
         text = captions.encode(encoder, chosen, vectors, generator)
         loss = prediction_error(
             model, noised.noisy, noised.timesteps, text, noised.targets, unet_rows or batch
@@ -104,16 +111,18 @@ def invert(
             )
         optimizer.zero_grad()
         loss.backward()
-        for group in optimizer.param_groups:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - 0.9 * step / settings.inversion_steps)
         optimizer.step()
         losses.append(float(loss.detach()))
         reports.done(
             step + 1,
             losses[-1],
-            lambda: preview_picture(model, encoder, captions.token_ids[0], settings.seed, vectors),
+            lambda: preview_picture(
+                model, encoder, captions.token_ids[0], settings.seed, torch.cat(parts, -1).detach()
+            ),
         )
-    learned = vectors.detach()
+    learned = torch.cat(parts, -1).detach()
     explained = _explained(model, encoder, concept, learned, name, styles, settings.seed)
     return LearnedVectors(learned.cpu(), tuple(losses), explained)
 
@@ -169,12 +178,13 @@ def starting_vectors(encoder: TextEncoder, name: str, count: int) -> Tensor:
     """
     ids = tokenize(name)[:count]
     ids += [ids[-1]] * (count - len(ids))
-    vectors = encoder.words.vectors(ids)
+    vectors = encoder.word_vectors(ids)
     if not bool(vectors.any()):
-        table = encoder.words.weight.detach()
-        known = table[table.any(dim=1)]
-        typical = (known - known.mean(0)).norm(dim=1).argmin()
-        vectors[:] = known[typical]
+        table = encoder.towers[0].words.weight.detach()
+        known = table.any(dim=1).nonzero().flatten()
+        rows = table[known]
+        typical = (rows - rows.mean(0)).norm(dim=1).argmin()
+        vectors[:] = encoder.word_vectors([int(known[typical])])
     return vectors
 
 

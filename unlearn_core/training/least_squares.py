@@ -1,7 +1,7 @@
 """The quick path: a LoRA by ridge least squares, without a loop.
 
 The last trained layer's fc2 is solved for: its input g is what the layer has found out, its output
-is added to the state h that the final LayerNorm reads. Over all positions p of the examples
+is added to the state h that conditions the picture. Over all positions p of the examples
 
     min  sum_p w_p |dW g_p - (h*_p - h_p)|^2 + ridge |dW|^2
 
@@ -13,6 +13,7 @@ equations give dW = D G^T (G G^T + ridge I)^-1, the form of UCE (Gandikota et al
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from torch import Tensor
 from ..lora.encoder_lora import EncoderLora, captured
 from ..lora.keys import ModuleKey
 from ..models.devices import give_memory_back
-from ..text.text_encoder import TextEncoder
 from .examples import Examples, ForgetExamples, gather_targets
 from .losses import RoleScales, role_weights
 
@@ -31,48 +31,51 @@ RIDGE = 1e-3
 
 
 class LeastSquares:
-    """The normal equations of a LoRA's last fc2: examples are added to them one after the other.
+    """The normal equations of one fc2 of a LoRA: examples are added to them one after the other.
 
-    None are needed any more once they were added.
+    None are needed any more once they were added. An fc2 behind the conditioning layer moves the
+    pooled vector alone, so it is solved for at EOS, on top of what the LoRA changes before it.
     """
 
     def __init__(
         self,
-        encoder: TextEncoder,
         lora: EncoderLora,
         key: ModuleKey,
         scales: RoleScales,
         basis: Tensor | None,
     ) -> None:
         """For the projection `key`, see `solved_for`; what `basis` (in, m) spans is left out."""
-        self._encoder, self._lora, self._key = encoder, lora, key
+        tower = lora.tower
+        self._lora, self._key = lora, key
         self._scales, self._basis = scales, basis
+        self._pooled = key.layer > tower.conditioning_layer
         width_in = lora.down(key).shape[1]
-        self._gram = torch.zeros(width_in, width_in, device=encoder.device)
-        self._cross = torch.zeros(encoder.width, width_in, device=encoder.device)
+        self._gram = torch.zeros(width_in, width_in, device=tower.device)
+        self._cross = torch.zeros(tower.width, width_in, device=tower.device)
 
     @torch.no_grad()
     def forget(self, parts: Iterable[ForgetExamples]) -> None:
         """The concept's prompts get the stand-in's states."""
-        with self._lora.disabled():
-            for examples in parts:
-                for rows in _batches(examples):
-                    batch = examples.rows(rows)
-                    inputs, own = self._look(batch.states)
-                    _, other = self._look(examples.stand_in_states[rows])
-                    wanted = gather_targets(own, other, examples.source[rows]) - own
-                    self._add(inputs, wanted, role_weights(batch.roles, self._scales))
+        for examples in parts:
+            for rows in _batches(examples):
+                batch, source = examples.rows(rows), examples.source[rows]
+                ends = source.gather(1, batch.ends[:, None]).flatten()
+                inputs, now = self._look(batch.states, batch.ends, changed=self._pooled)
+                _, other = self._look(examples.stand_in_states[rows], ends)
+                wanted = other if self._pooled else gather_targets(now, other, source)
+                self._add(inputs, wanted - now, self._weights(batch.roles))
 
     @torch.no_grad()
     def retain(self, parts: Iterable[Examples], weight: float) -> None:
         """These prompts stay; `weight` is theirs against the prompts to forget."""
-        with self._lora.disabled():
-            for examples in parts:
-                for rows in _batches(examples):
-                    batch = examples.rows(rows)
-                    inputs, own = self._look(batch.states)
-                    weights = role_weights(batch.roles, self._scales) * weight
-                    self._add(inputs, torch.zeros_like(own), weights)
+        for examples in parts:
+            for rows in _batches(examples):
+                batch = examples.rows(rows)
+                inputs, now = self._look(batch.states, batch.ends, changed=self._pooled)
+                before = now
+                if self._pooled:
+                    _, before = self._look(batch.states, batch.ends)
+                self._add(inputs, before - now, self._weights(batch.roles) * weight)
 
     @torch.no_grad()
     def solve(self) -> None:
@@ -87,13 +90,27 @@ class LeastSquares:
         self._lora.up(self._key).copy_(up.float())
         self._lora.down(self._key).copy_(down.float())
 
-    def _look(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """(input of the projection, the state that leaves its layer), (n, T, ...) each."""
+    def _look(self, states: Tensor, ends: Tensor, changed: bool = False) -> tuple[Tensor, Tensor]:
+        """(input of the projection, the state that leaves its layer), (n, positions, ...) each.
+
+        `changed`: with the LoRA as it is now. Of the pooled vector's layers only EOS is looked at.
+        """
         key = self._key
-        projection, layer = self._lora.frozen(key), self._encoder.layers[key.layer]
-        with captured({key: projection}, {key: layer}) as (inputs, outputs):
-            self._encoder.tail(states)
-        return inputs[key].float(), outputs[key]
+        projection, layer = self._lora.frozen(key), self._lora.tower.layers[key.layer]
+        unchanged = nullcontext() if changed else self._lora.disabled()
+        with unchanged, captured({key: projection}, {key: layer}) as (inputs, outputs):
+            self._lora.tower.tail(states, ends)
+        seen, left = inputs[key].float(), outputs[key]
+        if self._pooled:
+            rows = torch.arange(len(ends), device=ends.device)
+            return seen[rows, ends][:, None], left[rows, ends][:, None]
+        return seen, left
+
+    def _weights(self, roles: Tensor) -> Tensor:
+        """Of each position, see `role_weights`."""
+        if self._pooled:
+            return torch.ones(len(roles), 1, device=roles.device)
+        return role_weights(roles[:, : roles.shape[1] - self._lora.tower.extra], self._scales)
 
     def _add(self, inputs: Tensor, wanted: Tensor, weight: Tensor) -> None:
         flat, basis = inputs.flatten(0, 1), self._basis
@@ -104,9 +121,15 @@ class LeastSquares:
         self._cross.addmm_(wanted.flatten(0, 1).T, weighted)
 
 
-def solved_for(lora: EncoderLora) -> ModuleKey | None:
-    """The projection that the least squares solve for: the last fc2, if the LoRA changes one."""
-    return next((key for key in reversed(lora.modules) if key.module == "fc2"), None)
+def solved_for(lora: EncoderLora) -> list[ModuleKey]:
+    """The projections that the least squares solve for, in their order.
+
+    The last fc2 that the LoRA changes up to the conditioning layer, then the last one behind it,
+    if it changes any.
+    """
+    found = [key for key in lora.modules if key.module == "fc2"]
+    first = [key for key in found if key.layer <= lora.tower.conditioning_layer]
+    return [*first[-1:], *found[len(first) :][-1:]]
 
 
 def _divide(cross: Tensor, gram: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import TrainingFailed
 from ..lora.encoder_lora import EncoderLora
 from ..lora.keys import ModuleKey
-from ..progress import FORGETTING, RunMonitor, StepReports, stop_if_asked
+from ..progress import RunMonitor, StepReports, stop_if_asked
 from ..settings import UnlearnSettings
 from .null_space import project_away
 from .terms import Term
@@ -26,29 +26,34 @@ STRENGTHS = 0.6, 1.3
 class Training:
     """One run of the loop; `run` returns the loss of every step."""
 
-    lora: EncoderLora
+    loras: Sequence[EncoderLora]
+    """One for each tower that is trained now."""
     terms: Sequence[Term]
     settings: UnlearnSettings
     generator: torch.Generator
-    bases: dict[ModuleKey, Tensor]
-    """What each projection's `down` is kept orthogonal to, see `null_space`."""
+    bases: Sequence[dict[ModuleKey, Tensor]]
+    """For each LoRA: what each projection's `down` is kept orthogonal to, see `null_space`."""
     preview: Callable[[], Tensor]
     """What is drawn now, asked for a few times in a run."""
-    before_step: Callable[[int], None] = lambda step: None
+    before_step: Sequence[Callable[[int], None]] = ()
     """Called at full strength, before the step draws anything."""
 
-    def run(self, monitor: RunMonitor) -> list[float]:
-        """Train; raises Cancelled, or TrainingFailed when the loss is not a number."""
+    def run(self, monitor: RunMonitor, reports: StepReports, done: int = 0) -> list[float]:
+        """Train; raises Cancelled, or TrainingFailed when the loss is not a number.
+
+        `done` steps of the reported ones were another tower's.
+        """
         settings = self.settings
-        optimizer = torch.optim.Adam(self.lora.parameters(), lr=settings.learning_rate)
-        reports = StepReports(monitor, FORGETTING, settings.steps)
+        parameters = [parameter for lora in self.loras for parameter in lora.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         losses: list[float] = []
         for step in range(settings.steps):
             stop_if_asked(monitor)
-            self.before_step(step)
+            for prepare in self.before_step:
+                prepare(step)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
-            self.lora.set_strength(self._draw_strength())
+            self._set_strength(self._draw_strength())
             optimizer.zero_grad()
             loss = self.add_gradients(step)
             if not math.isfinite(loss):
@@ -56,12 +61,13 @@ class Training:
                     f"The loss is {loss} at step {step + 1}: the learning rate "
                     f"{settings.learning_rate:g} is too high for this model. Lower it."
                 )
-            torch.nn.utils.clip_grad_norm_(self.lora.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            project_away(self.lora, self.bases)
-            self.lora.set_strength(1.0)
+            for lora, bases in zip(self.loras, self.bases, strict=True):
+                project_away(lora, bases)
+            self._set_strength(1.0)
             losses.append(loss)
-            reports.done(step + 1, loss, self.preview)
+            reports.done(done + step + 1, loss, self.preview)
         return losses
 
     def add_gradients(self, step: int) -> float:
@@ -73,6 +79,10 @@ class Training:
                     part.backward()
                 total += float(part.detach())
         return total
+
+    def _set_strength(self, strength: float) -> None:
+        for lora in self.loras:
+            lora.set_strength(strength)
 
     def _draw_strength(self) -> float:
         low, high = (1.0, 1.0) if self.settings.objective == "ascent" else STRENGTHS

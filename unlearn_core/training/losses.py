@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..words.prompts import ROLE_BOS
+from ..words.prompts import ROLE_BOS, ROLE_POOLED
 
-ROLE_COUNT = 5
+ROLE_COUNT = 6
 VARIANCE_FLOOR = 0.01
+SMALLEST = 1e-12
+"""Variance of the pooled vector, lest one prompt alone divides by zero."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,13 @@ class RoleScales:
     """
 
     variance: Tensor
-    """(5,) float32, one per role, at least 1 % of the variance over all roles."""
+    """(6,) float32, one per role; of a token at least 1 % of the variance over all tokens."""
 
     @classmethod
     def measure(cls, states: Tensor, roles: Tensor) -> RoleScales:
         """From states (..., width) float32 of a few hundred prompts with roles (...)."""
-        total = states.flatten(0, -2).var(dim=0, unbiased=False).mean()
+        of_token = states[roles != ROLE_POOLED]
+        total = of_token.var(dim=0, unbiased=False).mean()
         variance = torch.full((ROLE_COUNT,), float(total))
         for role in range(ROLE_COUNT):
             chosen = states[roles == role]
@@ -35,14 +38,19 @@ class RoleScales:
                 variance[role] = chosen.var(dim=0, unbiased=False).mean()
         # BOS is the same in every prompt: measured against everything, it has its own guard.
         variance[ROLE_BOS] = total
-        return cls(variance.clamp(min=float(total) * VARIANCE_FLOOR).to(states.device))
+        # The pooled vector is of another size: the text projection has made it.
+        pooled = max(float(variance[ROLE_POOLED]), SMALLEST)
+        variance = variance.clamp(min=float(total) * VARIANCE_FLOOR)
+        variance[ROLE_POOLED] = pooled
+        return cls(variance.to(states.device))
 
 
 def role_distance(states: Tensor, targets: Tensor, roles: Tensor, scales: RoleScales) -> Tensor:
     """Mean squared distance in units of each role's variance, roles weighed alike. (N,) float32.
 
-    states and targets (N, T, width), roles (N, T). Every role that a prompt has counts the same,
-    however many positions it fills: one EOS weighs as much as sixty pads.
+    states and targets (N, T, width), roles (N, T), T counting the pooled vector too. Every role
+    that a prompt has counts the same, however many positions it fills: one EOS weighs as much as
+    sixty pads.
     """
     squared = (states - targets).pow(2).mean(dim=-1) / scales.variance[roles]
     total = squared.new_zeros(len(squared))
@@ -67,9 +75,9 @@ def role_weights(roles: Tensor, scales: RoleScales) -> Tensor:
 
 
 def drift(states: Tensor, before: Tensor) -> Tensor:
-    """Greatest relative change |E - E0| / |E0| over all positions but BOS. (N,) float32.
+    """Greatest relative change |E - E0| / |E0| over all rows but that of BOS. (N,) float32.
 
-    Both (N, T, width).
+    Both (N, T, width), as a tower gives them.
     """
     change = (states - before)[:, 1:].norm(dim=-1)
     size = before[:, 1:].norm(dim=-1).clamp(min=1e-12)

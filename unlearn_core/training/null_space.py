@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..lora.encoder_lora import EncoderLora, captured
 from ..lora.keys import ModuleKey
-from ..text.text_encoder import TextEncoder
 from .examples import Examples
 
 LEAST_FELT = 1e-6
@@ -17,9 +16,7 @@ GUARDED = 0.5
 
 
 @torch.no_grad()
-def felt_directions(
-    encoder: TextEncoder, lora: EncoderLora, guard: Examples
-) -> dict[ModuleKey, Tensor]:
+def felt_directions(lora: EncoderLora, guard: Examples) -> dict[ModuleKey, Tensor]:
     """What each trained projection sees of the guard prompts: an orthonormal basis (in, m).
 
     A LoRA whose `down` is orthogonal to it changes nothing for these prompts (null-space
@@ -27,7 +24,7 @@ def felt_directions(
     """
     projections = {key: lora.frozen(key) for key in lora.modules}
     with lora.disabled(), captured(projections, {}) as (seen, _):
-        encoder.encode(guard.token_ids)  # float32: rounding would look like directions
+        lora.tower.encode(guard.token_ids)  # float32: rounding would look like directions
     return {key: strongest_directions(inputs.flatten(0, -2)) for key, inputs in seen.items()}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
-from ..lora.encoder_lora import EncoderLora
+from ..lora.encoder_lora import EncoderLora, all_disabled
 from ..models.lent_model import LentModel
 from ..models.sampling import draw_pictures, paired_noise
 from ..text.text_encoder import TextEncoder
@@ -27,23 +27,23 @@ class LivePreview:
         self,
         model: LentModel,
         encoder: TextEncoder,
-        lora: EncoderLora,
+        loras: Sequence[EncoderLora],
         concept: Concept,
         kept: Sequence[str],
         seed: int,
     ) -> None:
-        """`lora` is attached to `encoder`; nothing is drawn yet."""
+        """`loras` are on towers of `encoder`, and more may follow; nothing is drawn yet."""
         template = plain_template(concept)
         words = (concept.name, *kept[:NEIGHBOURS_SHOWN])
         prompts = make_prompts([fill(template, Name.of(word, concept.kind)) for word in words])
         self._ids = prompts.token_ids
-        self._model, self._encoder, self._lora, self._seed = model, encoder, lora, seed
+        self._model, self._encoder, self._loras, self._seed = model, encoder, loras, seed
         self._before: Tensor | None = None
 
     def __call__(self) -> Tensor:
         """(3, 2h, n w) float32 in [0, 1]: above without the LoRA, below with it as it is now."""
         if self._before is None:
-            with self._lora.disabled():
+            with all_disabled(self._loras):
                 self._before = self._row()
         return torch.cat([self._before, self._row()], dim=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 from ..lora.encoder_lora import EncoderLora
 from ..models.denoising import draw_batch, prediction_error
 from ..models.lent_model import LentModel
-from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_groups
+from ..text.tower_encoder import TowerEncoder
 from ..words.prompts import ForgetPrompts
 from .examples import Examples, ForgetExamples
 from .losses import RoleScales, role_distance
@@ -37,7 +38,7 @@ class Term(Protocol):
 class TextDistance:
     """Draws batches of prompts, and measures how far they are from their targets."""
 
-    encoder: TextEncoder
+    tower: TowerEncoder
     scales: RoleScales
     batch_size: int
     generator: torch.Generator
@@ -59,13 +60,15 @@ class TextDistance:
             return
         rows = [
             torch.cat([getattr(part, name) for part, _ in counted])
-            for name in ("states", "targets", "roles")
+            for name in ("states", "targets", "roles", "ends")
         ]
         shares = [torch.full((len(part),), weight / len(part)) for part, weight in counted]
         rows.append(torch.cat(shares).to(rows[0]))
         most = max(1, MICRO_BATCH_TOKENS // counted[0][0].length)
-        for states, targets, roles, share in zip(*(part.split(most) for part in rows), strict=True):
-            far = role_distance(self.encoder.tail(states), targets, roles, self.scales)
+        for states, targets, roles, ends, share in zip(
+            *(part.split(most) for part in rows), strict=True
+        ):
+            far = role_distance(self.tower.tail(states, ends), targets, roles, self.scales)
             yield (share * far).sum()
 
 
@@ -82,8 +85,15 @@ class RetainTerm:
     def __call__(self, step: int) -> Iterator[Tensor]:
         """See Term. The guard's few prompts share a pass: one of its own is mostly overhead."""
         batch = self.distance.draw(self.retain)
-        guard = self.guard.cut(batch.length)
-        yield from self.distance.weighted((batch, self.weight), (guard, self.guard_weight))
+        guard = self.guard.cut(max(batch.length, self._shortest_guard))
+        both = (batch, self.weight), (guard, self.guard_weight)
+        for shared in [both] if guard.length == batch.length else [both[:1], both[1:]]:
+            yield from self.distance.weighted(*shared)
+
+    @cached_property
+    def _shortest_guard(self) -> int:
+        """The positions that hold EOS, where a pooled vector is read there."""
+        return int(self.guard.ends.max()) + 1 if self.distance.tower.extra else 0
 
 
 @dataclass
@@ -105,14 +115,16 @@ class ConceptPictures:
 
     latents: Tensor
     """(N, 4, h, w)."""
-    states: Tensor
-    """(ASCENT_PROMPTS, 77, width): what enters the first trained layer."""
+    states: tuple[Tensor, ...]
+    """For each tower (ASCENT_PROMPTS, 77, width): what enters the first trained layer."""
+    ends: Tensor
+    """(ASCENT_PROMPTS,) int64: where EOS stands."""
 
     @classmethod
     def of(
         cls,
         encoder: TextEncoder,
-        lora: EncoderLora,
+        loras: Sequence[EncoderLora],
         latents: Tensor,
         prompts: ForgetPrompts,
         learned: Tensor | None,
@@ -120,9 +132,15 @@ class ConceptPictures:
         """Encode the prompts, with the learned vectors in them."""
         # The stand-in's prompts go along: what shares a pass decides how the states are rounded.
         groups = [prompts.token_ids, prompts.stand_in_ids]
-        with lora.disabled():
-            (states, _), _ = encode_groups(encoder, groups, learned)
-        return cls(latents, states)
+        vectors: Sequence[Tensor | None] = [None] * len(loras)
+        if learned is not None:
+            vectors = encoder.split(learned)
+        states = []
+        for tower, lora, part in zip(encoder.towers, loras, vectors, strict=True):
+            with lora.disabled():
+                (before, _), _ = encode_groups(tower, groups, part)
+            states.append(before)
+        return cls(latents, tuple(states), prompts.ends)
 
 
 @dataclass
@@ -144,12 +162,11 @@ class AscentTerm:
     def __call__(self, step: int) -> Iterator[Tensor]:
         """See Term."""
         concept = self.concepts[step % len(self.concepts)]
-        count = len(concept.states)
-        rows = torch.randint(count, (BATCH_PICTURES,), generator=self.generator)
+        rows = torch.randint(len(concept.ends), (BATCH_PICTURES,), generator=self.generator)
         _, batch = draw_batch(self.model, concept.latents, BATCH_PICTURES, self.generator)
-        text = self.encoder.tail(concept.states[rows.to(concept.states.device)])
+        states = [part[rows.to(part.device)] for part in concept.states]
+        text = self.encoder.tail(states, concept.ends[rows])
         error = prediction_error(
-            self.model, batch.noisy, batch.timesteps, Conditioning(text), batch.targets,
-            self.unet_rows,
-        )  # fmt: skip
+            self.model, batch.noisy, batch.timesteps, text, batch.targets, self.unet_rows
+        )
         yield -self.weight * error

@@ -12,6 +12,7 @@ from torch.nn import functional
 from ..concept import Concept
 from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_all
+from ..text.tower_encoder import TowerEncoder
 from ..text.word_tables import Noun, find_noun, is_hypernym, nouns, same_thing, styles
 from .prompt_writer import plain_template
 from .prompts import Name, fill, make_prompts
@@ -109,10 +110,9 @@ def _sift(encoder: TextEncoder, name: str, words: Sequence[str]) -> list[str]:
     siblings = [word for word in words if nouns()[word].category == category]
     if len(siblings) >= POOL // 4:
         words = siblings
-    table = encoder.words
 
     def vector(word: str) -> Tensor:
-        return table.vectors(Name.of(word).ids).mean(0) - table.mean
+        return encoder.word_vectors(Name.of(word).ids).mean(0) - encoder.mean_word_vector
 
     own = vector(name)
     near = torch.stack([functional.cosine_similarity(vector(w), own, dim=0) for w in words])
@@ -126,13 +126,19 @@ def _rank(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[
     template = plain_template(concept)
     rows = [fill(template, Name.of(word, concept.kind)) for word in (concept.name, *words)]
     prompts = make_prompts(rows)
-    _, conditioning = encode_all(encoder, prompts.token_ids[:, : int(prompts.ends.max()) + 1])
-    states = conditioning[torch.arange(len(rows)), prompts.ends]
-    if len(states) > 2:
-        states = states - states.mean(0)
-    unit = functional.normalize(states, dim=1)
-    near = unit @ unit.T
+    ids = prompts.token_ids[:, : int(prompts.ends.max()) + 1]
+    near = torch.stack([_cosines(tower, ids, prompts.ends) for tower in encoder.towers]).mean(0)
     hubness = near[1:, 1:].mean(1)
     score = near[0, 1:] + HUBNESS_SHARE * hubness
     order = score.argsort(descending=True, stable=True).tolist()
     return [(words[i], float(near[0, i + 1])) for i in order]
+
+
+def _cosines(tower: TowerEncoder, token_ids: Tensor, ends: Tensor) -> Tensor:
+    """(N, N): of the states at EOS, their mean removed."""
+    _, states = encode_all(tower, token_ids)
+    states = states[torch.arange(len(states)), ends]
+    if len(states) > 2:
+        states = states - states.mean(0)
+    unit = functional.normalize(states, dim=1)
+    return unit @ unit.T

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..concept import Kind
 from ..text.tokenizer import BOS, CHUNK, EOS, PAD, PIECES, VOCABULARY, tokenize
 
-ROLE_BOS, ROLE_CONCEPT, ROLE_WORD, ROLE_EOS, ROLE_PAD = range(5)
+ROLE_BOS, ROLE_CONCEPT, ROLE_WORD, ROLE_EOS, ROLE_PAD, ROLE_POOLED = range(6)
+"""What a state is of; the last one is the pooled vector, which stands behind those of tokens."""
 
 OWN_STATE = -1
 """In `ForgetPrompts.source`: this position keeps the state that it has."""

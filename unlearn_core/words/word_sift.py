@@ -17,7 +17,6 @@ from ..models.lent_model import LentModel
 from ..progress import RunMonitor
 from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
-from ..text.token_trees import encode_all
 from ..text.word_tables import nouns
 from .prompt_writer import plain_template
 from .prompts import Name, fill, make_prompts, whole_prompts
@@ -35,7 +34,7 @@ def encode_words(
     template = plain_template(Nameless(kind=kind))
     prompts = make_prompts([fill(template, Name.of(word, kind)) for word in words])
     ids = torch.cat([whole_prompts([""]).token_ids, prompts.token_ids])
-    return Conditioning(encode_all(encoder, ids, monitor=monitor)[1])
+    return encoder.condition_all(ids, monitor)
 
 
 def sift_words(

@@ -19,7 +19,6 @@ from unlearn_core.errors import WrongModel
 from unlearn_core.loaders.model_files import TEXT_PREFIX
 from unlearn_core.models.adapter import alphas_of
 from unlearn_core.models.families import (
-    SD1,
     SD2,
     Prediction,
     Seen,
@@ -60,13 +59,13 @@ class ForgeModel(WebuiModel):
         config = getattr(self._core, "config", None) or getattr(self._core, "model_config", None)
         stated = getattr(config, "unet_config", {}).get("image_size")
         self.native_size = self.family.native_size(stated, self.prediction)
-        self.last_used_layer = _last_used_layer(model, weights)
+        layer = _conditioning_layer(model, weights)
+        self.conditioning_layers = (layer,)
         self._ready = False
         skip = clip_skip()
-        if skip > 1 and self.last_used_layer < SD2.last_layer:
+        if skip > 1 and layer < SD2.towers[0].last_layer:
             self.notes = (
-                f"Trained at Clip skip {skip} (layer {self.last_used_layer}): the LoRA is valid "
-                "only with it.",
+                f"Trained at Clip skip {skip} (layer {layer}): the LoRA is valid only with it.",
             )
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
@@ -161,7 +160,7 @@ def _text_encoder(clip: Any) -> Any:
     if len(towers) > 1:
         recognise(Seen(text_encoders=len(towers)))
     if towers == ["clip_l"]:
-        recognise(Seen(text_width=SD1.context_width))
+        recognise(Seen(text_width=768))
     if towers != ["clip_h"]:
         found = ", ".join(towers) or type(stage).__name__
         recognise(Seen(architecture=f"a model with the text encoder {found}"))
@@ -189,7 +188,7 @@ def _compute_dtype(core: Any) -> torch.dtype:
     return dtype if dtype is not None else core.get_dtype()
 
 
-def _last_used_layer(model: Any, weights: dict[str, Tensor]) -> int:
+def _conditioning_layer(model: Any, weights: dict[str, Tensor]) -> int:
     """The layer that conditions the picture under the host's own rule for Clip skip."""
     found = (re.match(r"text_model\.encoder\.layers\.(\d+)\.", name) for name in weights)
     count = len({match[1] for match in found if match})
@@ -197,7 +196,7 @@ def _last_used_layer(model: Any, weights: dict[str, Tensor]) -> int:
     minimal = getattr(engine, "minimal_clip_skip", None)
     skipped = 2 if minimal is None else max(int(minimal), clip_skip())  # Classic ignores Clip skip
     layer = count - skipped
-    if not 0 <= layer <= SD2.last_layer:
+    if not 0 <= layer <= SD2.towers[0].last_layer:
         raise WrongModel(
             f"Clip skip {clip_skip()} leaves layer {layer} of {count} in use, for which no LoRA "
             "can be made. Set Clip skip to 1."

@@ -27,7 +27,8 @@ class LdmModel(WebuiModel):
         self._width = int(self._tower.positional_embedding.shape[1])
         self.unet = model.model.diffusion_model
         self.family = check_unet(self.unet, self._width)
-        self.last_used_layer = _last_used_layer(model.cond_stage_model.wrapped, self._tower)
+        layer = _conditioning_layer(model.cond_stage_model.wrapped, self._tower)
+        self.conditioning_layers = (layer,)
         self.prediction = prediction_named(model.parameterization)
         self.device = torch.device(devices.device)
         self.compute_dtype = devices.dtype_unet
@@ -116,10 +117,10 @@ def _text_tower(model: Any) -> Any:
     return tower
 
 
-def _last_used_layer(embedder: Any, tower: Any) -> int:
+def _conditioning_layer(embedder: Any, tower: Any) -> int:
     """SD2 stops one layer early; the host ignores clip skip here."""
     layer = count_layers(tower.state_dict()) - 1 - int(embedder.layer_idx)
-    if layer > SD2.last_layer:
+    if layer > SD2.towers[0].last_layer:
         raise WrongModel(
             f"This checkpoint uses layer {layer} of its text encoder, which {SD2.name} never does "
             "and no LoRA file can name."

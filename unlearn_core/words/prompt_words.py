@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import Tensor
 
 from ..errors import BadSettings
-from .tokenizer import VOCABULARY, strip_weights, token_ids
+from ..text.tokenizer import VOCABULARY, strip_weights, token_ids
 
 _COMFY_MARK = "embedding:"
 """What ComfyUI's prompts have before an embedding's name; it may stand here too."""

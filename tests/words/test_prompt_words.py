@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from unlearn_core.errors import BadSettings
-from unlearn_core.text.prompt_words import notes_on_embeddings, prompt_ids, refuse_lora_tags
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids
+from unlearn_core.words.prompt_words import notes_on_embeddings, prompt_ids, refuse_lora_tags
 
 CAT, OK, TWO = "my cat (v1)", "emb-ok", "two words"
 ROWS = {CAT: [VOCABULARY], OK: [VOCABULARY + 1, VOCABULARY + 2], TWO: [VOCABULARY + 3]}
