@@ -15,7 +15,9 @@ from unlearn_core.errors import BadFile, WrongModel
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.loaders.model_configs import LEAST_ALPHA
 from unlearn_core.models.families import FAMILIES, SD1, SD2, SDXL, Family
+from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.text.conditioning import Conditioning
+from unlearn_core.text.tokenizer import token_ids
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LAYERS = {"sd1": (2,), "sd2": (2,), "sdxl": (1, 1)}
@@ -302,3 +304,22 @@ def test_lent_pipelines_of_other_families_are_refused(tmp_path: Path) -> None:
     pipeline.text_encoder = None
     with pytest.raises(WrongModel, match="SDXL's refiner"):
         DiffusersModel(pipeline)
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize(
+    "prompt", ["a photo of a cat", "", "cat, " * 30], ids=["short", "empty", "long"]
+)
+def test_the_text_is_what_the_pipeline_makes_of_it(
+    tmp_path: Path, family: Family, prompt: str
+) -> None:
+    model, _ = load_model(written(tmp_path / "m.safetensors", family, torch.float32))
+    pipeline: Any = model.pipeline
+    found = build_encoder(model).condition(token_ids(prompt))
+    theirs = pipeline.encode_prompt(
+        prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    torch.testing.assert_close(found.tokens, theirs[0], rtol=1e-4, atol=1e-4)
+    assert (found.pooled is None) == (family is not SDXL)
+    if found.pooled is not None:
+        torch.testing.assert_close(found.pooled, theirs[2], rtol=1e-4, atol=1e-4)
