@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_tower
+from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_encoder
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import TrainingFailed
@@ -11,10 +11,10 @@ from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import text_module
 from unlearn_core.settings import preset
-from unlearn_core.training.losses import RoleScales
+from unlearn_core.training.losses import ROLE_COUNT, RoleScales
 
 DOG = Concept("dog", ("puppy",))
-SCALES = RoleScales(torch.ones(5))
+SCALES = RoleScales(torch.ones(ROLE_COUNT))
 
 
 def test_every_name_stands_in_every_grammar() -> None:
@@ -25,20 +25,24 @@ def test_every_name_stands_in_every_grammar() -> None:
 
 
 def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:
-    encoder = tiny_tower()
-    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    encoder = tiny_encoder()
+    lora = EncoderLora(
+        encoder.towers[0], [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0)
+    )
     for names, stand_in in ((DOG.names, "owl"), (("dogs",), "a big red house")):
-        moved = measure_moved(encoder, lora, names, "object", stand_in, SCALES)
+        moved = measure_moved(encoder, [lora], names, "object", stand_in, [SCALES])
         assert moved.share == 0
         assert moved.apart > 0
 
 
 def test_a_change_of_every_prompt_is_a_way_that_is_measured() -> None:
-    encoder = tiny_tower()
-    lora = EncoderLora(encoder, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    encoder = tiny_encoder()
+    lora = EncoderLora(
+        encoder.towers[0], [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         lora.up(text_module(2, "fc2")).copy_(draw(WIDTH, 4))
-    assert measure_moved(encoder, lora, DOG.names, "object", "owl", SCALES).share > 0.25
+    assert measure_moved(encoder, [lora], DOG.names, "object", "owl", [SCALES]).share > 0.25
 
 
 @pytest.mark.parametrize(

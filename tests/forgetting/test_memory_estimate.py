@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_model import tower_of
 from torch import Tensor
 
 from unlearn_core.forgetting.memory_estimate import (
@@ -36,9 +37,9 @@ from unlearn_core.models.families import SD2 as FULL_SIZE
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.conditioning import Conditioning
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import CHUNK, VOCABULARY, token_ids
+from unlearn_core.text.tower_encoder import TowerEncoder
 
 ONE_LEVEL = UnetSizes((10,), (True,), 1, 8)
 """Residual blocks 10 -> 10, mid 10 -> 10 twice, up 20 -> 10 twice; transformers: 1, 1, 2."""
@@ -248,8 +249,8 @@ def text_weights(dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: weight.to(dtype) for name, weight in weights.items()}
 
 
-def kept_of(encoder: TextEncoder, run: Callable[[], Tensor]) -> int:
-    own = {weight.untyped_storage().data_ptr() for weight in encoder.model.parameters()}
+def kept_of(tower: TowerEncoder, run: Callable[[], Tensor]) -> int:
+    own = {weight.untyped_storage().data_ptr() for weight in tower.model.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -263,17 +264,17 @@ def kept_of(encoder: TextEncoder, run: Callable[[], Tensor]) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_text_layers_keep_what_is_estimated(dtype: torch.dtype) -> None:
-    encoder = TextEncoder(text_weights(dtype), LAYERS - 1, torch.device("cpu"))
+    tower = tower_of(text_weights(dtype), LAYERS - 1)
     ids = token_ids("a photo of a dog").repeat(8, 1)
     learned = torch.zeros(1, WIDTH).requires_grad_(True)
     ids[:, 3] = VOCABULARY
     positions = ids.numel() * LAYERS * WIDTH * 4
     cast = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * INNER) * 4 * (dtype == torch.float16)
-    kept = kept_of(encoder, lambda: encoder.encode(ids, learned))
+    kept = kept_of(tower, lambda: tower.encode(ids, learned))
     assert TEXT_FROZEN * positions + cast == pytest.approx(kept, rel=0.1)
     modules = [text_module(layer, module) for layer in range(LAYERS) for module in MODULES]
-    lora = EncoderLora(encoder, modules, 8, torch.Generator().manual_seed(0))
-    states, _ = encode_all(encoder, token_ids("a photo of a dog").repeat(8, 1))
-    kept = kept_of(encoder, lambda: encoder.tail(states))
+    lora = EncoderLora(tower, modules, 8, torch.Generator().manual_seed(0))
+    states, _ = encode_all(tower, token_ids("a photo of a dog").repeat(8, 1))
+    kept = kept_of(tower, lambda: tower.tail(states))
     lora.detach()
     assert TEXT_TRAINED * positions + cast == pytest.approx(kept, rel=0.1)

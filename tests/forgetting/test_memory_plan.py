@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from tiny_model import (
-    LAST_USED,
     TinyModel,
     make_settings,
     pictures,
@@ -246,8 +245,8 @@ def test_nothing_is_copied_onto_the_device_where_memory_is_short(
 
 
 def test_sizes_are_read_from_the_lent_weights() -> None:
-    read = text_sizes(text_encoder_weights(), LAST_USED)
-    assert read == TextSizes(49408, 64, 96, 3, half=False)
+    read = text_sizes(TinyModel(), text_encoder_weights())
+    assert read == [TextSizes(49408, 64, 96, 3, half=False)]
 
 
 def test_a_run_holds_no_copy_of_the_unet() -> None:
@@ -259,8 +258,9 @@ def test_a_run_holds_no_copy_of_the_unet() -> None:
     _, losses = held.go()
     assert {name: weight.data_ptr() for name, weight in unet.named_parameters()} == places
     own = {id(p) for part in (unet, model.pipeline.vae) for p in part.parameters()}
-    made = [p for p in held.encoder.model.parameters() if id(p) not in own]
+    (tower,) = held.encoder.towers
+    made = [p for p in tower.model.parameters() if id(p) not in own]
     copied = sum(p.numel() * p.element_size() for p in made)
-    sizes = text_sizes(model.text_encoder_weights(), model.last_used_layer)
+    (sizes,) = text_sizes(model, model.text_encoder_weights())
     assert copied == pytest.approx(sizes.copy_bytes, rel=0.01)
     assert len(losses) == 1

@@ -54,14 +54,14 @@ def test_pictures_and_drift_are_those_of_the_two_encoders(model: TinyModel) -> N
     evaluation = measured(model)
     group = evaluation.groups[0]
     before = build_encoder(model)
-    after = TextEncoder(apply_lora(model.text_encoder_weights(), LORA), 2, model.device)
+    after = build_encoder(model, apply_lora(model.text_encoder_weights(), LORA))
     ids = whole_prompts([group.prompt, ""]).token_ids
     noise = torch.cat([paired_noise(3, i, 64, 64) for i in range(4)])
     for encoder, pictures in ((before, group.before), (after, group.after)):
         text = encoder.condition(ids)
         assert draw_pictures(model, text[:1].expand(4), text[1:], noise, 1).equal(pictures)
     empty = whole_prompts([""]).token_ids
-    moved = float(drift(after.encode(empty), before.encode(empty)))
+    moved = float(drift(after.condition(empty).tokens, before.condition(empty).tokens))
     assert evaluation.drift_of_empty == pytest.approx(moved, rel=1e-4)
     assert moved > 0.001
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_model import LAST_USED, TinyModel, text_encoder_weights, tiny_encoder
+from tiny_model import LAST_USED, TinyModel, text_encoder_weights, tiny_encoder, tower_of
 
 from unlearn_core.errors import BadSettings, WrongModel
 from unlearn_core.lora.keys import ModuleKey, text_module, weight_name
@@ -40,17 +40,21 @@ class HalfModel(TinyModel):
         return {name: value.half() if value.dim() == 2 else value for name, value in lent.items()}
 
 
+def tokens_of(encoder: TextEncoder) -> torch.Tensor:
+    return encoder.condition(IDS).tokens
+
+
 def encoded(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    return TextEncoder(weights, LAST_USED, torch.device("cpu")).encode(IDS)
+    return tokens_of(TextEncoder([tower_of(weights)]))
 
 
 @pytest.mark.parametrize("model", [TinyModel(), HalfModel()], ids=["float32", "float16"])
 def test_each_strength_is_that_of_an_encoder_built_for_it(model: TinyModel) -> None:
     scaled = ScaledEncoder.with_lora(model, LORA)
-    assert scaled.encoder.encode(IDS).equal(encoded(model.text_encoder_weights()))
+    assert tokens_of(scaled.encoder).equal(encoded(model.text_encoder_weights()))
     for strength in STRENGTHS:
         expected = encoded(apply_lora(model.text_encoder_weights(), LORA, strength))
-        assert scaled.set_strength(strength).encode(IDS).equal(expected)
+        assert tokens_of(scaled.set_strength(strength)).equal(expected)
 
 
 def test_the_lent_weights_are_not_written_to() -> None:
@@ -63,7 +67,7 @@ def test_the_lent_weights_are_not_written_to() -> None:
 
 def test_a_layer_that_conditions_nothing_is_left_out() -> None:
     scaled = ScaledEncoder.with_lora(TinyModel(), make_lora(text_module(LAST_USED + 1, "q_proj")))
-    assert scaled.set_strength(1.0).encode(IDS).equal(tiny_encoder().encode(IDS))
+    assert tokens_of(scaled.set_strength(1.0)).equal(tokens_of(tiny_encoder()))
 
 
 def test_strength_moves_along_the_line_through_two_encoders() -> None:
@@ -72,12 +76,12 @@ def test_strength_moves_along_the_line_through_two_encoders() -> None:
     after[name] += 1.0
     after[WORDS][1000:] += 1.0
     scaled = ScaledEncoder.between(model, after)
-    assert scaled.set_strength(0.0).encode(IDS).equal(encoded(text_encoder_weights()))
-    assert scaled.set_strength(1.0).encode(IDS).equal(encoded(after))
+    assert tokens_of(scaled.set_strength(0.0)).equal(encoded(text_encoder_weights()))
+    assert tokens_of(scaled.set_strength(1.0)).equal(encoded(after))
     beyond = text_encoder_weights()
     for changed in (name, WORDS):
         beyond[changed] = torch.lerp(beyond[changed], after[changed], -1.0)
-    assert scaled.set_strength(-1.0).encode(IDS).equal(encoded(beyond))
+    assert tokens_of(scaled.set_strength(-1.0)).equal(encoded(beyond))
 
 
 @pytest.mark.parametrize("other", [{}, {WORDS: torch.zeros(3)}])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unlearn_core.errors import TrainingFailed
 from unlearn_core.models import adapter
 from unlearn_core.models.adapter import ModelAdapter
+from unlearn_core.models.families import SD2
 from unlearn_core.models.gradients import frozen, make_plain, residuals_kept
 from unlearn_core.text.conditioning import Conditioning
 
@@ -35,6 +36,8 @@ class BasicTransformerBlock(nn.Module):
 
 class SmallModel(ModelAdapter):
     """A UNet that says what it was asked for."""
+
+    family = SD2
 
     def __init__(self, most: int = 1000, vae_breaks: bool = False) -> None:
         self.device, self.compute_dtype = torch.device("cpu"), torch.float32

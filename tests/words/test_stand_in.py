@@ -113,7 +113,8 @@ def test_the_nearest_word_is_the_one_whose_states_are_alike(encoder: TextEncoder
     twin = tiny_encoder()
     cat, wolf = (find_row(twin, word) for word in ("cat", "wolf"))
     with torch.no_grad():
-        twin.words.held[wolf] = (twin.words.held[wolf] + twin.words.held[cat]) / 2
+        held = twin.towers[0].words.held
+        held[wolf] = (held[wolf] + held[cat]) / 2
     around = look_around(twin, Concept("cat"))
     assert around.nearest(1) == ("wolf",)
     assert around.ranked[0][1] < SAME
@@ -127,7 +128,8 @@ def test_a_word_that_is_the_same_to_the_model_is_neither_kept_nor_a_stand_in(
     cat, wolf = (find_row(twin, word) for word in ("cat", "wolf"))
     assert "wolf" in look_around(twin, Concept("cat")).known_nouns
     with torch.no_grad():
-        twin.words.held[wolf] = twin.words.held[cat] * 1.01
+        held = twin.towers[0].words.held
+        held[wolf] = held[cat] * 1.01
     around = look_around(twin, Concept("cat"))
     assert "wolf" not in around.nearest(500)
     assert "wolf" not in around.known_nouns
