@@ -34,7 +34,8 @@ _OTHER_CONDITIONS = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj
 _LARGEST_EDGE = 1024
 """Of latents; 8192 pixels."""
 _MOST_LAYERS = 100
-_COUNTS = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_block")
+_DEPTHS = "transformer_layers_per_block"
+_COUNTS = ("num_hidden_layers", "layers_per_block", _DEPTHS)
 _LISTS = ("down_block_types", "up_block_types", "block_out_channels")
 SINGLE_FILE_HINT = (
     "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias",
@@ -103,7 +104,7 @@ def _check_layers(text: Any, tower: TextTower, family: Family, where: str, file:
             f"{family.name} uses the one before: set num_hidden_layers to {layers - 1} in {file}."
         )
     least = 1 if tower.normed else 2
-    if not _is_whole(layers, _MOST_LAYERS, least):
+    if not _is_count(layers, least):
         raise WrongModel(
             f"{where}num_hidden_layers in {file} is {shown(layers)}; a number from {least} to "
             f"{_MOST_LAYERS} is needed."
@@ -140,7 +141,8 @@ def check_counts(folder: Path, *configs: dict[str, Any]) -> None:
             value = config.get(name, 1)
             counts = value if isinstance(value, list) else [value]
             flat = [n for count in counts for n in (count if isinstance(count, list) else [count])]
-            if len(flat) > _MOST_LAYERS or not all(_is_count(count) for count in flat):
+            least = 0 if name == _DEPTHS else 1
+            if len(flat) > _MOST_LAYERS or not all(_is_count(n, least) for n in flat):
                 raise WrongModel(f"{folder}: {name} in its configs is {shown(value)}.")
         for name in _LISTS:
             if isinstance(config.get(name), list) and len(config[name]) > _MOST_LAYERS:
@@ -171,7 +173,7 @@ def latent_size(stated: Any, family: Family, prediction: Prediction) -> tuple[in
     usual = family.latent_edges[prediction]
     stated = usual if stated is None else stated
     edges = list(stated) if isinstance(stated, (list, tuple)) else [stated, stated]
-    if len(edges) != 2 or not all(_is_whole(edge, _LARGEST_EDGE) for edge in edges):
+    if len(edges) != 2 or not all(_is_whole(edge, 1, _LARGEST_EDGE) for edge in edges):
         raise WrongModel(
             f"The UNet's sample_size is {shown(stated)}; a number from 1 to {_LARGEST_EDGE} or a "
             f"pair of them is needed. Set it in unet/config.json: {usual} is usual."
@@ -212,9 +214,9 @@ def _together(widths: list[Any]) -> Any:
     return odd[0] if odd else sum(widths)
 
 
-def _is_count(value: Any) -> bool:
-    return _is_whole(value, _MOST_LAYERS)
+def _is_count(value: Any, least: int) -> bool:
+    return _is_whole(value, least, _MOST_LAYERS)
 
 
-def _is_whole(value: Any, most: int, least: int = 1) -> bool:
+def _is_whole(value: Any, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
