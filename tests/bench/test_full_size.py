@@ -18,7 +18,7 @@ from bench.cost.products import ProductCounter
 from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
 from bench.protocol.cost import CPU, MemoryGauge
 from unlearn_core.errors import BadSettings
-from unlearn_core.loaders.pipeline_folder import empty_parts
+from unlearn_core.loaders.pipeline_parts import empty_parts
 from unlearn_core.models.devices import give_memory_back
 from unlearn_core.progress import LEARNING
 from unlearn_core.settings import preset

@@ -10,7 +10,6 @@ import torch
 from tiny_model import tower_of
 from torch import Tensor
 
-from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting.memory_estimate import (
     COPYING,
     DRAWING,
@@ -31,9 +30,10 @@ from unlearn_core.forgetting.memory_estimate import (
 from unlearn_core.forgetting.prompt_plan import FEWEST_FORGET, FEWEST_KEEP
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
-from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.loaders.model_configs import published_configs
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import MODULES, text_module, weight_name
+from unlearn_core.models.families import SD2 as FULL_SIZE
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.conditioning import Conditioning
@@ -43,7 +43,7 @@ from unlearn_core.text.tower_encoder import TowerEncoder
 
 ONE_LEVEL = UnetSizes((10,), (1,), 1, 8)
 """Residual blocks 10 -> 10, mid 10 -> 10 twice, up 20 -> 10 twice; transformers: 1, 1, 2."""
-SD2 = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
+SD2 = UnetSizes.from_config(published_configs(FULL_SIZE)["unet"])
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
 
 
