@@ -120,7 +120,7 @@ class RandomTextModel(LentModel):
     def __init__(self, host: Host = SD2_BASE) -> None:
         """Draw the weights of a tower, the last of whose layers is left unused."""
         self._host = host
-        self.conditioning_layers = (host.layers - 2,)
+        self.family, self.conditioning_layers = SD2, (host.layers - 2,)
         self.device, self.compute_dtype = host.device, host.compute_dtype
         self.prediction, self.native_size = host.prediction, host.size
         self.alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
