@@ -91,7 +91,7 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
         "torch": torch.__version__,
         "memory_cap": host.memory_cap,
         "dtype of the lent weights": _plain(host.text_dtype),
-        "dtype of most products": _plain(run.encoder.products),
+        "dtype of most products": _plain(run.encoder.towers[0].products),
         "dtype of the UNet's products": _plain(host.compute_dtype) if whole else None,
         **_totals(stages),
         "extra_bytes": max(stage["extra_bytes"] for stage in stages),
