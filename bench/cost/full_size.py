@@ -192,14 +192,9 @@ def save_plot(numbers: dict[str, Any], path: Path) -> None:
     from bench.report.plots import bars_beside, save
 
     stages = numbers["stages"]
-    figure = bars_beside(
-        [stage["name"] for stage in stages],
-        {
-            "measured": [stage["seconds"] for stage in stages],
-            "floor": [stage["floor_seconds"] for stage in stages],
-        },
-        "seconds",
-    )
+    shown = {"measured": "seconds", "floor": "floor_seconds"}
+    bars = {name: [stage[key] for stage in stages] for name, key in shown.items()}
+    figure = bars_beside([stage["name"] for stage in stages], bars, "seconds")
     save(figure, path)
 
 
@@ -237,7 +232,7 @@ def main(words: Sequence[str]) -> None:
         args.size or family.native_size(None, "epsilon"),
         getattr(torch, args.lent),
         getattr(torch, args.dtype) if args.dtype else None,
-        None if args.memory_cap is None else int(args.memory_cap * 1e9),
+        args.memory_cap and int(args.memory_cap * 1e9),
         family=family,
     )
     try:
