@@ -36,6 +36,8 @@ STREAMS = {
     "pooled only": (False, False, True),
 }
 """What is kept of SDXL's first tokens, second tokens and pooled vector."""
+EACH, PAIRS = 2, 200
+"""Pictures of each object in each style, and of pairs."""
 _BATCH = 64
 
 
@@ -95,34 +97,37 @@ def draw(pipeline: Any, prompts: Sequence[str], kept: Sequence[bool] = (True,) *
 
 
 def measure_families(folder: Path, judges: Mapping[str, Judge], small: bool) -> dict[str, Any]:
-    """Shares that both judges read right, of FOLDER/sd1 and FOLDER/sdxl; writes
-    SDXL's sheet beside them.
+    """Shares that both judges read right, of FOLDER/sd1 and FOLDER/sdxl; SDXL's sheet beside them.
 
     `small` draws every object once in each style and ten pairs.
     """
     report: dict[str, Any] = {"draw_steps": DRAW_STEPS, "guidance": GUIDANCE, "seed": SEED}
-    for name in ("sd1", "sdxl"):
-        pipeline = load_family(folder, name)
-        scenes, prompts = asked_scenes(1, 10) if small else asked_scenes()
-        pixels = draw(pipeline, prompts)
-        report[name] = {"named": _read(judges, pixels, scenes)}
-        report[name]["by object"] = {
-            thing.name: _read(judges, *_alone(pixels, scenes, index), "object")
-            for index, thing in enumerate(OBJECTS)
-        }
-        scenes, prompts = described_scenes()
-        report[name]["described"] = _read(judges, draw(pipeline, prompts), scenes)
-    report["sdxl"]["streams"] = measure_streams(pipeline, judges)
+    report["sd1"] = measure_family(folder, "sd1", judges, small)
+    report["sdxl"] = measure_family(folder, "sdxl", judges, small)
     scenes, prompts = asked_scenes(1, 0)
-    objects_sheet(draw(pipeline, prompts)).save(folder / "sdxl.jpg", quality=80, optimize=True)
+    pipeline = load_family(folder, "sdxl")
+    pixels = {name: draw(pipeline, prompts, kept) for name, kept in STREAMS.items()}
+    report["sdxl"]["streams"] = {name: _read(judges, pixels[name], scenes) for name in STREAMS}
+    objects_sheet(pixels["all"]).save(folder / "sdxl.jpg", quality=80, optimize=True)
     return report
 
 
-def measure_streams(pipeline: Any, judges: Mapping[str, Judge]) -> dict[str, Any]:
-    """Every object once in each style, with some of SDXL's streams blanked."""
-    scenes, prompts = asked_scenes(1, 0)
+def measure_family(
+    folder: Path, name: str, judges: Mapping[str, Judge], small: bool
+) -> dict[str, Any]:
+    """What is drawn by name, all and by object, and by description."""
+    pipeline = load_family(folder, name)
+    scenes, prompts = asked_scenes(1, 10) if small else asked_scenes(EACH, PAIRS)
+    pixels = draw(pipeline, prompts)
+    by_object = {
+        thing.name: _read(judges, *_alone(pixels, scenes, index), "object")
+        for index, thing in enumerate(OBJECTS)
+    }
+    described, prompts = described_scenes()
     return {
-        name: _read(judges, draw(pipeline, prompts, kept), scenes) for name, kept in STREAMS.items()
+        "named": _read(judges, pixels, scenes),
+        "by object": by_object,
+        "described": _read(judges, draw(pipeline, prompts), described),
     }
 
 
