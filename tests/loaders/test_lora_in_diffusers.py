@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -24,6 +25,8 @@ PROMPT = "a photo of a dog"
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.key)
 def test_load_lora_weights_takes_every_key(tmp_path: Path, family: Family) -> None:
     """diffusers raises ValueError for a key that is left over."""
+    if not diffusers.utils.USE_PEFT_BACKEND:
+        pytest.skip("diffusers loads LoRAs only beside a newer transformers")
     write_checkpoint(tmp_path / "m.safetensors", dtype=torch.float32, family=family)
     model, _ = load_model(tmp_path / "m.safetensors")
     settings = preset(
