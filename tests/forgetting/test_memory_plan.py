@@ -122,7 +122,7 @@ def test_presets_without_the_unet_do_not_count_it() -> None:
 
 def small(free: int | None) -> TinyModel:
     model = TinyModel()
-    model.unet_sizes, model.free = UnetSizes((10,), (True,), 1, 64), free
+    model.unet_sizes, model.free = UnetSizes((10,), (1,), 1, 64), free
     return model
 
 
@@ -140,7 +140,7 @@ class Watched(TinyModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unet_sizes = UnetSizes((10,), (True,), 1, 64)
+        self.unet_sizes = UnetSizes((10,), (1,), 1, 64)
         self.seen: set[tuple[bool, int, bool]] = set()
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:

@@ -18,7 +18,7 @@ from .pipeline_folder import FolderPipeline, load_pipeline_folder
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-DEMOS = MappingProxyType({"demo": "sd2", "demo-sd1": "sd1", "demo-sdxl": "sdxl"})
+DEMOS = MappingProxyType({"demo": "sd2", "demo-sd1": "sd1", "demo-xl": "sdxl"})
 """What the demo models are called in place of a folder -> the key of their family."""
 _FOLDERS = MappingProxyType(
     {"sd2": ("model",), "sd1": ("sd1", "model"), "sdxl": ("sdxl", "sd1", "model")}
@@ -29,6 +29,11 @@ _FOLDERS = MappingProxyType(
 def demo_folder() -> Path:
     """The folder demo/ beside the engine, with model/, judge/, pictures/ and world.json."""
     return Path(__file__).parents[2] / "demo"
+
+
+def demo_model_folder(name: str) -> Path:
+    """The folder of a demo model by its name, one of DEMOS."""
+    return demo_folder() / _FOLDERS[DEMOS[name]][0]
 
 
 def load_demo_pipeline(family: str = "sd2") -> DiffusionPipeline:
