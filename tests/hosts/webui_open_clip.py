@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from unlearn_webui.host.open_clip_names import hugging_face_weights
 
 from unlearn_core.lora.keys import ATTENTION, text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights, apply_lora, complete
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
-from unlearn_webui.host.open_clip_names import hugging_face_weights
 
 WIDTH, HEADS, LAYERS = 128, 2, 4
 PROMPTS = ("a photo of a dog", "", "sketch of an apple, on a green background, " * 4)

@@ -9,6 +9,8 @@ from modules import sd_models, shared
 
 from unlearn_core.errors import UnlearnError, WrongModel
 
+from unlearn_core.loaders.single_file import TURBO_NAME
+
 from .chosen_checkpoint import Checkpoint
 from .webui_model import IS_TURBO, WebuiModel
 
@@ -52,7 +54,7 @@ def load() -> Any:
 def lend(model: Any) -> WebuiModel:
     """The host's model as a LentModel; raises WrongModel if it is none that can be used."""
     lent = _adapter(model)
-    if "turbo" in checkpoint_name(model).lower():
+    if TURBO_NAME.search(checkpoint_name(model)):
         lent.is_distilled = True
         lent.notes += (IS_TURBO,)
     return lent

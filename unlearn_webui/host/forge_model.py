@@ -166,12 +166,16 @@ def _activations(texts: Iterable[Any]) -> list[str]:
 
 
 def _least_skip(model: Any, name: str) -> int | None:
-    """How many layers the host leaves out at least, this one included; None if Clip skip is not
-    looked at, as in Classic, and two are."""
-    one = getattr(model, "text_processing_engine", None)
-    engine = one or getattr(model, f"text_processing_engine_{name[-1]}", None)
-    least = getattr(engine, "minimal_clip_skip", None)
-    return None if least is None else int(least)
+    """Clip skip at its least for a text encoder; None where Clip skip does not count.
+
+    Classic, which has no engines, looks at it for Stable Diffusion 1 alone.
+    """
+    ends = ("", f"_{name[-1]}")
+    found = [getattr(model, f"text_processing_engine{end}", None) for end in ends]
+    least = [engine.minimal_clip_skip for engine in found if engine is not None]
+    if least:
+        return int(least[0])
+    return 1 if getattr(model, "is_sd1", False) else None
 
 
 def _predictor(core: Any) -> Any:
