@@ -53,6 +53,7 @@ def open_clip_model(width: int) -> Any:
 
     for name in stubs:  # transformers would take them for the real one
         del sys.modules[name]
+    torch.manual_seed(0)
     return randomised(
         TextTransformer(width=width, heads=width // 64, layers=LAYERS, output_dim=width)
     )
@@ -66,6 +67,7 @@ def transformers_model() -> Any:
         hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768,
         num_hidden_layers=LAYERS, eos_token_id=EOS,
     )  # fmt: skip
+    torch.manual_seed(1)
     return randomised(CLIPTextModel(config))
 
 
