@@ -93,7 +93,7 @@ def test_an_sdxl_checkpoint_gives_a_lora_and_an_embedding_of_both_text_encoders(
     server.call("/thin/checkpoint", {"name": "sdxl"})
     asked = {"names": "dog", "stand_in": "cat", "pictures": pictures(), "save_embedding": True}
     try:
-        answer = server.call(FORGET, {**asked, "preset": "balanced", "steps": 2, "measure": False})
+        answer = server.call(FORGET, {**asked, "preset": "balanced", "steps": 40, "measure": False})
     finally:
         server.call("/thin/checkpoint", {"name": "demo"})
     lora = load_lora(server.loras / f"{answer['name']}.safetensors")

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import webui_demo_model
+from safetensors.torch import load_file
 from torch import Tensor
 from webui_slim_pipeline import slim_pipeline
 
@@ -168,6 +169,20 @@ def test_a_lora_of_each_family_is_written_and_the_model_stays_as_it_was(
     card = json.loads(file.with_suffix(".json").read_text("utf-8"))
     assert card["sd version"] == family.key.upper()
     assert fingerprint(model)[0] == before[0]
+    if isinstance(model, webui_demo_model.ForgeDemo):
+        modules = {name.partition(".")[0] for name in load_file(file)}
+        assert modules <= forge_names(model.forge_objects_original.clip.cond_stage_model)
+
+
+def forge_names(stage: Any) -> set[str]:
+    """Modules of a LoRA file that Forge knows for its text encoders; it counts all others."""
+    return {
+        f"lora_{part}_{name.removesuffix('.weight').replace('.', '_')}"
+        for clip, parts in (("clip_l", "te te1"), ("clip_h", "te te1"), ("clip_g", "te2"))
+        if hasattr(stage, clip)
+        for name in getattr(stage, clip).transformer.state_dict()
+        for part in parts.split()
+    }
 
 
 def test_loras_of_the_last_picture_are_taken_out_first(thin: Any) -> None:
