@@ -15,6 +15,7 @@ from unlearn_core.files.tensor_file import write_whole
 from unlearn_core.lora.file import save_lora
 from unlearn_core.lora.metadata import hide_words
 from unlearn_core.lora.weights import LoraWeights
+from unlearn_core.models.families import Family
 from unlearn_core.text.embedding_file import free_embedding_name, save_embedding
 
 NEUTRAL_STEM = "unlearned"
@@ -53,11 +54,16 @@ class LoraFiles:
         make_folder(self.folder)
         save_lora(hide_words(lora) if private else lora, self.lora)
 
-    def save_card(self, description: str, notes: Sequence[str], strength: float) -> None:
-        """Write what the host's LoRA card shows: its text, and the strength a click inserts."""
+    def save_card(
+        self, family: Family, description: str, notes: Sequence[str], strength: float
+    ) -> None:
+        """Write what the host's LoRA card shows: its text, and the strength a click inserts.
+
+        The host hides it while a checkpoint of another family is loaded.
+        """
         card = {
             "description": description,
-            "sd version": "SD2",
+            "sd version": family.key.upper(),
             "activation text": "",
             "preferred weight": strength,
             "notes": "\n".join(notes),
@@ -70,9 +76,14 @@ class LoraFiles:
         write_whole(self.folder / f"{self.stem}.png", png_bytes(pixels))
 
 
-def save_vectors(vectors: Tensor, concept: str, private: bool, folder: Path) -> str:
-    """Write learned vectors as an embedding; the name that prompts use."""
+def save_vectors(
+    vectors: Tensor, widths: Sequence[int], concept: str, private: bool, folder: Path
+) -> str:
+    """Write learned vectors as an embedding; the name that prompts use.
+
+    `widths` are those of the text encoders whose vectors stand side by side.
+    """
     make_folder(folder)
     name = free_embedding_name(NEUTRAL_STEM if private else concept, folder)
-    save_embedding(vectors, folder / f"{name}.safetensors")
+    save_embedding(vectors, folder / f"{name}.safetensors", widths)
     return name

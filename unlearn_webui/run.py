@@ -112,12 +112,12 @@ def _finish(
     monitor: WebuiMonitor,
 ) -> None:
     """What stands beside the LoRA: card, picture, embedding, and at last the numbers."""
-    made_for = checkpoint_name(lent.host_model)
-    _save_card(request, result, files, outcome, made_for)
+    _save_card(request, lent, result, files, outcome)
     if request.save_embedding and result.learned is not None:
         place = host_files.embeddings_folder()
-        vectors = result.learned.vectors
-        outcome.embedding = save_vectors(vectors, result.concept.name, request.private, place)
+        outcome.embedding = save_vectors(
+            result.learned.vectors, lent.text_widths, result.concept.name, request.private, place
+        )
         host_files.reload_embeddings(lent.host_model)
     with memory_explained():
         if not request.private and result.concept.kind not in HIDDEN_KINDS:
@@ -131,22 +131,22 @@ def _finish(
     outcome.numbers = main_numbers(evaluation)
     outcome.recommended_strength = evaluation.recommended_strength
     outcome.sheet = contact_sheet(evaluation)
-    _save_card(request, result, files, outcome, made_for)
+    _save_card(request, lent, result, files, outcome)
 
 
 def _save_card(
     request: ForgetRequest,
+    lent: WebuiModel,
     result: UnlearnResult,
     files: LoraFiles,
     outcome: Outcome,
-    made_for: str,
 ) -> None:
-    if request.private:
-        files.save_card(PRIVATE_DESCRIPTION, (), outcome.recommended_strength)
-        return
-    description = f"Forgets {', '.join(result.names)}; draws {result.stand_in.word} instead."
-    notes = (*outcome.lines, *outcome.numbers, f"made for: {made_for}")
-    files.save_card(description, notes, outcome.recommended_strength)
+    description, notes = PRIVATE_DESCRIPTION, []
+    if not request.private:
+        description = f"Forgets {', '.join(result.names)}; draws {result.stand_in.word} instead."
+        made_for = f"made for: {checkpoint_name(lent.host_model)}"
+        notes = [*outcome.lines, *outcome.numbers, made_for]
+    files.save_card(lent.family, description, notes, outcome.recommended_strength)
 
 
 def _measure(lent: LentModel, result: UnlearnResult, monitor: WebuiMonitor) -> Evaluation:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from webui_host import CANCEL, FORGET, PROGRESS, ROOT, Refused, WebuiServer, in_background, wait_for
 
 from unlearn_core.lora.file import load_lora
@@ -84,6 +85,26 @@ def test_pictures_are_learned_from_and_the_embedding_is_written(server: WebuiSer
     assert file.exists()
     content = (server.loras / f"{answer['name']}.safetensors").read_bytes()
     assert b"emb_params" not in content
+
+
+def test_an_sdxl_checkpoint_gives_a_lora_and_an_embedding_of_both_text_encoders(
+    server: WebuiServer,
+) -> None:
+    server.call("/thin/checkpoint", {"name": "sdxl"})
+    asked = {"names": "dog", "stand_in": "cat", "pictures": pictures(), "save_embedding": True}
+    try:
+        answer = server.call(FORGET, {**asked, "preset": "balanced", "steps": 40, "measure": False})
+    finally:
+        server.call("/thin/checkpoint", {"name": "demo"})
+    lora = load_lora(server.loras / f"{answer['name']}.safetensors")
+    assert {key.part for key in lora.pairs} == {"te1", "te2"}
+    card = json.loads((server.loras / f"{answer['name']}.json").read_text("utf-8"))
+    assert card["sd version"] == "SDXL"
+    embedding = load_file(server.folder / "embeddings" / f"{answer['embedding']}.safetensors")
+    assert {name: tensor.shape[1] for name, tensor in embedding.items()} == {
+        "clip_l": 64,
+        "clip_g": 128,
+    }
 
 
 def test_cancel_stops_a_run_and_nothing_is_written(server: WebuiServer) -> None:

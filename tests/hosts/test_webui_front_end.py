@@ -88,14 +88,14 @@ def test_the_checkpoint_is_named_at_once_and_every_preset_is_there(page: Page) -
 def test_a_checkpoint_that_can_not_be_used_is_named_with_the_reason(
     server: WebuiServer, page: Page
 ) -> None:
-    server.call("/thin/checkpoint", {"name": "sd1"})
+    server.call("/thin/checkpoint", {"name": "refiner"})
     try:
         part(page, "refresh").click()
         checkpoint = part(page, "checkpoint")
-        expect(checkpoint).to_contain_text("v1-5-pruned-emaonly can't be used. This is SD 1.x")
+        expect(checkpoint).to_contain_text("sd_xl_refiner_1.0 can't be used. This is SDXL's")
         fill(page, "names", "dog")
         forget(page)
-        expect(part(page, "log")).to_contain_text("Load a Stable Diffusion 2 checkpoint")
+        expect(part(page, "log")).to_contain_text("Use the base checkpoint")
         keep_picture(page, server, "wrong-checkpoint")
     finally:
         server.call("/thin/checkpoint", {"name": "demo"})

@@ -1,4 +1,4 @@
-"""The demo model in the shapes in which the two kinds of WebUI hold theirs.
+"""Slim models of every family in the shapes in which the two kinds of WebUI hold theirs.
 
 tests/ is no package; conftest.py loads this file under the plain name `webui_demo_model`.
 """
@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from webui_slim_pipeline import slim_pipeline
 
-from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.ldm_keys import TEXT_ENCODER_PREFIX, text_key
+from unlearn_core.loaders.model_files import PROJECTION
+from unlearn_core.models.families import SD1, SD2, SDXL, Family
+from unlearn_core.text.clip_model import layer_count
+from unlearn_core.text.text_encoder import weights_of
 
 NAME = "demo"
+_FORGE_NAMES = {"sd1": ["clip_l"], "sd2": ["clip_h"], "sdxl": ["clip_l", "clip_g"]}
+SIZES = 6 * 256
+"""Numbers that SDXL's UNet takes of a picture's size."""
 
 
 def tree(weights: dict[str, Tensor], trainable: bool = False) -> nn.Module:
@@ -35,39 +42,74 @@ def tree(weights: dict[str, Tensor], trainable: bool = False) -> nn.Module:
 class DemoUNet(nn.Module):
     """diffusers' UNet behind latent diffusion's call, with the parts that are looked at."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         self.input_blocks = nn.ModuleList([nn.ModuleList([unet.conv_in])])
         self.inner = unet
         self.num_classes = None
+        if unet.config.addition_embed_type is not None:
+            self.num_classes = "sequential"
+            unet.add_time_proj = nn.Identity()  # the hosts' UNets take sines
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> Tensor:
-        output: Tensor = self.inner(x, timesteps, encoder_hidden_states=context, return_dict=False)
-        return output[0]
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        assert (y is None) == (self.num_classes is None)
+        added = {} if y is None else {"text_embeds": y[:, :-SIZES], "time_ids": y[:, -SIZES:]}
+        output: Tensor = self.inner(
+            x, timesteps, encoder_hidden_states=context, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return output
 
 
-def open_clip_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CLIPTextModel weights as an open_clip tower holds them, with one more layer of zeros.
+def transformers_tower(weights: dict[str, Tensor], activation: str) -> Any:
+    """A CLIPTextModel as the hosts hold it, its table of word vectors wrapped."""
+    table = "token_embedding."
+    tower: Any = tree({name.replace(table, f"{table}wrapped."): v for name, v in weights.items()})
+    width = len(weights["text_model.final_layer_norm.weight"])
+    tower.config = SimpleNamespace(hidden_size=width, hidden_act=activation)
+    return tower
 
-    The table of word vectors is wrapped, as the host does it.
-    """
-    layers = 1 + max(int(name.split(".")[3]) for name in weights if ".layers." in name)
-    last = f".layers.{layers - 1}."
-    extra = {
-        name.replace(last, f".layers.{layers}."): torch.zeros_like(value)
+
+def open_clip_tower(weights: dict[str, Tensor], layers: int) -> Any:
+    """An open_clip model of as many layers; those that are not given are zeros."""
+    own = layer_count(weights)
+    last = f".layers.{own - 1}."
+    further = {
+        name.replace(last, f".layers.{layer}."): torch.zeros_like(value)
+        for layer in range(own, layers)
         for name, value in weights.items()
         if last in name
     }
     thirds: dict[str, list[Tensor]] = {}
     state = {}
-    for name, value in {**weights, **extra}.items():
+    for name, value in {**weights, **further}.items():
+        if name == PROJECTION:
+            state["text_projection"] = value.T
+            continue
         key, third = text_key(name.removeprefix("text_model."))
         key = key.removeprefix(TEXT_ENCODER_PREFIX)
         if third is None:
             state[key.replace("token_embedding.", "token_embedding.wrapped.")] = value
         else:
             thirds.setdefault(key, [value] * 3)[third] = value
-    return state | {key: torch.cat(parts) for key, parts in thirds.items()}
+    return tree(state | {key: torch.cat(parts) for key, parts in thirds.items()})
+
+
+def _embedders(family: Family, weights: list[dict[str, Tensor]]) -> list[Any]:
+    """What latent diffusion puts around the text encoders."""
+    if family is SD2:
+        tower = open_clip_tower(weights[0], layer_count(weights[0]) + 1)
+        return [SimpleNamespace(model=tower, layer_idx=1)]
+    first = transformers_tower(weights[0], "quick_gelu")
+    if family is SD1:
+        return [SimpleNamespace(transformer=first, layer="last", layer_idx=None)]
+    layers = [layer_count(each) for each in weights]
+    second = open_clip_tower(weights[1], layers[1])
+    return [
+        SimpleNamespace(transformer=first, layer="hidden", layer_idx=layers[0] - 1),
+        SimpleNamespace(model=second, layer_idx=1, return_pooled=True),
+    ]
 
 
 class WithDemoVae:
@@ -85,25 +127,44 @@ class WithDemoVae:
 class LdmDemo(WithDemoVae):
     """As AUTOMATIC1111's sd_model, every parameter with requires_grad, as the host leaves it."""
 
-    def __init__(self) -> None:
-        pipeline: Any = load_demo_pipeline()
+    def __init__(self, family: Family = SD2) -> None:
+        pipeline = slim_pipeline(family)
         lent = DiffusersModel(pipeline)
+        self._vae = self.first_stage_model = pipeline.vae
+        self.scale_factor = float(pipeline.vae.config.scaling_factor)
+        weights = lent.text_encoder_weights()
+        embedders = _embedders(family, [weights_of(tower, weights) for tower in family.towers])
+        self.towers = [getattr(e, "transformer", None) or e.model for e in embedders]
         self.model = nn.Module()
         self.model.diffusion_model = DemoUNet(pipeline.unet)
         self.model.conditioning_key = "crossattn"  # type: ignore[assignment]
         self.model.requires_grad_(True)
-        tower = tree(open_clip_state(lent.text_encoder_weights()))
-        self.cond_stage_model = SimpleNamespace(wrapped=SimpleNamespace(model=tower, layer_idx=1))
+        outer: list[Any] = [SimpleNamespace(wrapped=embedder) for embedder in embedders]
+        self.is_sdxl = family is SDXL
+        if self.is_sdxl:
+            self.cond_stage_model = self.conditioner = SimpleNamespace(
+                embedders=[*outer, *[SimpleNamespace(outdim=256)] * 3]
+            )
+        else:
+            self.cond_stage_model = outer[0]
+        self.image_size = lent.native_size // 8  # SDXL's has none, and is drawn large
         self.parameterization = "v" if lent.prediction == "v" else "eps"
         self.alphas_cumprod = lent.alphas_cumprod
-        self.image_size = lent.native_size // 8
         self.lowvram = False
         self.sd_checkpoint_info = SimpleNamespace(name_for_extra=NAME)
         self.patched: Tensor | None = None
-        self._vae = pipeline.vae
 
-    def apply_model(self, x: Tensor, t: Tensor, cond: dict[str, list[Tensor]]) -> Tensor:
-        output: Tensor = self.model.diffusion_model(x, t, torch.cat(cond["c_crossattn"], 1))
+    def parts(self) -> list[nn.Module]:
+        """All that holds weights."""
+        return [self.model, self._vae, *self.towers]
+
+    def apply_model(self, x: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        unet = self.model.diffusion_model
+        output: Tensor
+        if self.is_sdxl:
+            output = unet(x, t, cond["crossattn"], cond["vector"])
+        else:
+            output = unet(x, t, torch.cat(cond["c_crossattn"], 1))
         return output
 
     def get_learned_conditioning(self, _: list[str]) -> None:
@@ -123,30 +184,39 @@ class LdmDemo(WithDemoVae):
         self._patched_weight().data.add_(1.0)
 
     def encode_first_stage(self, pixels: Tensor) -> Any:
+        """SDXL's gives a draw that is scaled already."""
         with torch.no_grad():
-            return self._vae.encode(pixels).latent_dist
+            posterior = self._vae.encode(pixels).latent_dist
+        return posterior.sample() * self.scale_factor if self.is_sdxl else posterior
 
     def get_first_stage_encoding(self, latents: Tensor) -> Tensor:
-        return latents * float(self._vae.config.scaling_factor)
+        return latents * self.scale_factor
 
     def _patched_weight(self) -> nn.Parameter:
-        weight: nn.Parameter = self.cond_stage_model.wrapped.model.ln_final.weight
-        return weight
+        """The last one of the text encoders that a LoRA could have changed."""
+        return [p for name, p in self.towers[-1].named_parameters() if ".mlp." in name][-1]
 
 
-def stable_diffusion_1(shape: str) -> Any:
-    """What the host holds when a checkpoint of SD 1.x is loaded, as far as it is looked at."""
-    info = SimpleNamespace(name_for_extra="v1-5-pruned-emaonly")
+def refiner(shape: str) -> Any:
+    """What the host holds when SDXL's refiner is loaded, as far as it is looked at."""
+    info = SimpleNamespace(name_for_extra="sd_xl_refiner_1.0")
+    unet = nn.Module()
+    unet.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(4, 4, 1)])])
+    unet.num_classes = "sequential"  # type: ignore[assignment]
+    table = torch.zeros(77, 1280)
     if shape == "forge":
-        clip = SimpleNamespace(cond_stage_model=SimpleNamespace(clip_l=None))
-        unet = Patcher(SimpleNamespace(diffusion_model=None))
-        objects = ForgeObjects(unet, clip, None)
+        transformer = tree({"text_model.embeddings.position_embedding.weight": table})
+        stage = SimpleNamespace(clip_g=SimpleNamespace(transformer=transformer))
+        objects = ForgeObjects(
+            Patcher(SimpleNamespace(diffusion_model=unet)),
+            SimpleNamespace(cond_stage_model=stage),
+            None,
+        )
         return SimpleNamespace(forge_objects_original=objects, sd_checkpoint_info=info)
-    config = SimpleNamespace(hidden_size=768, num_hidden_layers=12)
-    transformer = SimpleNamespace(config=config)
-    cond_stage_model = SimpleNamespace(wrapped=SimpleNamespace(transformer=transformer))
-    model = SimpleNamespace(diffusion_model=None)
-    return SimpleNamespace(model=model, cond_stage_model=cond_stage_model, sd_checkpoint_info=info)
+    model = SimpleNamespace(diffusion_model=unet, conditioning_key="crossattn")
+    wrapped = SimpleNamespace(model=SimpleNamespace(positional_embedding=table))
+    conditioner = SimpleNamespace(embedders=[SimpleNamespace(wrapped=wrapped)])
+    return SimpleNamespace(model=model, conditioner=conditioner, sd_checkpoint_info=info)
 
 
 class Patcher:
@@ -177,11 +247,17 @@ class ForgeObjects:
 class ForgeDemo(WithDemoVae):
     """As Forge's diffusion engine; its weights are inference tensors, as the host's are."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family = SD2) -> None:
         with torch.inference_mode():
-            pipeline: Any = load_demo_pipeline()
+            pipeline = slim_pipeline(family)
             lent = DiffusersModel(pipeline)
-            text = tree(lent.text_encoder_weights())
+            weights = lent.text_encoder_weights()
+            texts = {
+                name: SimpleNamespace(
+                    transformer=transformers_tower(weights_of(tower, weights), tower.activation)
+                )
+                for name, tower in zip(_FORGE_NAMES[family.key], family.towers, strict=True)
+            }
             for module in (pipeline.unet, pipeline.vae):
                 for part in module.modules():
                     for name, weight in part._parameters.items():
@@ -196,7 +272,7 @@ class ForgeDemo(WithDemoVae):
             computation_dtype=torch.float32,
             config=SimpleNamespace(unet_config={"image_size": lent.native_size // 8}),
         )
-        stage = SimpleNamespace(clip_h=SimpleNamespace(transformer=text))
+        stage = SimpleNamespace(**texts)
         clip = SimpleNamespace(cond_stage_model=stage, patcher=Patcher(stage))
         self._vae = pipeline.vae
         vae = SimpleNamespace(patcher=Patcher(self._vae))
@@ -205,8 +281,18 @@ class ForgeDemo(WithDemoVae):
         self.current_lora_hash = "[]"
         self.sd_checkpoint_info = SimpleNamespace(name_for_extra=NAME)
         self.reloads = 0
-        database = SimpleNamespace(load_textual_inversion_embeddings=self._count)
-        self.text_processing_engine = SimpleNamespace(minimal_clip_skip=1, embeddings=database)
+        for end in ("_l", "_g") if family is SDXL else ("",):
+            database = SimpleNamespace(load_textual_inversion_embeddings=self._count)
+            least = 2 if family is SDXL else 1
+            engine = SimpleNamespace(minimal_clip_skip=least, embeddings=database)
+            setattr(self, f"text_processing_engine{end}", engine)
+
+    def parts(self) -> list[nn.Module]:
+        """All that holds weights."""
+        objects = self.forge_objects_original
+        texts = vars(objects.clip.cond_stage_model).values()
+        towers = [text.transformer for text in texts]
+        return [objects.unet.model.diffusion_model, self._vae, *towers]
 
     def encode_first_stage(self, pixels: Tensor) -> Tensor:
         posterior = self._vae.encode(pixels).latent_dist

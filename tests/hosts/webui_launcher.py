@@ -123,9 +123,13 @@ def main() -> None:
     sys.path.append(str(HERE))
     import webui_demo_model
 
-    demo = webui_demo_model.LdmDemo() if SHAPE == "a1111" else webui_demo_model.ForgeDemo()
-    checkpoints = {"demo": demo, "sd1": webui_demo_model.stable_diffusion_1(SHAPE)}
-    sd_models.lend(demo)
+    kind = webui_demo_model.LdmDemo if SHAPE == "a1111" else webui_demo_model.ForgeDemo
+    checkpoints = {
+        "demo": kind(),
+        "sdxl": kind(webui_demo_model.SDXL),
+        "refiner": webui_demo_model.refiner(SHAPE),
+    }
+    sd_models.lend(checkpoints["demo"])
     put_scripts_into_the_page()
     page = build_page()
     page.queue()

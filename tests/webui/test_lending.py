@@ -1,4 +1,4 @@
-"""Both kinds of WebUI models over the demo model, in a thin host, against diffusers' own.
+"""Both kinds of WebUI models over slim ones, in a thin host, against what diffusers lends.
 
 The real hosts are started by hand; here everything that they are asked for is there, and what
 they leave behind (LoRAs in the weights, requires_grad, inference tensors) is there too.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +20,16 @@ from typing import Any
 import pytest
 import torch
 import webui_demo_model
+from safetensors.torch import load_file
 from torch import Tensor
+from webui_slim_pipeline import slim_pipeline
 
 from unlearn_core.errors import Cancelled, WrongModel
 from unlearn_core.files.pictures import read_pictures
-from unlearn_core.loaders.demo_model import demo_folder, load_demo_pipeline
+from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.lora.file import load_lora
+from unlearn_core.models.families import FAMILIES, SD1, SD2, SDXL, Family
 from unlearn_core.text.conditioning import Conditioning
 
 THIN = "tests/hosts/webui_thin"
@@ -62,33 +67,38 @@ def _drop_fresh() -> None:
         del sys.modules[name]
 
 
-@pytest.fixture(scope="module")
-def theirs() -> DiffusersModel:
-    """diffusers' own over the same weights, in float32 as the thin host computes."""
-    return DiffusersModel(load_demo_pipeline(), torch.float32)
+@cache
+def _lent_by_diffusers(key: str) -> DiffusersModel:
+    family = next(family for family in FAMILIES if family.key == key)
+    return DiffusersModel(slim_pipeline(family), torch.float32)
 
 
-@pytest.fixture(params=["LdmDemo", "ForgeDemo"])
+def lent_by_diffusers(family: Family) -> DiffusersModel:
+    """The same weights, in float32 as the thin host computes."""
+    return _lent_by_diffusers(family.key)
+
+
+KINDS = (webui_demo_model.LdmDemo, webui_demo_model.ForgeDemo)
+of_every_family = pytest.mark.parametrize(
+    "model", [(kind, family) for kind in KINDS for family in FAMILIES], indirect=True,
+    ids=lambda both: f"{both[0].__name__}-{both[1].key}",
+)  # fmt: skip
+
+
+@pytest.fixture(params=[(kind, SD2) for kind in KINDS], ids=["ldm", "forge"])
 def model(request: pytest.FixtureRequest, thin: Any) -> Any:
-    """The demo model, loaded in the thin host."""
-    made = getattr(webui_demo_model, request.param)()
+    """A model, the demo one unless a test asks for every family, loaded in the thin host."""
+    kind, family = request.param
+    made = kind(family)
     thin.sd_models.lend(made)
     return made
 
 
 def parts(model: Any) -> dict[str, Tensor]:
     """Every weight of the host's model."""
-    if isinstance(model, webui_demo_model.LdmDemo):
-        modules = [model.model, model.cond_stage_model.wrapped.model]
-    else:
-        objects = model.forge_objects_original
-        modules = [
-            objects.unet.model.diffusion_model,
-            objects.clip.cond_stage_model.clip_h.transformer,
-        ]
     return {
         f"{number}.{name}": value
-        for number, module in enumerate(modules)
+        for number, module in enumerate(model.parts())
         for name, value in module.named_parameters()
     }
 
@@ -102,16 +112,25 @@ def fingerprint(model: Any) -> tuple[str, dict[str, bool]]:
     return digest.hexdigest(), wanting
 
 
-def inputs(width: int) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(theirs: DiffusersModel) -> tuple[Tensor, Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, 4, 8, 8, generator=generator)
-    return latents, torch.tensor([10, 700]), torch.randn(2, 77, width, generator=generator)
+    latents = torch.randn(2, 4, 8, 16, generator=generator)
+
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(2, *like.shape[1:], generator=generator)
+
+    return latents, torch.tensor([10, 700]), theirs.ramp().map(drawn)
 
 
-def test_what_is_lent_is_what_diffusers_lends(
-    thin: Any, model: Any, theirs: DiffusersModel
-) -> None:
+def close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@of_every_family
+def test_what_is_lent_is_what_diffusers_lends(thin: Any, model: Any) -> None:
     with thin.host_run.borrowed() as lent:
+        theirs = lent_by_diffusers(lent.family)
+        assert lent.family is theirs.family
         assert lent.prediction == theirs.prediction
         assert lent.native_size == theirs.native_size
         assert lent.conditioning_layers == theirs.conditioning_layers
@@ -119,23 +138,51 @@ def test_what_is_lent_is_what_diffusers_lends(
         own, known = lent.text_encoder_weights(), theirs.text_encoder_weights()
         assert known.keys() <= own.keys()
         assert all(torch.equal(own[name], value) for name, value in known.items())
-        latents, steps, text = inputs(known["text_model.final_layer_norm.weight"].shape[0])
+        latents, steps, text = inputs(theirs)
         gradients = []
         for each in (lent, theirs):
-            given = text.clone().requires_grad_(True)
-            each.predict(latents, steps, Conditioning(given)).square().sum().backward()
-            gradients.append(given.grad)
-        assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+            given = text.map(lambda tensor: tensor.clone().requires_grad_(True))
+            each.predict(latents, steps, given).square().sum().backward()
+            gradients.append(Conditioning(*[tensor.grad for tensor in given.tensors]))
+        for own_gradient, known_gradient in zip(*[each.tensors for each in gradients], strict=True):
+            assert torch.allclose(own_gradient, known_gradient, rtol=1e-3, atol=1e-5)
         with torch.no_grad():
-            outputs = [each.predict(latents, steps, Conditioning(text)) for each in (lent, theirs)]
-        assert torch.equal(*outputs)
+            outputs = [each.predict(latents, steps, text) for each in (lent, theirs)]
+        assert close(*outputs)
         pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        assert torch.allclose(
-            lent.encode_image(pixels), theirs.encode_image(pixels), rtol=1e-4, atol=1e-5
-        )
-        assert torch.allclose(
-            lent.decode_latents(latents), theirs.decode_latents(latents), rtol=1e-4, atol=1e-5
-        )
+        assert close(lent.encode_image(pixels), theirs.encode_image(pixels))
+        assert close(lent.decode_latents(latents), theirs.decode_latents(latents))
+
+
+@of_every_family
+def test_a_lora_of_each_family_is_written_and_the_model_stays_as_it_was(
+    thin: Any, model: Any
+) -> None:
+    before = fingerprint(model)
+    asked = thin.request.ForgetRequest(
+        "dog", stand_in="cat", keep="owl", preset="quick", steps=2, measure=False
+    )
+    outcome = thin.run.run(asked, thin.job.Job("task(x)"))
+    file = Path(thin.networks.available_networks[outcome.name])
+    family = thin.host.lend(model).family
+    assert load_lora(file).family is family
+    card = json.loads(file.with_suffix(".json").read_text("utf-8"))
+    assert card["sd version"] == family.key.upper()
+    assert fingerprint(model)[0] == before[0]
+    if isinstance(model, webui_demo_model.ForgeDemo):
+        modules = {name.partition(".")[0] for name in load_file(file)}
+        assert modules <= forge_names(model.forge_objects_original.clip.cond_stage_model)
+
+
+def forge_names(stage: Any) -> set[str]:
+    """Modules of a LoRA file that Forge knows for its text encoders; it counts all others."""
+    return {
+        f"lora_{part}_{name.removesuffix('.weight').replace('.', '_')}"
+        for clip, parts in (("clip_l", "te te1"), ("clip_h", "te te1"), ("clip_g", "te2"))
+        if hasattr(stage, clip)
+        for name in getattr(stage, clip).transformer.state_dict()
+        for part in parts.split()
+    }
 
 
 def test_loras_of_the_last_picture_are_taken_out_first(thin: Any) -> None:
@@ -284,7 +331,7 @@ def test_a_checkpoint_that_is_not_loaded_yet_is_not_judged(thin: Any) -> None:
         (lambda thin, model: setattr(thin.shared.cmd_opts, "lowvram", True), "--medvram instead"),
         (lambda thin, model: setattr(thin.devices, "fp8", True), "FP8"),
         (lambda thin, model: setattr(thin.sd_unet, "current_unet", object()), "TensorRT"),
-        (lambda thin, model: setattr(model, "conditioner", object()), "SDXL"),
+        (lambda thin, model: setattr(model, "is_sd3", True), "Stable Diffusion 3"),
         (lambda thin, model: setattr(model, "parameterization", "x0"), "predicts x0"),
         (lambda thin, model: setattr(model.model, "conditioning_key", "hybrid"), "inpainting"),
         (lambda thin, model: setattr(model.model, "conditioning_key", "crossattn-adm"), "unCLIP"),
@@ -292,7 +339,7 @@ def test_a_checkpoint_that_is_not_loaded_yet_is_not_judged(thin: Any) -> None:
             lambda thin, model: delattr(model.cond_stage_model.wrapped, "model"),
             "text encoder Simple",
         ),
-        (lambda thin, model: make_sd1(model), r"SD 1\.x"),
+        (lambda thin, model: setattr(model.cond_stage_model.wrapped, "layer_idx", 9), "layer -"),
         (lambda thin, model: delattr(model, "alphas_cumprod"), "unknown kind"),
     ],
 )
@@ -308,14 +355,15 @@ def test_automatics_model_is_refused_with_a_reason(
     assert re.search(words, seen.refusal)
 
 
-def make_sd1(model: Any) -> None:
-    config = SimpleNamespace(hidden_size=768, num_hidden_layers=12)
-    model.cond_stage_model.wrapped = SimpleNamespace(transformer=SimpleNamespace(config=config))
+@pytest.mark.parametrize("shape", ["a1111", "forge"])
+def test_sdxls_refiner_is_refused_and_says_so(thin: Any, shape: str) -> None:
+    thin.sd_models.lend(webui_demo_model.refiner(shape))
+    assert "SDXL's refiner" in thin.host.checkpoint().refusal
 
 
 @pytest.mark.parametrize(
     ("towers", "words"),
-    [(("clip_l",), "SD 1"), (("clip_l", "clip_g"), "2 text encoders"), (("t5xxl",), "t5xxl")],
+    [(("clip_l", "t5xxl"), "text encoder T5"), (("chatglm",), "text encoder SimpleNamespace")],
 )
 def test_forges_model_of_another_family_is_refused(
     thin: Any, towers: tuple[str, ...], words: str
@@ -327,17 +375,87 @@ def test_forges_model_of_another_family_is_refused(
         thin.host.lend(model)
 
 
+def test_forges_stable_diffusion_3_is_refused_even_without_t5(thin: Any) -> None:
+    model = webui_demo_model.ForgeDemo(SDXL)
+    model.is_sd3 = True
+    with pytest.raises(WrongModel, match="Stable Diffusion 3"):
+        thin.host.lend(model)
+
+
 @pytest.mark.parametrize(
-    ("skip", "minimal", "fewer"), [(1, 1, 0), (2, 1, 1), (2, 2, 1), (5, None, 1)]
+    ("family", "skip", "fewer"),
+    [(SD1, 1, 0), (SD1, 2, 1), (SD2, 1, 0), (SD2, 2, 1), (SDXL, 1, 0), (SDXL, 2, 0), (SDXL, 3, 1)],
 )
-def test_clip_skip_counts_as_the_host_counts_it(
-    thin: Any, skip: int, minimal: int | None, fewer: int, theirs: DiffusersModel
+def test_clip_skip_counts_as_forge_counts_it(
+    thin: Any, family: Family, skip: int, fewer: int
 ) -> None:
-    model = webui_demo_model.ForgeDemo()
     thin.shared.opts.data["CLIP_stop_at_last_layers"] = skip
-    model.text_processing_engine.minimal_clip_skip = minimal
-    (layer,) = theirs.conditioning_layers
-    assert thin.host.lend(model).conditioning_layers == (layer - fewer,)
+    lent = thin.host.lend(webui_demo_model.ForgeDemo(family))
+    expected = lent_by_diffusers(family).conditioning_layers
+    assert lent.conditioning_layers == tuple(layer - fewer for layer in expected)
+    assert [f"Clip skip {skip}" in note for note in lent.notes] == [True] * (fewer > 0)
+
+
+def test_classic_looks_at_clip_skip_for_stable_diffusion_1_alone(thin: Any) -> None:
+    thin.shared.opts.data["CLIP_stop_at_last_layers"] = 2
+    layers = {}
+    for family in FAMILIES:
+        model = webui_demo_model.ForgeDemo(family)
+        model.is_sd1 = family is SD1
+        for name in [name for name in vars(model) if name.startswith("text_processing_engine")]:
+            delattr(model, name)
+        layers[family.key] = thin.host.lend(model).conditioning_layers
+    assert layers["sd1"] == (lent_by_diffusers(SD1).conditioning_layers[0] - 1,)
+    assert layers["sdxl"] == lent_by_diffusers(SDXL).conditioning_layers
+
+
+@pytest.mark.parametrize(
+    ("family", "skip", "first_of_two", "fewer"),
+    [
+        (SD1, 1, False, (0,)),
+        (SD1, 2, False, (1,)),
+        (SD2, 2, False, (0,)),
+        (SDXL, 3, False, (0, 0)),
+        (SDXL, 2, True, (0, 0)),
+        (SDXL, 3, True, (1, 0)),
+    ],
+)
+def test_clip_skip_counts_as_automatic_counts_it(
+    thin: Any, family: Family, skip: int, first_of_two: bool, fewer: tuple[int, ...]
+) -> None:
+    thin.shared.opts.data |= {"CLIP_stop_at_last_layers": skip, "sdxl_clip_l_skip": first_of_two}
+    lent = thin.host.lend(webui_demo_model.LdmDemo(family))
+    expected = lent_by_diffusers(family).conditioning_layers
+    found = zip(expected, lent.conditioning_layers, strict=True)
+    assert tuple(without - skipped for without, skipped in found) == fewer
+    matters = any(fewer) or first_of_two
+    assert [f"Clip skip {skip}" in note for note in lent.notes] == [True] * matters
+
+
+@pytest.mark.parametrize(("family", "edge"), [(SD1, 512), (SD2, 768), (SDXL, 1024)])
+def test_pictures_are_as_large_as_the_family_draws_them(
+    thin: Any, family: Family, edge: int
+) -> None:
+    automatic, forge = webui_demo_model.LdmDemo(family), webui_demo_model.ForgeDemo(family)
+    del automatic.image_size
+    forge.forge_objects_original.unet.model.config.unet_config.clear()
+    assert [thin.host.lend(model).native_size for model in (automatic, forge)] == [edge, edge]
+
+
+@pytest.mark.parametrize(("name", "turbo"), [("sd_xl_turbo_1.0", True), ("turbocharger", False)])
+def test_a_turbo_model_is_known_by_its_name_and_the_tab_says_so(
+    thin: Any, model: Any, name: str, turbo: bool
+) -> None:
+    model.sd_checkpoint_info.name_for_extra = name
+    assert thin.host.lend(model).is_distilled is turbo
+    notes = thin.host.checkpoint().notes
+    assert any("Turbo model" in note for note in notes) is turbo
+
+
+def test_new_embeddings_are_read_by_both_of_forges_engines(thin: Any) -> None:
+    model = webui_demo_model.ForgeDemo(SDXL)
+    importlib.import_module("unlearn_webui.host.files").reload_embeddings(model)
+    assert model.reloads == 2
 
 
 def test_reforges_names_are_understood(thin: Any) -> None:

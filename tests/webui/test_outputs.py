@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from unlearn_core.lora.file import load_lora
 from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
+from unlearn_core.models.families import SDXL
 from unlearn_webui.outputs import LoraFiles, save_vectors
 
 WORDS = ("grumpy cat", "tabby", "owl", "wolf")
@@ -53,11 +55,11 @@ def test_the_files_alias_is_its_name_and_every_attention_module_is_there(tmp_pat
 
 def test_the_card_says_what_the_host_reads(tmp_path: Path) -> None:
     files = LoraFiles(tmp_path, "forget-dog")
-    files.save_card("Forgets dog.", ["kept: 99%", "ä"], 0.75)
+    files.save_card(SDXL, "Forgets dog.", ["kept: 99%", "ä"], 0.75)
     card = json.loads((tmp_path / "forget-dog.json").read_text("utf-8"))
     assert card == {
         "description": "Forgets dog.",
-        "sd version": "SD2",
+        "sd version": "SDXL",
         "activation text": "",
         "preferred weight": 0.75,
         "notes": "kept: 99%\nä",
@@ -84,6 +86,17 @@ def test_the_private_file_names_no_word(tmp_path: Path) -> None:
 
 def test_an_embedding_is_not_named_like_a_word(tmp_path: Path) -> None:
     folder = tmp_path / "embeddings"
-    assert save_vectors(torch.zeros(1, 8), "dog", False, folder) == "forget-dog-concept"
-    assert save_vectors(torch.zeros(1, 8), "dog", True, folder) == "forget-unlearned-concept"
+    vectors = torch.zeros(1, 8)
+    assert save_vectors(vectors, [8], "dog", False, folder) == "forget-dog-concept"
+    assert save_vectors(vectors, [8], "dog", True, folder) == "forget-unlearned-concept"
     assert len(list(folder.glob("*.safetensors"))) == 2
+
+
+def test_vectors_of_two_text_encoders_are_one_file_with_the_hosts_names(tmp_path: Path) -> None:
+    vectors = torch.arange(10.0)[None]
+    name = save_vectors(vectors, [4, 6], "dog", False, tmp_path)
+    tensors = load_file(tmp_path / f"{name}.safetensors")
+    assert {key: value.tolist() for key, value in tensors.items()} == {
+        "clip_l": [[0, 1, 2, 3]],
+        "clip_g": [[4, 5, 6, 7, 8, 9]],
+    }

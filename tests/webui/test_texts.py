@@ -30,7 +30,7 @@ def test_names_and_messages_are_escaped(html: str) -> None:
     ("checkpoint", "words"),
     [
         (Checkpoint("v2-1"), "v2-1</b> can be used"),
-        (Checkpoint("v1-5", refusal="This is SD 1.x."), "can't be used. This is SD 1.x."),
+        (Checkpoint("flux", refusal="This is Flux."), "can't be used. This is Flux."),
         (Checkpoint("v2-1", loaded=False), "not loaded yet"),
     ],
 )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _CONV_IN = f"{UNET_PREFIX}input_blocks.0.0.weight"
 _TURBO_PREFIX = "conditioner.embedders.0.model."
 """Before the one text encoder of SD-Turbo; other SD2 files call it otherwise."""
-_TURBO_NAME = re.compile(r"(?<![a-z])(turbo|lightning)(?![a-z])", re.IGNORECASE)
+TURBO_NAME = re.compile(r"(?<![a-z])(turbo|lightning)(?![a-z])", re.IGNORECASE)
 _V, _ZERO_SNR = "v_pred", "ztsnr"
 """Tensors that say by being there what the UNet predicts, and that its noise ends at no signal."""
 _MOST_SIDECAR = 2**20
@@ -137,7 +137,7 @@ class SingleFile:
     def _is_distilled(self) -> bool:
         """By the names that only SD-Turbo gives its text encoder, else by the file's own name."""
         turbo = self.family is not SDXL and self._texts[0].prefix == _TURBO_PREFIX
-        return turbo or _TURBO_NAME.search(self.path.stem) is not None
+        return turbo or TURBO_NAME.search(self.path.stem) is not None
 
     def _stored_texts(self) -> list[_StoredText]:
         """The first text encoder that is there, and a second one."""

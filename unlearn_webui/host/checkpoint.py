@@ -9,8 +9,10 @@ from modules import sd_models, shared
 
 from unlearn_core.errors import UnlearnError, WrongModel
 
+from unlearn_core.loaders.single_file import TURBO_NAME
+
 from .chosen_checkpoint import Checkpoint
-from .webui_model import WebuiModel
+from .webui_model import IS_TURBO, WebuiModel
 
 logger = logging.getLogger(__name__)
 
@@ -45,23 +47,17 @@ def load() -> Any:
             raise WrongModel(str(error)) from error
     model = shared.sd_model
     if model is None or not hasattr(model, "sd_checkpoint_info"):
-        raise WrongModel(
-            "No checkpoint is loaded: choose one of Stable Diffusion 2 at the top of the page."
-        )
+        raise WrongModel("No checkpoint is loaded: choose one at the top of the page.")
     return model
 
 
 def lend(model: Any) -> WebuiModel:
     """The host's model as a LentModel; raises WrongModel if it is none that can be used."""
-    if getattr(model, "forge_objects_original", None) is not None:
-        from .forge_model import ForgeModel
-
-        return ForgeModel(model)
-    if hasattr(model, "forge_objects"):
-        raise WrongModel("This kind of Forge keeps its model elsewhere: it is not known.")
-    from .ldm_model import LdmModel
-
-    return LdmModel(model)
+    lent = _adapter(model)
+    if TURBO_NAME.search(checkpoint_name(model)):
+        lent.is_distilled = True
+        lent.notes += (IS_TURBO,)
+    return lent
 
 
 def api_is_on() -> bool:
@@ -75,6 +71,18 @@ def api_logins() -> tuple[tuple[str, str], ...]:
     stated = getattr(shared.cmd_opts, "api_auth", None) or ""
     pairs = (login.partition(":") for login in stated.split(",") if login)
     return tuple((user, password) for user, _, password in pairs)
+
+
+def _adapter(model: Any) -> WebuiModel:
+    if getattr(model, "forge_objects_original", None) is not None:
+        from .forge_model import ForgeModel
+
+        return ForgeModel(model)
+    if hasattr(model, "forge_objects"):
+        raise WrongModel("This kind of Forge keeps its model elsewhere: it is not known.")
+    from .ldm_model import LdmModel
+
+    return LdmModel(model)
 
 
 def _loaded() -> Any | None:

@@ -15,6 +15,8 @@ from unlearn_core.errors import BadFile
 from .settings import subfolder
 
 _LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")
+_ENGINES = ("", "_l", "_g")
+"""Of the names of what turns prompts into tokens in Forge: one, or two for SDXL."""
 
 
 def lora_folder() -> Path:
@@ -45,9 +47,11 @@ def reload_loras() -> None:
 
 def reload_embeddings(model: Any) -> None:
     """Let the host see new embeddings; `model` is its loaded one."""
-    engine = getattr(model, "text_processing_engine", None)
-    if engine is not None:
+    found = [getattr(model, f"text_processing_engine{tail}", None) for tail in _ENGINES]
+    engines = [engine for engine in found if engine is not None]
+    for engine in engines:
         engine.embeddings.load_textual_inversion_embeddings()
+    if engines:
         return
     database = getattr(getattr(sd_hijack, "model_hijack", None), "embedding_db", None)
     if database is not None:

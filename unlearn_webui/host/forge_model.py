@@ -5,33 +5,30 @@ Tried on Forge; reForge and Classic were only read.
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from modules import shared
 from torch import Tensor
 
 from unlearn_core.errors import WrongModel
-from unlearn_core.loaders.model_files import TEXT_PREFIX
+from unlearn_core.loaders.model_files import PROJECTION, TEXT_PREFIX
 from unlearn_core.models.adapter import alphas_of
-from unlearn_core.models.families import (
-    SD2,
-    Prediction,
-    Seen,
-    prediction_named,
-    recognise,
-)
+from unlearn_core.models.families import Prediction, Seen, prediction_named, recognise
 from unlearn_core.models.gradients import make_plain, residuals_kept
+from unlearn_core.text.clip_model import layer_count
 from unlearn_core.text.conditioning import Conditioning
 
+from .settings import clip_skip
+from .text_weights import from_transformers
 from .webui_model import WebuiModel, check_unet
 
 _MEMORY = ("backend.memory_management", "ldm_patched.modules.model_management")
 _POSITIONS = f"{TEXT_PREFIX}embeddings.position_embedding.weight"
+_TEXTS = ("clip_l", "clip_g", "clip_h")
+"""What the host calls the text encoders, in the order of their states."""
 _REGULATION = "model_vae_regulation"
 _TRAINING_MEMORY = 4
 """Memory of a step with gradient over the host's estimate for sampling."""
@@ -47,9 +44,18 @@ class ForgeModel(WebuiModel):
         self._patcher = self._objects.unet
         self._core = self._patcher.model
         self.unet = self._core.diffusion_model
-        self._text = _text_encoder(self._objects.clip)
-        weights = self._text.state_dict()
-        self.family = check_unet(self.unet, int(weights[_POSITIONS].shape[1]))
+        self._texts = _text_encoders(model, self._objects.clip.cond_stage_model)
+        states = [text.transformer.state_dict() for text in self._texts.values()]
+        self.text_widths = tuple(int(state[_POSITIONS].shape[1]) for state in states)
+        self.family = check_unet(self.unet, self.text_widths, _activations(self._texts.values()))
+        counts = [layer_count(state) for state in states]
+        least = [_least_skip(model, name) for name in self._texts]
+
+        def layers(skip: int) -> list[int]:
+            skipped = [2 if own is None else max(own, skip) for own in least]
+            return [count - own for count, own in zip(counts, skipped, strict=True)]
+
+        self._set_conditioning(layers, clip_skip())
         predictor = _predictor(self._core)
         self.prediction = _prediction(predictor)
         self.alphas_cumprod = alphas_of(predictor.sigmas)
@@ -59,22 +65,14 @@ class ForgeModel(WebuiModel):
         config = getattr(self._core, "config", None) or getattr(self._core, "model_config", None)
         stated = getattr(config, "unet_config", {}).get("image_size")
         self.native_size = self.family.native_size(stated, self.prediction)
-        layer = _conditioning_layer(model, weights)
-        self.conditioning_layers = (layer,)
         self._ready = False
-        skip = clip_skip()
-        if skip > 1 and layer < SD2.towers[0].last_layer:
-            self.notes = (
-                f"Trained at Clip skip {skip} (layer {layer}): the LoRA is valid only with it.",
-            )
 
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        """See LentModel; it is a CLIPTextModel already."""
-        return {
-            name.replace(".wrapped.", "."): value.detach().to("cpu", torch.float32, copy=True)
-            for name, value in self._text.state_dict().items()
-            if name.startswith(TEXT_PREFIX) and "position_ids" not in name
-        }
+    def _weights_of_each(self) -> Iterable[dict[str, Tensor]]:
+        for tower, text in zip(self.family.towers, self._texts.values(), strict=True):
+            weights = from_transformers(text.transformer.state_dict(), tower.pooled)
+            if tower.pooled and PROJECTION not in weights:  # Classic's, beside the transformer
+                weights[PROJECTION] = text.text_projection.detach().T.cpu().clone()
+            yield weights
 
     def make_bare(self) -> None:
         """Give the host its unpatched parts, and let it take LoRAs out of their weights."""
@@ -96,10 +94,12 @@ class ForgeModel(WebuiModel):
         if not self._ready:
             self._load_unet(latents.shape)
         dtype = self.compute_dtype
+        vector = self._vector(latents, text)
         output: Tensor = self.unet(
             latents.to(dtype, copy=True),
             timesteps.float(),
             context=text.tokens.to(dtype).clone(),
+            y=None if vector is None else vector.to(dtype),
             transformer_options={},
         )
         return output.float()
@@ -126,11 +126,6 @@ class ForgeModel(WebuiModel):
         self._ready = True
 
 
-def clip_skip() -> int:
-    """The user's Clip skip; 1 is none."""
-    return int(getattr(shared.opts, "CLIP_stop_at_last_layers", 1))
-
-
 @contextmanager
 def _means(vae: Any) -> Iterator[None]:
     """Inside, the host's VAE gives the mean instead of a draw from the global generator."""
@@ -154,17 +149,33 @@ def _memory() -> Any:
     raise WrongModel("This kind of Forge keeps its memory management elsewhere: it is not known.")
 
 
-def _text_encoder(clip: Any) -> Any:
-    stage = clip.cond_stage_model
-    towers = [name for name in ("clip_l", "clip_g", "clip_h", "t5xxl") if hasattr(stage, name)]
-    if len(towers) > 1:
-        recognise(Seen(text_encoders=len(towers)))
-    if towers == ["clip_l"]:
-        recognise(Seen(text_width=768))
-    if towers != ["clip_h"]:
-        found = ", ".join(towers) or type(stage).__name__
-        recognise(Seen(architecture=f"a model with the text encoder {found}"))
-    return stage.clip_h.transformer
+def _text_encoders(model: Any, stage: Any) -> dict[str, Any]:
+    """Those that condition the picture by name; raises WrongModel for those of other kinds."""
+    if getattr(model, "is_sd3", False):
+        recognise(Seen(architecture="Stable Diffusion 3"))
+    found = {name: getattr(stage, name) for name in _TEXTS if hasattr(stage, name)}
+    if not found or hasattr(stage, "t5xxl"):
+        kind = "T5" if hasattr(stage, "t5xxl") else type(stage).__name__
+        recognise(Seen(architecture=f"a model with the text encoder {kind}"))
+    return found
+
+
+def _activations(texts: Iterable[Any]) -> list[str]:
+    configs = [getattr(text.transformer, "config", None) for text in texts]
+    return [str(config.hidden_act) for config in configs if config is not None]
+
+
+def _least_skip(model: Any, name: str) -> int | None:
+    """Clip skip at its least for a text encoder; None where Clip skip does not count.
+
+    Classic, which has no engines, looks at it for Stable Diffusion 1 alone.
+    """
+    ends = ("", f"_{name[-1]}")
+    found = [getattr(model, f"text_processing_engine{end}", None) for end in ends]
+    least = [engine.minimal_clip_skip for engine in found if engine is not None]
+    if least:
+        return int(least[0])
+    return 1 if getattr(model, "is_sd1", False) else None
 
 
 def _predictor(core: Any) -> Any:
@@ -186,19 +197,3 @@ def _compute_dtype(core: Any) -> torch.dtype:
     dtype: torch.dtype | None = getattr(core, "computation_dtype", None)
     dtype = dtype or getattr(core, "manual_cast_dtype", None)
     return dtype if dtype is not None else core.get_dtype()
-
-
-def _conditioning_layer(model: Any, weights: dict[str, Tensor]) -> int:
-    """The layer that conditions the picture under the host's own rule for Clip skip."""
-    found = (re.match(r"text_model\.encoder\.layers\.(\d+)\.", name) for name in weights)
-    count = len({match[1] for match in found if match})
-    engine = getattr(model, "text_processing_engine", None) or model.cond_stage_model
-    minimal = getattr(engine, "minimal_clip_skip", None)
-    skipped = 2 if minimal is None else max(int(minimal), clip_skip())  # Classic ignores Clip skip
-    layer = count - skipped
-    if not 0 <= layer <= SD2.towers[0].last_layer:
-        raise WrongModel(
-            f"Clip skip {clip_skip()} leaves layer {layer} of {count} in use, for which no LoRA "
-            "can be made. Set Clip skip to 1."
-        )
-    return layer

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from modules import devices, sd_unet, shared
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlearn_core.errors import WrongModel
-from unlearn_core.models.families import SD2, Seen, prediction_named, recognise
+from unlearn_core.models.families import prediction_named
 from unlearn_core.text.conditioning import Conditioning
 
-from .open_clip_names import count_layers, hugging_face_weights
+from .ldm_text import text_encoders
+from .settings import clip_skip
 from .webui_model import WebuiModel, check_unet
 
 
@@ -23,12 +25,12 @@ class LdmModel(WebuiModel):
     def __init__(self, model: Any) -> None:
         """Check the model; nothing is copied or changed. Raises WrongModel."""
         _refuse_options()
-        self.host_model, self._tower = model, _text_tower(model)
-        self._width = int(self._tower.positional_embedding.shape[1])
+        self.host_model, self._texts = model, text_encoders(model)
         self.unet = model.model.diffusion_model
-        self.family = check_unet(self.unet, self._width)
-        layer = _conditioning_layer(model.cond_stage_model.wrapped, self._tower)
-        self.conditioning_layers = (layer,)
+        self.text_widths = tuple(text.width for text in self._texts)
+        activations = [name for text in self._texts for name in text.activations]
+        self.family = check_unet(self.unet, self.text_widths, activations)
+        self._set_conditioning(lambda skip: [text.layer(skip) for text in self._texts], clip_skip())
         self.prediction = prediction_named(model.parameterization)
         self.device = torch.device(devices.device)
         self.compute_dtype = devices.dtype_unet
@@ -37,40 +39,45 @@ class LdmModel(WebuiModel):
         stated = getattr(model, "image_size", None)
         self.native_size = self.family.native_size(stated, self.prediction)
         if getattr(model, "lowvram", False):
-            self.notes = ("The WebUI runs with --medvram: this works, and takes longer.",)
+            self.notes += ("The WebUI runs with --medvram: this works, and takes longer.",)
 
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        """See LentModel; OpenCLIP's weights under CLIPTextModel's names."""
-        return hugging_face_weights(self._tower.state_dict())
+    def _weights_of_each(self) -> Iterable[dict[str, Tensor]]:
+        return (text.weights() for text in self._texts)
 
     @torch.no_grad()
     def make_bare(self) -> None:
         """Run each part once: the host takes LoRAs out of a layer when it is next used."""
         with devices.autocast():
             self.host_model.get_learned_conditioning([""])
-        latents = torch.zeros(1, 4, 8, 8, device=self.device)
-        text = torch.zeros(1, 77, self._width, device=self.device)
+        widths = self.text_widths
+        tokens = torch.zeros(1, 77, sum(widths), device=self.device)
+        pooled = torch.zeros(1, widths[-1], device=self.device) if self.family.pooled else None
+        latents = torch.zeros(1, self.family.channels, 8, 8, device=self.device)
         step = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._run_unet(latents, step, Conditioning(text))
+        self._run_unet(latents, step, Conditioning(tokens, pooled))
 
     def _computing(self) -> AbstractContextManager[Any]:
         computing: AbstractContextManager[Any] = devices.autocast()
         return computing
 
     def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+        # As a dict the host casts the text itself, which --precision half needs.
+        given: dict[str, Any] = {"c_crossattn": [text.tokens]}
+        vector = self._vector(latents, text)
+        if vector is not None:
+            given = {"crossattn": text.tokens, "vector": vector}
         with devices.autocast():
-            # As a dict the host casts the text itself, which --precision half needs.
-            output: Tensor = self.host_model.apply_model(
-                latents, timesteps, {"c_crossattn": [text.tokens]}
-            )
+            output: Tensor = self.host_model.apply_model(latents, timesteps, given)
         return output.float()
 
     def _encode(self, pixels: Tensor) -> Tensor:
         model = self.host_model
-        with devices.without_autocast():
+        with devices.without_autocast(), _moments(model.first_stage_model) as moments:
             found = model.encode_first_stage(pixels.to(self.device, devices.dtype_vae))
-            mean = found.mode() if hasattr(found, "mode") else found
-            latents: Tensor = model.get_first_stage_encoding(mean)
+        if isinstance(found, Tensor):  # SDXL's: a draw, scaled already
+            mean: Tensor = moments[0].chunk(2, 1)[0]
+            return mean * float(model.scale_factor)
+        latents: Tensor = model.get_first_stage_encoding(found.mode())
         return latents
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -79,6 +86,18 @@ class LdmModel(WebuiModel):
                 latents.to(self.device, devices.dtype_vae)
             )
         return pixels
+
+
+@contextmanager
+def _moments(vae: nn.Module) -> Iterator[list[Tensor]]:
+    """What the VAE's encoder ends with inside: mean and logarithm of the variance."""
+    seen: list[Tensor] = []
+    last: Any = vae.quant_conv
+    hook = last.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def _refuse_options() -> None:
@@ -97,32 +116,3 @@ def _refuse_options() -> None:
             "Another UNet (such as TensorRT) draws instead of the checkpoint's own, and no "
             "gradient passes through it. Set SD Unet to None in Settings, Stable Diffusion."
         )
-
-
-def _text_tower(model: Any) -> Any:
-    """The open_clip model inside; raises WrongModel for any other text encoder."""
-    if hasattr(model, "conditioner"):
-        recognise(Seen(text_encoders=2))
-    wrapped = getattr(model.cond_stage_model, "wrapped", model.cond_stage_model)
-    transformer = getattr(wrapped, "transformer", None)
-    config = getattr(transformer, "config", None)
-    if config is not None:
-        recognise(Seen(text_width=int(config.hidden_size)))
-    tower = getattr(wrapped, "model", None)
-    if getattr(tower, "positional_embedding", None) is None:
-        recognise(Seen(architecture=f"a model with the text encoder {type(wrapped).__name__}"))
-    if model.model.conditioning_key != "crossattn":
-        kind = f"an inpainting, depth or unCLIP model ({model.model.conditioning_key!r})"
-        recognise(Seen(architecture=kind))
-    return tower
-
-
-def _conditioning_layer(embedder: Any, tower: Any) -> int:
-    """SD2 stops one layer early; the host ignores clip skip here."""
-    layer = count_layers(tower.state_dict()) - 1 - int(embedder.layer_idx)
-    if layer > SD2.towers[0].last_layer:
-        raise WrongModel(
-            f"This checkpoint uses layer {layer} of its text encoder, which {SD2.name} never does "
-            "and no LoRA file can name."
-        )
-    return layer

@@ -1,4 +1,4 @@
-"""The page SD Unlearn in the WebUI's settings."""
+"""The page SD Unlearn in the WebUI's settings, and the WebUI's own Clip skip."""
 
 from __future__ import annotations
 
@@ -54,6 +54,16 @@ def subfolder() -> PurePosixPath:
 def memory_limit() -> float:
     """GB of GPU memory that a run may see in use; 0 for no limit."""
     return max(0.0, float(_value(_MEMORY, 0) or 0))
+
+
+def clip_skip() -> int:
+    """The user's Clip skip; 1 is none."""
+    return int(_value("CLIP_stop_at_last_layers", 1))
+
+
+def skips_in_first_of_two() -> bool:
+    """Whether AUTOMATIC1111 lets Clip skip count for SDXL's first text encoder."""
+    return bool(_value("sdxl_clip_l_skip", False))
 
 
 def _value(name: str, default: Any) -> Any:

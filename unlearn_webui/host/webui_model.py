@@ -1,24 +1,32 @@
-"""What both kinds of WebUI models share: a memory limit, LoRAs taken out, checks of the UNet.
+"""What both kinds of WebUI models share: a memory limit, text encoders, checks, picture sizes.
 
 Knows torch only; ldm_model.py and forge_model.py know the hosts.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearn_core.errors import TrainingFailed, WrongModel
 from unlearn_core.models.adapter import ModelAdapter
 from unlearn_core.models.families import Family, Seen, recognise
 from unlearn_core.settings import presets_where
+from unlearn_core.text.conditioning import Conditioning
 
-_WHOLE_NUMBERS = (torch.float32, torch.float16, torch.bfloat16)
+from .text_weights import WHOLE_NUMBERS
+
+IS_TURBO = "By its name this is a Turbo model: it is drawn in a few steps, without guidance."
+_SINES = 256
+"""That SDXL's UNet takes for each number of a picture's size."""
+_LONGEST = 10_000
+"""Period of the slowest of these sines, over 2 pi."""
 
 
 class WebuiModel(ModelAdapter):
@@ -32,6 +40,8 @@ class WebuiModel(ModelAdapter):
     """Sentences that the user should read before a run."""
     host_model: Any
     """What the host calls sd_model."""
+    text_widths: tuple[int, ...]
+    """Of each text encoder."""
     memory_limit: int = 0
     """Bytes of GPU memory that this process may take; 0 is no limit."""
 
@@ -50,23 +60,82 @@ class WebuiModel(ModelAdapter):
         """What the host's UNet needs for the time of a run so that a gradient can pass."""
         return nullcontext()
 
+    @abstractmethod
+    def _weights_of_each(self) -> Iterable[Mapping[str, Tensor]]:
+        """Copies of each text encoder's weights under CLIPTextModel's names."""
 
-def check_unet(unet: nn.Module, text_width: int) -> Family:
-    """The family of a UNet that draws from noise and text of this width alone.
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """See LentModel."""
+        return {
+            tower.prefix + name: value
+            for tower, weights in zip(self.family.towers, self._weights_of_each(), strict=True)
+            for name, value in weights.items()
+        }
+
+    def _set_conditioning(self, layers: Callable[[int], Sequence[int]], skip: int) -> None:
+        """Set what follows from the layer of each text encoder at a Clip skip; raises WrongModel.
+
+        `self.family` must be set.
+        """
+        self.conditioning_layers = tuple(layers(skip))
+        for tower, layer in zip(self.family.towers, self.conditioning_layers, strict=True):
+            if not 0 <= layer <= tower.conditioning_layer:
+                raise WrongModel(
+                    f"The WebUI takes layer {layer} of a text encoder, and one of "
+                    f"{self.family.name} can give layers 0 to {tower.conditioning_layer}: choose "
+                    "another Clip skip or another checkpoint."
+                )
+        if tuple(layers(1)) != self.conditioning_layers:
+            self.notes += (f"Made with Clip skip {skip}: draw with the same Clip skip.",)
+
+    def _vector(self, latents: Tensor, text: Conditioning) -> Tensor | None:
+        """What SDXL's UNet takes beside the tokens: (B, width + 1536); None for other families.
+
+        The pooled text, then sines of the picture's size.
+        """
+        if text.pooled is None:
+            return None
+        height, width = (self.family.vae_factor * edge for edge in latents.shape[-2:])
+        sizes = size_sines(height, width).to(text.pooled)
+        return torch.cat([text.pooled, sizes.expand(len(text.pooled), -1)], 1)
+
+
+def size_sines(height: int, width: int) -> Tensor:
+    """What SDXL's UNet takes of the size of a picture that was not cropped: (1536,) float32.
+
+    Original size, crop and target size, height before width; 256 cosines and sines of each number.
+    Podell et al. 2023, arXiv 2307.01952, section 2.2.
+    """
+    sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+    steps = torch.arange(_SINES // 2) / (_SINES // 2)
+    angles = sizes[:, None] * torch.exp(-math.log(_LONGEST) * steps)
+    return torch.cat([angles.cos(), angles.sin()], 1).flatten()
+
+
+def check_unet(
+    unet: nn.Module, text_widths: Sequence[int], activations: Sequence[str] = ()
+) -> Family:
+    """The family of a UNet and of text encoders of these widths and, if known, activations.
 
     `unet` has latent diffusion's layout: `input_blocks`, and cross-attention named `attn2`. Raises
-    WrongModel for another one, and for one whose weights are stored in few bits.
+    WrongModel for any other, one that draws from more than noise and text, and one whose weights
+    are stored in few bits.
     """
     blocks: Any = unet.input_blocks
+    takes_more = getattr(unet, "num_classes", None) is not None
+    one = len(text_widths) == 1
     family = recognise(
         Seen(
-            text_width=text_width,
+            text_encoders=len(text_widths),
+            text_width=sum(text_widths),
+            activations=tuple(activations),
             context_width=_context_width(unet),
             channels=int(blocks[0][0].weight.shape[1]),
-            extra_conditions=getattr(unet, "num_classes", None) is not None,
+            pooled=None if one else takes_more,
+            extra_conditions=one and takes_more,
         )
     )
-    small = sorted({str(p.dtype) for p in unet.parameters() if p.dtype not in _WHOLE_NUMBERS})
+    small = sorted({str(p.dtype) for p in unet.parameters() if p.dtype not in WHOLE_NUMBERS})
     if small:
         raise WrongModel(
             f"The UNet's weights are stored in few bits ({', '.join(small)}), through which no "
