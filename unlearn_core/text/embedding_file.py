@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,15 +15,17 @@ from ..files.output_files import check_tensor_file
 from ..files.tensor_file import file_bytes, read_names, read_tensors, write_whole
 from .tokenizer import PIECES, tokenize
 
-_TENSOR = "emb_params"
+_ONE, _TWO = "emb_params", ("clip_l", "clip_g")
+"""What the tensor of one text encoder is called, and those of SDXL's two."""
 
 
-def save_embedding(vectors: Tensor, path: Path) -> None:
+def save_embedding(vectors: Tensor, path: Path, widths: Sequence[int] = ()) -> None:
     """Write vectors (n, width), n in 1..75, as one float32 tensor "emb_params", all at once.
 
-    The file's stem is what users write in a prompt, so it must not be a word that means something
-    by itself: the WebUI would swap the vectors in for each "dog" if the file were dog.safetensors.
-    A number, a word of the CLIP vocabulary, or letters alone are refused for that.
+    Where `widths` are two, those of SDXL's text encoders side by side, it is two tensors, "clip_l"
+    and "clip_g". The file's stem is what users write in a prompt, so it must not be a word that
+    means something by itself: the WebUI would swap the vectors in for each "dog" if the file were
+    dog.safetensors. A number, a word of the CLIP vocabulary, or letters alone are refused for that.
 
     Raises BadFile for such a name (and says a free one), for a name that ComfyUI can't find, for
     vectors of another shape or that are not finite, and as `write_whole` does.
@@ -30,32 +33,43 @@ def save_embedding(vectors: Tensor, path: Path) -> None:
     path = Path(path)
     check_embedding_name(path)
     _check_vectors(vectors, "These vectors")
-    write_whole(path, file_bytes({_TENSOR: vectors.detach().to(torch.float32)}, {}))
+    parts = [vectors]
+    if len(widths) > 1:
+        parts = [part.contiguous() for part in vectors.split(list(widths), dim=1)]
+    names = (_ONE,) if len(parts) == 1 else _TWO
+    tensors = {n: v.detach().to(torch.float32) for n, v in zip(names, parts, strict=True)}
+    write_whole(path, file_bytes(tensors, {}))
 
 
 def load_embedding(path: Path, width: int | None = None) -> Tensor:
     """Read learned vectors: (n, width) float32 on the CPU, n in 1..75.
 
-    Takes {"emb_params": (n, width)} and diffusers' {token: (width,) or (n, width)}. Raises BadFile
-    for a file that is missing, damaged, a pickle, no embedding, or of another width than `width`.
+    Takes {"emb_params": (n, width)} and diffusers' {token: (width,) or (n, width)}, and of SDXL
+    {"clip_l": ..., "clip_g": ...}, which come side by side. Raises BadFile for a file that is
+    missing, damaged, a pickle, no embedding, or of another width than `width`.
     """
     path = Path(path)
     names = read_names(path)
-    if len(names) != 1:
+    if len(names) != 1 and sorted(names) != sorted(_TWO):
         raise BadFile(
-            f"{path} is not an SD2 embedding: it holds {len(names)} tensors, and one was expected."
+            f"{path} is not an embedding: it holds {len(names)} tensors, and one was expected, or "
+            f"{_TWO[0]} and {_TWO[1]}."
         )
     tensors, _ = read_tensors(path)
-    vectors = tensors[names[0]]
-    if vectors.dim() == 1:
-        vectors = vectors[None]
-    _check_vectors(vectors, str(path))
-    if width is not None and vectors.shape[1] != width:
+    parts = [tensors[name] for name in (names if len(names) == 1 else _TWO)]
+    parts = [part[None] if part.dim() == 1 else part for part in parts]
+    for part in parts:
+        _check_vectors(part, str(path))
+    if len({len(part) for part in parts}) > 1:
+        counts = " and ".join(str(len(part)) for part in parts)
+        raise BadFile(f"{path}: {_TWO[0]} and {_TWO[1]} hold {counts} vectors, not as many.")
+    found = sum(part.shape[1] for part in parts)
+    if width is not None and found != width:
         raise BadFile(
-            f"{path} was made for text width {vectors.shape[1]}, this model has {width}. Choose an "
-            "embedding that was made for this model."
+            f"{path} was made for text width {found}, this model has {width}. Choose an embedding "
+            "that was made for this model."
         )
-    return vectors
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def free_embedding_name(concept: str, folder: Path) -> str:

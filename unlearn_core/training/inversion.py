@@ -46,6 +46,8 @@ class LearnedVectors:
     """The denoising loss of every step."""
     explained: float
     """Share of the word's own meaning that they carry in other styles; 1 is as good as the word."""
+    widths: tuple[int, ...] = ()
+    """Of each tower's part, where there are several."""
 
     @property
     def accepted(self) -> bool:
@@ -124,7 +126,8 @@ def invert(
         )
     learned = torch.cat(parts, -1).detach()
     explained = _explained(model, encoder, concept, learned, name, styles, settings.seed)
-    return LearnedVectors(learned.cpu(), tuple(losses), explained)
+    widths = tuple(tower.width for tower in encoder.towers)
+    return LearnedVectors(learned.cpu(), tuple(losses), explained, widths)
 
 
 @dataclass(frozen=True)
