@@ -26,6 +26,7 @@ def load_helper(path: str) -> None:
 
 
 load_helper("tiny_model")
+load_helper("tiny_families")
 load_helper("hosts/host_install")
 load_helper("hosts/host_server")
 load_helper("hosts/comfy_host")

@@ -46,11 +46,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+KNOWN_WORDS = " ".join((*NOUNS, *STYLES, *FILLERS, *GUARD_PROMPTS, _FURTHER))
+
+
 @cache
 def _text_encoder_weights() -> dict[str, Tensor]:
-    text = " ".join((*NOUNS, *STYLES, *FILLERS, *GUARD_PROMPTS, _FURTHER))
     known = torch.zeros(VOCABULARY, 1)
-    known[[BOS, EOS, PAD, *tokenize(text)]] = 1
+    known[[BOS, EOS, PAD, *tokenize(KNOWN_WORDS)]] = 1
     name = "text_model.embeddings."
     weights = {
         f"{name}token_embedding.weight": draw(VOCABULARY, WIDTH) * 0.5 * known,
@@ -132,7 +134,7 @@ class TinyModel(ModelAdapter):
         assert len(latents) == len(timesteps) == len(text)
         assert timesteps.dtype == torch.int64
         assert text.tokens.shape[1] % CHUNK == 0
-        assert text.tokens.shape[2] == WIDTH
+        assert text.tokens.shape[2] == len(self._key)
         self.calls["predict"] += 1
         pixels = latents.flatten(2).transpose(1, 2)
         phase = torch.sin(timesteps.float()[:, None, None] / 1000 * 3 + self._phase)

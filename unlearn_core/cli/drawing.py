@@ -10,7 +10,14 @@ from torch import Tensor
 
 from ..errors import BadSettings
 from ..models.lent_model import LentModel
-from ..models.sampling import BATCH, DEFAULT_GUIDANCE, DEFAULT_STEPS, draw_pictures, paired_noise
+from ..models.sampling import (
+    BATCH,
+    DEFAULT_GUIDANCE,
+    DEFAULT_STEPS,
+    draw_pictures,
+    paired_noise,
+    steps_of,
+)
 from ..progress import DRAWING, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import bounds_of
 from ..text.conditioning import Conditioning
@@ -102,6 +109,8 @@ def draw_prompts(
     of equal chunk count are drawn together, fewer chunks first, so the pictures do not come in the
     order of lines.
 
+    A distilled model draws in its own few steps, without guidance and negative prompt.
+
     Raises BadSettings at once, and Cancelled while drawing.
     """
     if not 1 <= len(prompts) <= MOST_LINES:
@@ -112,16 +121,17 @@ def draw_prompts(
     placeholders, learned = _placeholders(embeddings or {}, encoder)
     ids = [prompt_ids(prompt, placeholders) for prompt in prompts]
     unwanted = prompt_ids(settings.negative, placeholders)
-    fewest = 1 if settings.guidance == 1 else len(unwanted)
+    fewest = 1 if settings.guidance == 1 or model.is_distilled else len(unwanted)
     at_once = max(1, min(BATCH, BATCH_PIXELS // (width * height)))
     batches = _batches([max(fewest, len(rows)) for rows in ids], settings.count, at_once)
+    steps = steps_of(model, settings.steps)
     watch = monitor or SilentMonitor()
 
     def draw() -> Iterator[Drawing]:
         for number, (chunks, jobs) in enumerate(batches):
 
-            def on_step(step: int, before: int = number * settings.steps) -> None:
-                watch.report(Progress(DRAWING, before + step, len(batches) * settings.steps))
+            def on_step(step: int, before: int = number * steps) -> None:
+                watch.report(Progress(DRAWING, before + step, len(batches) * steps))
                 stop_if_asked(watch)
 
             stop_if_asked(watch)
@@ -134,9 +144,7 @@ def draw_prompts(
             noise = torch.cat(
                 [paired_noise(settings.seed, noise_index(*job), height, width) for job in jobs]
             )
-            pictures = draw_pictures(
-                model, text, against, noise, settings.steps, settings.guidance, on_step
-            )
+            pictures = draw_pictures(model, text, against, noise, steps, settings.guidance, on_step)
             for (line, copy), pixels in zip(jobs, pictures, strict=True):
                 yield Drawing(line, copy, pixels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ class UnlearnRun:
             weights, losses = self._forget()
         named = self.found is not None
         said = metadata(self.parts, self.settings, self.encoder, named_by_pictures=named)
-        return LoraWeights(weights.pairs, said), tuple(losses)
+        return dataclasses.replace(weights, metadata=said), tuple(losses)
 
     @property
     def parts(self) -> tuple[Part, ...]:

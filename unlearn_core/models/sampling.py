@@ -2,7 +2,8 @@
 
 DDIM (Song et al. 2021, arXiv 2010.02502, equation 12) with eta = 0, "leading" timesteps with an
 offset of 1, and classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), as SD2's own
-scheduler does it.
+scheduler does it. Distilled models, the Turbo ones, are drawn in few steps from the last timestep
+on ("trailing"), without guidance (Sauer et al. 2023, arXiv 2311.17042).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .noise import split_prediction
 
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 5.0
+DISTILLED_STEPS = 4
+"""The most that a distilled model is drawn in."""
 BATCH = 64
 _LOAD_AGAIN = (
     "its weights are broken, or half precision is too small for them. Load the model's file again"
@@ -44,17 +47,19 @@ def denoise(
 ) -> Tensor:
     """Latents (B, 4, h, w) from `noise` of that shape.
 
-    `text` of B prompts, `empty` of 1 or B with as many chunks; guidance 1 leaves `empty` out.
+    `text` of B prompts, `empty` of 1 or B with as many chunks; guidance 1 leaves `empty` out. A
+    distilled model is drawn at guidance 1, in as many steps as `steps_of` says.
     `on_step` is called after each step and may raise to stop. Raises WrongModel when the text or
     what the UNet makes of it is not finite.
     """
-    _check_finite(text.tokens, "text encoder", "take each LoRA at a smaller strength, such as 1")
+    for part in text.tensors:
+        _check_finite(part, "text encoder", "take each LoRA at a smaller strength, such as 1")
     alphas = model.alphas_cumprod.float().cpu()
-    stride = len(alphas) // steps
-    times = [min(stride * i + 1, len(alphas) - 1) for i in reversed(range(steps))]
+    times = _timesteps(model, len(alphas), steps_of(model, steps))
+    guidance = 1 if model.is_distilled else guidance
     latents = noise.to(model.device)
     empty = empty.expand(len(latents))
-    for i, time in enumerate(times):
+    for i, (time, later) in enumerate(times):
         t = torch.full((len(latents),), time, dtype=torch.int64, device=model.device)
         if guidance == 1:
             output = model.predict(latents, t, text)
@@ -67,12 +72,27 @@ def denoise(
         clean, noise_part = split_prediction(
             output, latents, t, model.alphas_cumprod, model.prediction
         )
-        previous = alphas[max(time - stride, 0)]
+        previous = alphas[later]
         latents = previous.sqrt() * clean + (1 - previous).sqrt() * noise_part
         if on_step is not None:
             on_step(i + 1)
     _check_finite(latents, "UNet", _LOAD_AGAIN)
     return latents
+
+
+def steps_of(model: LentModel, steps: int) -> int:
+    """How many steps `denoise` takes where `steps` are asked for."""
+    return min(steps, DISTILLED_STEPS) if model.is_distilled else steps
+
+
+def _timesteps(model: LentModel, count: int, steps: int) -> list[tuple[int, int]]:
+    """Each step's timestep and the one that it leads to, of 0..count - 1."""
+    if model.is_distilled:
+        times = [round(count - i * count / steps) - 1 for i in range(steps)]
+        return list(zip(times, [*times[1:], 0], strict=True))
+    stride = count // steps
+    times = [min(stride * i + 1, count - 1) for i in reversed(range(steps))]
+    return [(time, max(time - stride, 0)) for time in times]
 
 
 def draw_pictures(

@@ -28,6 +28,8 @@ TOKENS = 1024
 """In one pass through the trained layers."""
 RIDGE = 1e-3
 """Relative to the mean of the Gram matrix' diagonal."""
+POOLED_RIDGE = 1e-2
+"""The same for the pooled vector: there is one row for each prompt, often fewer than columns."""
 
 
 class LeastSquares:
@@ -62,7 +64,9 @@ class LeastSquares:
                 ends = source.gather(1, batch.ends[:, None]).flatten()
                 inputs, now = self._look(batch.states, batch.ends, changed=self._pooled)
                 _, other = self._look(examples.stand_in_states[rows], ends)
-                wanted = other if self._pooled else gather_targets(now, other, source)
+                wanted = other
+                if not self._pooled:
+                    wanted = gather_targets(now, other, source[:, : now.shape[1]])
                 self._add(inputs, wanted - now, self._weights(batch.roles))
 
     @torch.no_grad()
@@ -81,7 +85,8 @@ class LeastSquares:
     def solve(self) -> None:
         """Write the solution into the LoRA; the equations are used up."""
         gram = self._gram
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+        ridge = POOLED_RIDGE if self._pooled else RIDGE
+        gram.diagonal().add_(ridge * gram.diagonal().mean())
         wide = gram.cpu().double()
         del gram, self._gram
         give_memory_back()
