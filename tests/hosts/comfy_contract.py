@@ -1,48 +1,23 @@
-"""Runs inside ComfyUI's Python: `comfy_contract.py COMFYUI PACK`; prints what it measured as JSON.
+"""Runs inside ComfyUI's Python: `comfy_contract.py COMFYUI PACK FAMILY`; prints JSON.
 
-The pack is loaded from a path with a dash, as ComfyUI does it.
+What ComfyModel measures on the demo model of a family, beside diffusers and beside ComfyUI itself.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
-import sys
 from typing import Any
 
-import torch
-
-folder, checkout = sys.argv[1:3]
-sys.argv = ["main.py", "--cpu"]
-os.chdir(folder)
-sys.path[0] = folder
-torchvision = torch.library.Library("torchvision", "FRAGMENT")
-torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-import comfy.sd  # noqa: E402
-import comfy.sd1_clip  # noqa: E402
-import comfy.supported_models_base  # noqa: E402
-import utils.install_util  # noqa: E402, F401  (before comfy.utils takes its name)
-
-PACK = "sd_unlearn_in_comfyui"
-spec = importlib.util.spec_from_file_location(
-    PACK, f"{checkout}/__init__.py", submodule_search_locations=[checkout]
-)
-assert spec
-assert spec.loader
-sys.modules[PACK] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules[PACK])
-
-
-def ours(name: str) -> Any:
-    """A module of the pack."""
-    return importlib.import_module(f"{PACK}.{name}")
-
+from comfy_inside import (
+    ARGUMENTS,
+    Monitor,
+    checksum,
+    greatest,
+    host_encode,
+    ours,
+    own_encode,
+)  # fmt: skip
+import torch  # noqa: E402, I001
 
 comfy_clip, comfy_demo = ours("nodes.comfy_clip"), ours("nodes.comfy_demo")
 comfy_model, comfy_run = ours("nodes.comfy_model"), ours("nodes.comfy_run")
@@ -52,53 +27,12 @@ preset = ours("unlearn_core.settings").preset
 apply_lora = ours("unlearn_core.lora.weights").apply_lora
 DiffusersModel = ours("unlearn_core.loaders.diffusers_model").DiffusersModel
 load_demo_pipeline = ours("unlearn_core.loaders.demo_model").load_demo_pipeline
-token_ids = ours("unlearn_core.text.tokenizer").token_ids
-TextEncoder = ours("unlearn_core.text.text_encoder").TextEncoder
-Conditioning = ours("unlearn_core.text.conditioning").Conditioning
+build_encoder = ours("unlearn_core.models.lent_model").build_encoder
 
+(FAMILY,) = ARGUMENTS
 PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
          "stand_in_pictures": 2, "batch_size": 4}  # fmt: skip
-
-
-class Monitor:
-    """Stops after some questions."""
-
-    shows_pictures = True
-
-    def __init__(self, stop_after: int = 10**9) -> None:
-        self.left = stop_after
-
-    def report(self, progress: Any) -> None:
-        """Show nothing."""
-
-    def should_stop(self) -> bool:
-        """Whether the questions are used up."""
-        self.left -= 1
-        return self.left < 0
-
-
-def checksum(*modules: Any) -> str:
-    """Of every weight."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(
-                value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
-            )
-    return digest.hexdigest()
-
-
-def greatest(one: Any, other: Any) -> float:
-    """Greatest absolute difference."""
-    return float((one.float() - other.float()).abs().max())
-
-
-def host_encode(clip: Any, text: str) -> Any:
-    """The conditioning as CLIPTextEncode gives it."""
-    with torch.inference_mode():
-        return clip.encode_from_tokens(clip.tokenize(text)).clone()
 
 
 def main() -> dict[str, Any]:
