@@ -51,7 +51,7 @@ def checksum(model: DiffusersModel) -> str:
 
 def encoder_with(model: DiffusersModel, lora: LoraWeights, strength: float) -> TextEncoder:
     weights = apply_lora(model.text_encoder_weights(), lora, strength)
-    return TextEncoder(weights, model.last_used_layer, model.device)
+    return build_encoder(model, weights)
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_strength_zero_is_the_base_model_bit_for_bit(forgetful: Forgetful) -> No
     assert all(torch.equal(base[name], at_zero[name]) for name in base)
 
 
-def test_no_layer_beyond_the_last_used_one_is_named(forgetful: Forgetful) -> None:
-    assert max(key.layer for key in forgetful.lora.pairs) <= forgetful.model.last_used_layer
+def test_no_layer_beyond_the_conditioning_one_is_named(forgetful: Forgetful) -> None:
+    assert max(key.layer for key in forgetful.lora.pairs) <= forgetful.model.conditioning_layers[0]
 
 
 def test_the_lent_model_is_bit_for_bit_unchanged(forgetful: Forgetful) -> None:

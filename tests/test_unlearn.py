@@ -15,6 +15,7 @@ from tiny_model import (
     pictures,
     small_settings,
     tiny_encoder,
+    tiny_tower,
 )
 from torch import Tensor, nn
 
@@ -84,18 +85,18 @@ def test_every_preset_runs_and_leaves_the_lent_model_alone(
 
 
 def test_the_lora_forgets_and_keeps() -> None:
-    encoder = tiny_encoder()
+    tower = tiny_tower()
     prompts = torch.cat([token_ids(t) for t in ("a photo of a dog", "a photo of a house", "")])
-    before = encoder.encode(prompts)
+    before = tower.encode(prompts)
     settings = small(steps=50, batch_size=8, forget_prompts=64, keep_prompts=64, rank=8)
     result = unlearn(TinyModel(), Concept("dog"), settings)
     with torch.no_grad():
         for key, pair in result.lora.pairs.items():
             place = "self_attn" if key.module in ATTENTION else "mlp"
-            linear = encoder.layers[key.layer].get_submodule(f"{place}.{key.module}")
+            linear = tower.layers[key.layer].get_submodule(f"{place}.{key.module}")
             assert isinstance(linear, nn.Linear)
             linear.weight += pair.delta()
-    forgotten, kept, empty = drift(encoder.encode(prompts), before).tolist()
+    forgotten, kept, empty = drift(tower.encode(prompts), before).tolist()
     assert forgotten > 2 * kept
     assert forgotten > 2 * empty
 
@@ -145,10 +146,11 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[TextEncoder]:
 
 def check_unchanged(encoder: TextEncoder) -> None:
     assert encoder.fingerprint() == tiny_encoder().fingerprint()
-    linears = [m for m in encoder.layers.modules() if isinstance(m, nn.Linear)]
+    (tower,) = encoder.towers
+    linears = [m for m in tower.layers.modules() if isinstance(m, nn.Linear)]
     assert {type(m) for m in linears} == {FrozenLinear}
     prompts = token_ids("a photo of a dog")
-    assert torch.equal(encoder.encode(prompts), tiny_encoder().encode(prompts))
+    assert torch.equal(tower.encode(prompts), tiny_tower().encode(prompts))
 
 
 def test_a_run_needs_pictures_only_where_it_says_so(built: list[TextEncoder]) -> None:
@@ -226,7 +228,8 @@ def test_the_fingerprint_is_that_of_the_weights() -> None:
     before = encoder.fingerprint()
     assert tiny_encoder().fingerprint() == before
     with torch.no_grad():
-        encoder.layers[1].get_submodule("mlp.fc2").weight[0, 0] += 1e-3  # type: ignore[operator]
+        layer = encoder.towers[0].layers[1]
+        layer.get_submodule("mlp.fc2").weight[0, 0] += 1e-3  # type: ignore[operator]
     assert encoder.fingerprint() != before
 
 

@@ -10,13 +10,13 @@ from tiny_model import Recorder, TinyModel, pictures, small_settings
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
-from unlearn_core.forgetting import run as unlearn_run
+from unlearn_core.forgetting import tower_training
 from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.metadata import all_from_metadata
 from unlearn_core.lora.weights import apply_lora
+from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import UnlearnSettings, preset
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import token_ids
 from unlearn_core.training import null_space
 from unlearn_core.training.examples import ForgetExamples, forget_examples
@@ -39,13 +39,13 @@ def test_one_lora_moves_every_concept_and_little_else(
     model = TinyModel()
     result = unlearn_together(model, (DOG, BUS), preset("quick", steps=0, layers="last:1"))
     weights = model.text_encoder_weights()
-    before, after = (
-        TextEncoder(side, model.last_used_layer, model.device)
-        for side in (weights, apply_lora(weights, result.lora))
-    )
     kept = [word for part in result.parts for word in part.kept]
     ids = torch.cat([token_ids(f"a photo of a {word}") for word in ("dog", "bus", *kept)])
-    moved = drift(after.encode(ids), before.encode(ids))
+    before, after = (
+        build_encoder(model, side).condition(ids).tokens
+        for side in (weights, apply_lora(weights, result.lora))
+    )
+    moved = drift(after, before)
     gone, rest = moved[:2].min(), moved[2:]
     assert gone > 2 * rest.median()
     assert gone > times * rest.mean()
@@ -107,7 +107,7 @@ def test_without_steps_one_concepts_prompts_to_forget_are_held_at_a_time(
         made.append([weakref.ref(examples) for examples in sets])
         return sets
 
-    monkeypatch.setattr(unlearn_run, "forget_examples", watched)
+    monkeypatch.setattr(tower_training, "forget_examples", watched)
     unlearn_together(TinyModel(), (DOG, CAT, BUS), small(steps=steps))
     assert found == held
 

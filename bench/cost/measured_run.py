@@ -124,7 +124,11 @@ class MeasuredRun(UnlearnRun):
         ended = self._clocks()
         copied = 0
         if stage == "copying the text encoder":
-            copied = sum(p.numel() * p.element_size() for p in self.encoder.model.parameters())
+            copied = sum(
+                p.numel() * p.element_size()
+                for tower in self.encoder.towers
+                for p in tower.model.parameters()
+            )
         found = Stage(
             stage,
             ended[0] - started[0],

@@ -27,11 +27,11 @@ from torch.utils._pytree import tree_leaves
 
 from bench.cost.report_memory import report_peaks
 from bench.report.tables import markdown
-from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, Workload, estimate
 from unlearn_core.forgetting.memory_plan import gigabytes
-from unlearn_core.loaders.pipeline_folder import empty_parts
-from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.loaders.model_configs import published_configs
+from unlearn_core.loaders.pipeline_parts import empty_parts
+from unlearn_core.models.families import SD2
 from unlearn_core.models.gradients import checkpointed
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import PRESETS, UnlearnSettings
@@ -83,14 +83,13 @@ class LiveBytes(TorchDispatchMode):
 
 def sd2_sizes() -> UnetSizes:
     """From SD2's own config."""
-    return UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
+    return UnetSizes.from_config(published_configs(SD2)["unet"])
 
 
 def sd2_unet(dtype: torch.dtype) -> nn.Module:
     """SD2's UNet without memory."""
-    configs = [read_json(CONFIGS_FOLDER / f"{part}.json") for part in ("unet", "vae")]
-    text = read_json(CONFIGS_FOLDER / "text_encoder.json")
-    unet, _, _ = empty_parts(configs[0], configs[1], {**text, "num_hidden_layers": 1})
+    configs = published_configs(SD2)
+    unet, _ = empty_parts(configs["unet"], configs["vae"])
     return unet.to(dtype).requires_grad_(False).train(False)
 
 

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from bench.protocol.cost import CPU
 from unlearn_core.errors import BadSettings
-from unlearn_core.files.input_files import read_json
 from unlearn_core.loaders.diffusers_model import DiffusersModel
+from unlearn_core.loaders.model_configs import published_configs
 from unlearn_core.loaders.model_files import TEXT_PREFIX, fill_module
-from unlearn_core.loaders.pipeline_folder import assemble_pipeline, empty_parts
-from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.loaders.pipeline_parts import assemble_pipeline, empty_parts
 from unlearn_core.models.devices import default_compute_dtype, free_memory
-from unlearn_core.models.families import Prediction
+from unlearn_core.models.families import SD2, Prediction
 from unlearn_core.models.lent_model import LentModel
 
 if TYPE_CHECKING:
@@ -97,11 +96,11 @@ class Host:
         }
         return {
             part: {
-                **read_json(CONFIGS_FOLDER / f"{part}.json"),
+                **config,
                 **own.get(part, {}),
                 **self.changes.get(part, {}),
             }
-            for part in ("unet", "vae", "text_encoder", "scheduler")
+            for part, config in published_configs(SD2).items()
         }
 
     def free_memory(self, unet: nn.Module) -> int | None:
@@ -169,7 +168,7 @@ def random_pipeline(host: Host) -> StableDiffusionPipeline:
     for part, held in zip(parts, (dtype, dtype, host.text_dtype), strict=True):
         fill_module(part, random_weights(module_shapes(part), held, host.device), _DRAWN, held)
         part.to(host.device)  # what is no weight: the places of the text encoder
-    return assemble_pipeline(*parts, configs["scheduler"])
+    return assemble_pipeline(SD2, configs["scheduler"], *parts)
 
 
 def module_shapes(module: nn.Module) -> dict[str, torch.Size]:

@@ -34,8 +34,8 @@ from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.loaders.demo_model import demo_folder
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.lora.weights import apply_lora
+from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import preset
-from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.tokenizer import VOCABULARY, token_ids, tokenize
 
 SHORT = textual_inversion.InversionSettings(
@@ -64,7 +64,7 @@ def world() -> World:
 def base() -> Iterator[Erased]:
     """The demo model; every attack of this file must leave it unchanged."""
     model, _ = load_model("demo")
-    encoder = TextEncoder(model.text_encoder_weights(), model.last_used_layer, model.device)
+    encoder = build_encoder(model)
     before = checksum(model), encoder.fingerprint()
     yield Erased(model, encoder, "base")
     assert (checksum(model), encoder.fingerprint()) == before
@@ -110,7 +110,7 @@ def test_the_text_encoder_adds_little_to_a_long_vector(base: Erased, world: Worl
     wanted = target.encode(ids, state).tokens[0, place]
     with torch.no_grad():
         errors = [
-            float((base.encoder.encode(ids, length * state)[0, place] - wanted).norm())
+            float((base.encoder.condition(ids, length * state).tokens[0, place] - wanted).norm())
             for length in (1.0, 10.0, 100.0, 1000.0)
         ]
     assert errors == sorted(errors, reverse=True)
@@ -168,7 +168,7 @@ def test_a_soft_prompt_stays_in_its_ball(base: Erased, world: World) -> None:
         descend(target, [run], replace(SHORT_PACE, steps=3, recorded=()))
         return run.vectors
 
-    table = base.encoder.words.weight
+    table = base.encoder.word_table
     vectors = learned()
     moved = (vectors[SHORT_PROMPT.free :] - table[tokenize(prompt)]).abs().max()
     radius = SHORT_PROMPT.radius * word_size(table)
@@ -268,7 +268,7 @@ def test_inversion_brings_an_erased_dog_back_sooner_than_an_unknown_octopus(
 ) -> None:
     result = unlearn(base.model, Concept("dog", world.synonyms("dog")), preset("quick"))
     weights = apply_lora(base.model.text_encoder_weights(), result.lora)
-    encoder = TextEncoder(weights, base.model.last_used_layer, base.model.device)
+    encoder = build_encoder(base.model, weights)
     erased = replace(base, encoder=encoder, family="text encoder")
     back = textual_inversion.attack(
         erased, "dog", attack_pictures("dog"), textual_inversion.QUICK, 0, world

@@ -18,7 +18,7 @@ from bench.cost.products import ProductCounter
 from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
 from bench.protocol.cost import CPU, MemoryGauge
 from unlearn_core.errors import BadSettings
-from unlearn_core.loaders.pipeline_folder import empty_parts
+from unlearn_core.loaders.pipeline_parts import empty_parts
 from unlearn_core.models.devices import give_memory_back
 from unlearn_core.progress import LEARNING
 from unlearn_core.settings import preset
@@ -158,7 +158,7 @@ def test_memory_is_the_most_since_the_last_look(device: torch.device) -> None:
 def test_the_random_tower_has_the_shape_of_sd2() -> None:
     model = RandomTextModel(Host(layers=3))
     weights = model.text_encoder_weights()
-    assert model.last_used_layer == 1
+    assert model.conditioning_layers == (1,)
     assert weights["text_model.embeddings.token_embedding.weight"].shape == (49408, 1024)
     assert weights["text_model.encoder.layers.2.mlp.fc1.weight"].shape == (4096, 1024)
     assert weights["text_model.final_layer_norm.weight"].float().mean() == pytest.approx(1, abs=0.1)
@@ -167,7 +167,7 @@ def test_the_random_tower_has_the_shape_of_sd2() -> None:
 
 def test_the_random_model_is_sd2_in_small() -> None:
     model, again = RandomModel(small()), RandomModel(small())
-    assert (model.native_size, model.prediction, model.last_used_layer) == (64, "epsilon", 2)
+    assert (model.native_size, model.prediction, model.conditioning_layers) == (64, "epsilon", (2,))
     unet = model.pipeline.unet.state_dict()
     assert model.unet_bytes == 4 * sum(value.numel() for value in unet.values())
     assert all(torch.equal(unet[n], v) for n, v in again.pipeline.unet.state_dict().items())

@@ -239,7 +239,7 @@ def test_stacked_files_add_up(base: Erased) -> None:
         up = 0.1 * torch.randn(4 * width, 2, generator=generator)
         loras.append(LoraWeights({key: LoraPair(down, up, 2.0)}))
     before, after = (
-        erased.encoder.layers[3].mlp.fc1.weight for erased in (base, stack(base, loras))
+        erased.encoder.towers[0].layers[3].mlp.fc1.weight for erased in (base, stack(base, loras))
     )
     wanted = loras[0].pairs[key].delta() + loras[1].pairs[key].delta()
     assert torch.allclose(after - before, wanted, atol=1e-6)
@@ -275,7 +275,7 @@ def test_sizes_of_a_quick_run_are_small() -> None:
 def test_drift_is_relative_to_what_was_there(base: Erased) -> None:
     encoder = build_encoder(base.model)
     changed = dataclasses.replace(base, encoder=encoder)
-    norm = encoder.model.state_dict()
+    norm = encoder.towers[0].model.state_dict()
     final = next(name for name in norm if name.endswith("final_layer_norm.weight"))
     bias = final.replace("weight", "bias")
     with torch.no_grad():

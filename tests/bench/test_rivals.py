@@ -81,7 +81,7 @@ def dog() -> Task:
 def weights_of(model: LentModel, encoder: TextEncoder) -> str:
     pipeline: Any = model.pipeline  # type: ignore[attr-defined]
     digest = hashlib.sha256()
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, encoder.model):
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, encoder.towers[0].model):
         for _, value in sorted(part.state_dict().items()):
             digest.update(value.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
@@ -133,7 +133,7 @@ def test_a_rival_leaves_the_base_as_it_was_and_the_seed_decides(
     if family in ("UNet", "text encoder"):
         assert (first.encoder is demo.base.encoder) == (family == "UNet")
         assert (first.model is demo.base.model) == (family == "text encoder")
-    parts = (first.model.pipeline.unet, first.encoder.model)  # type: ignore[attr-defined]
+    parts = (first.model.pipeline.unet, first.encoder.towers[0].model)  # type: ignore[attr-defined]
     assert not any(weight.requires_grad for part in parts for weight in part.parameters())
 
 
@@ -172,13 +172,14 @@ def test_few_shot_erasing_raises_the_denoising_loss(demo: Subject, dog: Task) ->
 
 def test_few_shot_erasing_trains_the_mlps_and_the_last_attention(demo: Subject, dog: Task) -> None:
     erased = few_shot_erasing.FITTED(demo.base, dog)
-    before = dict(demo.base.encoder.layers.named_parameters())
+    (tower,) = demo.base.encoder.towers
+    before = dict(tower.layers.named_parameters())
     changed = {
         name
-        for name, value in erased.encoder.layers.named_parameters()
+        for name, value in erased.encoder.towers[0].layers.named_parameters()
         if not torch.equal(value, before[name])
     }
-    last = f"{len(demo.base.encoder.layers) - 1}.self_attn."
+    last = f"{len(tower.layers) - 1}.self_attn."
     # The keys' bias moves no attention: softmax takes the same away from every key.
     wanted = {n for n in before if ".mlp." in n or (n.startswith(last) and "k_proj.bias" not in n)}
     assert wanted <= changed | {f"{last}k_proj.bias"}
@@ -203,7 +204,8 @@ def test_uce_sends_the_concept_to_its_guide_and_keeps_what_it_must(demo: Subject
     settings = replace(uce.NEWEST, guide="super-category", erase_scale=100.0, preserve_scale=100.0)
     erased = settings(demo.base, Task("dog", "object", keep=keep))
     words = {
-        word: demo.base.encoder.encode(token_ids(word))[0, 1] for word in ("dog", "animal", *keep)
+        word: demo.base.encoder.condition(token_ids(word)).tokens[0, 1]
+        for word in ("dog", "animal", *keep)
     }
     before, after = linear_maps(demo.base), linear_maps(erased)
     for name in (name for name in after if name.endswith(("attn2.to_k", "attn2.to_v"))):

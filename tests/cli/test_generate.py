@@ -42,7 +42,8 @@ class RecordingModel:
     prediction = "epsilon"
     alphas_cumprod = torch.linspace(0.999, 0.01, 1000)
     native_size = 32
-    last_used_layer = 5
+    conditioning_layers = (5,)
+    is_distilled = False
 
     def __init__(self) -> None:
         self.noise: list[Tensor] = []
@@ -102,7 +103,7 @@ def test_the_noise_is_the_engines_paired_noise(encoder: TextEncoder) -> None:
 def test_prompt_and_negative_get_the_same_number_of_chunks(encoder: TextEncoder) -> None:
     short, long = token_ids("a dog"), token_ids(LONG)
     assert (len(short), len(long)) == (1, 2)
-    empty = encoder.encode(token_ids(""))[0]
+    empty = encoder.condition(token_ids("")).tokens[0]
     for prompt, negative in ((LONG, "a dog"), ("a dog", LONG)):
         model: Any = RecordingModel()
         settings = DrawSettings(steps=1, guidance=5.0, negative=negative)
@@ -149,7 +150,8 @@ def test_emphasis_is_read_as_bare_words(encoder: TextEncoder) -> None:
 
 def test_embeddings_are_words_of_a_prompt(encoder: TextEncoder, tmp_path: Path) -> None:
     for word in ("cat", "dog"):
-        save_embedding(encoder.words.weight[tokenize(word)], tmp_path / f"my-{word}-1.safetensors")
+        vectors = encoder.word_vectors(tokenize(word))
+        save_embedding(vectors, tmp_path / f"my-{word}-1.safetensors")
     files = [tmp_path / f"my-{word}-1.safetensors" for word in ("cat", "dog")]
     embeddings = load_embeddings(files, encoder.width)
     texts = []
@@ -236,7 +238,7 @@ def test_loras_add_up_and_a_foreign_one_is_refused(demo: DiffusersModel, tmp_pat
     ids = token_ids("a dog")
     twice = encoder_with_loras(demo, load_loras([ChosenLora(file, 0.5), ChosenLora(file, 0.25)]))
     once = encoder_with_loras(demo, load_loras([ChosenLora(file, 0.75)]))
-    assert torch.allclose(twice.encode(ids), once.encode(ids), atol=1e-4)
+    assert torch.allclose(twice.condition(ids).tokens, once.condition(ids).tokens, atol=1e-4)
     with pytest.raises(WrongModel, match="text width 1024"):
         encoder_with_loras(demo, load_loras([ChosenLora(foreign)]))
 

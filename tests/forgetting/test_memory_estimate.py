@@ -10,7 +10,6 @@ import torch
 from tiny_model import tower_of
 from torch import Tensor
 
-from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting.memory_estimate import (
     COPYING,
     DRAWING,
@@ -31,9 +30,10 @@ from unlearn_core.forgetting.memory_estimate import (
 from unlearn_core.forgetting.prompt_plan import FEWEST_FORGET, FEWEST_KEEP
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
-from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.loaders.model_configs import published_configs
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import MODULES, text_module, weight_name
+from unlearn_core.models.families import SD2 as FULL_SIZE
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.conditioning import Conditioning
@@ -41,9 +41,9 @@ from unlearn_core.text.token_trees import encode_all
 from unlearn_core.text.tokenizer import CHUNK, VOCABULARY, token_ids
 from unlearn_core.text.tower_encoder import TowerEncoder
 
-ONE_LEVEL = UnetSizes((10,), (True,), 1, 8)
+ONE_LEVEL = UnetSizes((10,), (1,), 1, 8)
 """Residual blocks 10 -> 10, mid 10 -> 10 twice, up 20 -> 10 twice; transformers: 1, 1, 2."""
-SD2 = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
+SD2 = UnetSizes.from_config(published_configs(FULL_SIZE)["unet"])
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
 
 
@@ -101,6 +101,30 @@ def test_measuring_holds_a_picture_or_prompts_and_what_the_lora_changes_in_full(
     assert estimate([text], None, work)[MEASURING] == int(GAPS * (held + prompts))
 
 
+def test_deep_transformers_are_read_alike_and_counted() -> None:
+    config = {
+        "block_out_channels": (320, 640, 1280), "layers_per_block": 2, "cross_attention_dim": 2048,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "transformer_layers_per_block": [1, 2, 10],
+    }  # fmt: skip
+    sizes = UnetSizes.from_config(config)
+    assert (sizes.depths, sizes.middle) == ((0, 2, 10), 10)
+    shapes, number = {"input_blocks.0.0.weight": (320, 4, 3, 3)}, 1
+    for level, (width, depth) in enumerate(zip((320, 640, 1280), (0, 2, 10), strict=True)):
+        for _ in range(2):
+            shapes[f"input_blocks.{number}.0.in_layers.2.weight"] = (width, 99, 3, 3)
+            for place in range(depth):
+                name = f"input_blocks.{number}.1.transformer_blocks.{place}.attn2.to_k.weight"
+                shapes[name] = (width, 2048)
+            number += 1
+        number += level < 2
+    for place in range(10):
+        shapes[f"middle_block.1.transformer_blocks.{place}.attn2.to_k.weight"] = (1280, 2048)
+    assert UnetSizes.from_ldm(shapes) == sizes
+    shallow = UnetSizes.from_config(config | {"transformer_layers_per_block": 1})
+    assert sizes.kept(128, 128, False) > 2 * shallow.kept(128, 128, False)
+
+
 def test_widths_are_read_alike_from_a_config_and_from_weights() -> None:
     shapes = {"input_blocks.0.0.weight": (320, 4, 3, 3), "out.2.weight": (4, 320, 3, 3)}
     number = 1
@@ -114,6 +138,7 @@ def test_widths_are_read_alike_from_a_config_and_from_weights() -> None:
         if level < 3:
             shapes[f"input_blocks.{number}.0.op.weight"] = (width, width, 3, 3)
             number += 1
+    shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"] = (1280, 1024)
     assert UnetSizes.from_ldm(shapes) == SD2
     assert UnetSizes.from_ldm({"double_blocks.0.img_attn.qkv.weight": (9, 3)}) is None
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import Cancelled, NotEnoughMemory
-from unlearn_core.files.input_files import read_json
 from unlearn_core.forgetting import run
 from unlearn_core.forgetting.memory_estimate import (
     DRAWING,
@@ -34,16 +33,17 @@ from unlearn_core.forgetting.run import UnlearnRun
 from unlearn_core.forgetting.unlearn import learn_vectors, unlearn
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
-from unlearn_core.loaders.single_file import CONFIGS_FOLDER
+from unlearn_core.loaders.model_configs import published_configs
 from unlearn_core.measuring.report import run_lines
 from unlearn_core.models.denoising import BATCH_PIXELS
+from unlearn_core.models.families import SD2 as FULL_SIZE
 from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
 from unlearn_core.text.conditioning import Conditioning
 
-SD2 = UnetSizes.from_config(read_json(CONFIGS_FOLDER / "unet.json"))
+SD2 = UnetSizes.from_config(published_configs(FULL_SIZE)["unet"])
 SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
 GB = 10**9
 WITH_PICTURES = Concept("dog", images=pictures())
@@ -122,7 +122,7 @@ def test_presets_without_the_unet_do_not_count_it() -> None:
 
 def small(free: int | None) -> TinyModel:
     model = TinyModel()
-    model.unet_sizes, model.free = UnetSizes((10,), (True,), 1, 64), free
+    model.unet_sizes, model.free = UnetSizes((10,), (1,), 1, 64), free
     return model
 
 
@@ -140,7 +140,7 @@ class Watched(TinyModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unet_sizes = UnetSizes((10,), (True,), 1, 64)
+        self.unet_sizes = UnetSizes((10,), (1,), 1, 64)
         self.seen: set[tuple[bool, int, bool]] = set()
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from unlearn_core.errors import BadFile
 from unlearn_core.loaders import demo_model
@@ -19,8 +22,10 @@ from unlearn_core.loaders.demo_model import (
     load_demo_pipeline,
     load_demo_world,
 )
+from unlearn_core.loaders.diffusers_model import load_model
 from unlearn_core.loaders.model_files import fill_module
 from unlearn_core.loaders.pipeline_folder import TOKEN_TABLE, restore_token_table
+from unlearn_core.models.families import SD1, SDXL
 
 # sha256 of the (49408, 192) float16 table as the model was exported.
 TOKEN_TABLE_SHA256 = "993599fa616a99c9ca47a15843585df92e483c0b973f2a4ce77fe2810d177931"
@@ -62,6 +67,99 @@ def test_the_pipeline_loads_without_network_and_draws(no_network: None) -> None:
     styled = [judge.styles[index] for index in styles]
     assert sum(name == wanted for name, (wanted, _) in zip(named, asked, strict=True)) >= 7
     assert sum(style == wanted for style, (_, wanted) in zip(styled, asked, strict=True)) >= 6
+
+
+def save_part(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if weights:
+        stem = "diffusion_pytorch_model" if folder.name == "unet" else "model"
+        save_file(weights, folder / f"{stem}.safetensors")
+
+
+def config_of(part: str, **changes: Any) -> dict[str, Any]:
+    config = json.loads((demo_folder() / "model" / part / "config.json").read_text())
+    return {**config, **changes}
+
+
+@pytest.fixture
+def demos_that_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """demo/ whose SD1 has a text encoder of its own, and whose SDXL a second one, to_k and to_v."""
+    model = demo_folder() / "model"
+    (tmp_path / "model").symlink_to(model)
+    text = load_file(model / "text_encoder" / "model.safetensors")
+    unet = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    kinds = {"sd1": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+    for name, kind in kinds.items():
+        scheduler = tmp_path / name / "scheduler"
+        scheduler.mkdir(parents=True)
+        shutil.copy(model / "scheduler" / "scheduler_config.json", scheduler)
+        (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    clip_l = config_of("text_encoder", hidden_act="quick_gelu", pad_token_id=49407)
+    negated = {name: -value if value.is_floating_point() else value for name, value in text.items()}
+    save_part(tmp_path / "sd1" / "text_encoder", clip_l, negated)
+    save_part(tmp_path / "sd1" / "unet", config_of("unet", use_linear_projection=False), {})
+    save_part(tmp_path / "sdxl" / "text_encoder", clip_l, {})
+    second = {**text, "text_projection.weight": torch.eye(192).half()}
+    save_part(tmp_path / "sdxl" / "text_encoder_2", config_of("text_encoder"), second)
+    own = {
+        name: torch.cat([value, value], 1)
+        for name, value in unet.items()
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+    }
+    edge = unet["time_embedding.linear_1.weight"].shape[0]
+    for end, width in (("1", 384), ("2", edge)):
+        own[f"add_embedding.linear_{end}.weight"] = torch.zeros(edge, width).half()
+        own[f"add_embedding.linear_{end}.bias"] = torch.zeros(edge).half()
+    config = config_of(
+        "unet",
+        cross_attention_dim=384,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=384,
+    )
+    save_part(tmp_path / "sdxl" / "unet", config, own)
+    monkeypatch.setattr(demo_model, "demo_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_demo_models_of_other_families_take_what_they_share(demos_that_share: Path) -> None:
+    first = {part: getattr(load_demo_pipeline(), part).state_dict() for part in ("unet", "vae")}
+    sd1, line = load_model("demo-sd1")
+    assert (sd1.family, sd1.conditioning_layers, sd1.native_size) == (SD1, (5,), 64)
+    assert line == "prediction: v (its scheduler_config.json says so)"
+    unet = sd1.pipeline.unet.state_dict()
+    assert unet.keys() == first["unet"].keys()
+    for name, value in unet.items():
+        assert torch.equal(value, first["unet"][name].reshape(value.shape)), name
+    assert unet["mid_block.attentions.0.proj_in.weight"].dim() == 4
+    sdxl, _ = load_model("demo-sdxl")
+    assert (sdxl.family, sdxl.conditioning_layers, sdxl.native_size) == (SDXL, (4, 4), 64)
+    for part in (sd1, sdxl):
+        vae = part.pipeline.vae.state_dict()
+        assert all(torch.equal(value, vae[name]) for name, value in first["vae"].items())
+    mixed = sdxl.pipeline.unet.state_dict()
+    for name, value in first["unet"].items():
+        columns = 2 if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else 1
+        assert torch.equal(mixed[name], torch.cat([value] * columns, 1) if columns > 1 else value)
+    weights = sdxl.text_encoder_weights()
+    first_tower = sd1.text_encoder_weights()
+    assert all(torch.equal(weights[f"te1.{name}"], value) for name, value in first_tower.items())
+    table = "text_model.embeddings.token_embedding.weight"
+    assert torch.equal(weights[f"te2.{table}"], -weights[f"te1.{table}"])
+    output = sdxl.predict(torch.zeros(1, 4, 8, 8), torch.tensor([500]), sdxl.ramp())
+    assert bool(output.isfinite().all())
+
+
+def test_what_no_demo_folder_holds_is_missing(demos_that_share: Path) -> None:
+    file = demos_that_share / "sdxl" / "text_encoder_2" / "model.safetensors"
+    file.unlink()
+    with pytest.raises(BadFile, match=r"text_encoder_2/model\.safetensors is missing"):
+        load_demo_pipeline("sdxl")
+    own = demos_that_share / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
+    own.unlink()
+    with pytest.raises(BadFile, match=r"lacks weights: 4, the first is add_embedding"):
+        load_demo_pipeline("sdxl")
 
 
 def test_the_shipped_folder_stays_small() -> None:

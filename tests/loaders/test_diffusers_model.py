@@ -29,7 +29,7 @@ def inputs(batch: int = 2, chunks: int = 1) -> tuple[torch.Tensor, torch.Tensor,
 def test_the_demo_model_is_lent_as_it_is(demo: DiffusersModel) -> None:
     model, line = load_model("demo")
     assert line == "prediction: v (its scheduler_config.json says so)"
-    assert (model.prediction, model.native_size, model.last_used_layer) == ("v", 64, 5)
+    assert (model.prediction, model.native_size, model.conditioning_layers) == ("v", 64, (5,))
     assert model.compute_dtype == default_compute_dtype(model.device)
     assert demo.alphas_cumprod.shape == (1000,)
     assert demo.alphas_cumprod.dtype == torch.float32

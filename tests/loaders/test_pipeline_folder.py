@@ -15,6 +15,7 @@ from unlearn_core.errors import BadFile, WrongModel
 from unlearn_core.loaders.demo_model import demo_folder, load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import load_model
 from unlearn_core.loaders.model_configs import FOLDER_HINT, SINGLE_FILE_HINT, guess_prediction
+from unlearn_core.models.families import SD1, SD2, SDXL
 
 
 def copy_of_demo(folder: Path) -> Path:
@@ -42,11 +43,39 @@ def test_a_saved_pipeline_loads_to_the_same_weights(tmp_path: Path) -> None:
     [
         ("unet", {"in_channels": 9}, WrongModel, "an inpainting model"),
         ("unet", {"cross_attention_dim": 128}, WrongModel, "two models"),
-        ("unet", {"addition_embed_type": "text_time"}, WrongModel, "extra conditions"),
-        ("text_encoder", {"hidden_act": "quick_gelu"}, WrongModel, "quick_gelu"),
+        ("unet", {"addition_embed_type": "text_time"}, WrongModel, "SDXL's refiner"),
+        ("unet", {"addition_embed_type": "text_image"}, WrongModel, "other conditions"),
+        ("unet", {"class_embed_type": "projection"}, WrongModel, "other conditions.*unCLIP"),
+        ("unet", {"time_cond_proj_dim": 256}, WrongModel, "other conditions"),
+        ("text_encoder", {"hidden_act": "relu"}, WrongModel, "is 'relu', not gelu"),
         ("text_encoder", {"num_hidden_layers": 7}, BadFile, "lacks weights"),
-        ("model_index", {"_class_name": "StableDiffusionXLPipeline"}, WrongModel, "XL"),
+        (
+            "model_index",
+            {"_class_name": "StableDiffusionXLPipeline"},
+            BadFile,
+            r"text_encoder_2/config\.json",
+        ),
+        (
+            "model_index",
+            {"text_encoder": [None, None], "text_encoder_2": ["transformers", "x"]},
+            WrongModel,
+            "SDXL's refiner: it lacks the first text encoder",
+        ),
+        (
+            "model_index",
+            {"_class_name": "FluxPipeline", "transformer": ["diffusers", "x"]},
+            WrongModel,
+            "this is a FluxPipeline",
+        ),
+        ("model_index", {"_class_name": "StableDiffusion3Pipeline"}, WrongModel, "Diffusion3"),
         ("scheduler", {"prediction_type": "sample"}, WrongModel, "predicts sample"),
+        (
+            "scheduler",
+            {"_class_name": "EDMDPMSolverMultistepScheduler"},
+            WrongModel,
+            "another kind of noise .EDMDPM",
+        ),
+        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, WrongModel, "FlowMatch"),
     ],
 )
 def test_a_folder_of_another_model_is_refused(
@@ -136,9 +165,12 @@ def test_a_folder_that_does_not_say_its_prediction_is_guessed_and_says_so(tmp_pa
 def test_the_guess_for_a_folder_is_that_for_single_files(spread: float, prediction: str) -> None:
     bias = torch.tensor([-spread, spread])
     for hint in (SINGLE_FILE_HINT, FOLDER_HINT):
-        found, ground = guess_prediction({hint[0]: bias}, hint)
+        found, ground = guess_prediction(SD2, {hint[0]: bias}, hint)
         assert found == prediction
         assert f"{spread:.3f}" in ground
+        for family in (SD1, SDXL):
+            found, ground = guess_prediction(family, {hint[0]: bias}, hint)
+            assert (found, ground.startswith(f"guessed: {family.name} does")) == ("epsilon", True)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -176,12 +208,8 @@ def test_compact_rows_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> 
             load_model(folder)
 
 
-def test_sd1_folders_and_whole_openclip_folders_are_named(tmp_path: Path) -> None:
+def test_a_folder_with_the_layer_that_sd2_leaves_unused_is_refused(tmp_path: Path) -> None:
     folder = copy_of_demo(tmp_path / "model")
-    edit(folder / "unet" / "config.json", cross_attention_dim=768)
-    edit(folder / "text_encoder" / "config.json", hidden_size=768)
-    with pytest.raises(WrongModel, match=r"SD 1\.x: its text width is 768"):
-        load_model(folder)
     edit(folder / "unet" / "config.json", cross_attention_dim=1024)
     edit(folder / "text_encoder" / "config.json", hidden_size=1024, num_hidden_layers=24)
     with pytest.raises(WrongModel, match="num_hidden_layers to 23"):
@@ -191,7 +219,7 @@ def test_sd1_folders_and_whole_openclip_folders_are_named(tmp_path: Path) -> Non
 def test_layers_beyond_the_config_are_left_out(tmp_path: Path) -> None:
     folder = copy_of_demo(tmp_path / "model")
     edit(folder / "text_encoder" / "config.json", num_hidden_layers=5)
-    assert load_model(folder)[0].last_used_layer == 4
+    assert load_model(folder)[0].conditioning_layers == (4,)
 
 
 def test_names_of_old_vae_files_are_understood(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -18,29 +17,9 @@ from unlearn_core.loaders import single_file
 from unlearn_core.loaders.diffusers_model import load_model
 from unlearn_core.text.conditioning import Conditioning
 
-TINY: dict[str, dict[str, Any]] = {
-    "unet": {"block_out_channels": [32] * 4, "cross_attention_dim": 64, "attention_head_dim": 1},
-    "vae": {"block_out_channels": [32] * 4},
-    "text_encoder": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
-        "num_attention_heads": 1, "projection_dim": 64,
-    },
-    "scheduler": {},
-}  # fmt: skip
 UNET = "model.diffusion_model."
+SECOND = "conditioner.embedders.1.model."
 TABLE = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
-
-
-@pytest.fixture
-def tiny_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """sd2_configs/ of the same structure in small, so that single files stay small."""
-    folder = tmp_path / "configs"
-    folder.mkdir()
-    for part, changes in TINY.items():
-        config = json.loads((single_file.CONFIGS_FOLDER / f"{part}.json").read_text())
-        (folder / f"{part}.json").write_text(json.dumps({**config, **changes}))
-    monkeypatch.setattr(single_file, "CONFIGS_FOLDER", folder)
-    return folder
 
 
 def test_the_prediction_can_be_overruled(tiny_configs: Path, tmp_path: Path) -> None:
@@ -66,7 +45,7 @@ def test_a_single_file_loads_and_its_prediction_is_guessed(
     assert model.prediction == prediction
     assert line.startswith(f"prediction: {prediction} (guessed: the spread of")
     assert model.native_size == {"epsilon": 512, "v": 768}[prediction]
-    assert model.last_used_layer == 2
+    assert model.conditioning_layers == (2,)
     text = Conditioning(torch.ones(1, 77, 64))
     output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([5]), text)
     assert bool(output.isfinite().all())
@@ -84,28 +63,6 @@ def test_a_sidecar_tells_the_prediction(tiny_configs: Path, tmp_path: Path) -> N
         (tmp_path / "tiny.yaml").write_text(text)
         found, reason = single_file.SingleFile(tmp_path / "tiny.safetensors").guess_prediction()
         assert (found, ground in reason) == (prediction, True), text
-
-
-def test_a_single_file_reads_as_diffusers_reads_it(tiny_configs: Path, tmp_path: Path) -> None:
-    from diffusers import StableDiffusionPipeline
-
-    file = tmp_path / "tiny.safetensors"
-    write_checkpoint(file)
-    model, _ = load_model(file)
-    model.pipeline.save_pretrained(str(tmp_path / "saved"))  # only its configs are used
-    try:
-        theirs = StableDiffusionPipeline.from_single_file(
-            str(file), config=str(tmp_path / "saved"), local_files_only=True
-        )
-    except (TypeError, ValueError, OSError) as error:
-        pytest.skip(f"this diffusers loads single files in another way: {error}")
-    for part in ("unet", "vae", "text_encoder"):
-        expected = getattr(theirs, part).state_dict()
-        expected.pop("text_model.embeddings.position_ids", None)  # transformers 4.30 stores them
-        own = getattr(model.pipeline, part).state_dict()
-        assert own.keys() == expected.keys()
-        for name, value in own.items():
-            assert torch.equal(value.cpu(), expected[name].to(value.dtype)), name
 
 
 def test_scaled_float8_weights_load_as_the_weights_they_stand_for(
@@ -223,24 +180,43 @@ def complete(in_channels: int = 4, width: int = 1024, **more: tuple[int, ...]) -
 @pytest.mark.parametrize(
     ("shapes", "error", "message"),
     [
-        (complete(width=768), WrongModel, r"this is SD 1\.x: its text width is 768"),
-        (complete(width=512), WrongModel, "text width is 512"),
+        (complete(width=512), WrongModel, "text width is 512; a single file of .* has 1024"),
         (complete(9), WrongModel, "an inpainting model: its UNet takes 9 channels"),
         (complete(5), WrongModel, "a depth model"),
-        (complete(**{"conditioner.embedders.0.x": (1,)}), WrongModel, "this is SDXL"),
-        (complete(**{"cond_stage_model.transformer.x": (1,)}), WrongModel, r"SD 1\.x"),
+        (complete(8), WrongModel, "an editing model"),
+        (complete(7), WrongModel, "an upscaler"),
+        (complete(**{TABLE: (49408, 768)}), WrongModel, "768 wide and its UNet expects 1024"),
+        (complete(width=1280), WrongModel, "SDXL's refiner"),
         (
-            complete(**{TABLE: (49408, 768)}),
+            complete(width=1280, **{f"{UNET}label_emb.0.0.weight": (1536, 2560)}),
             WrongModel,
-            r"SD 1\.x: its text width is 768",
+            "SDXL's refiner: it lacks the first text encoder",
         ),
-        (complete(**{f"{UNET}label_emb.0.0.weight": (1,)}), WrongModel, "extra conditions"),
+        (complete(**{f"{UNET}label_emb.0.0.weight": (1,)}), WrongModel, "other conditions.*unCLIP"),
+        (complete(**{f"{UNET}joint_blocks.0.x": (1,)}), WrongModel, "this is Stable Diffusion 3"),
+        (complete(**{f"{UNET}double_blocks.0.x": (1,)}), WrongModel, "this is Flux"),
+        (complete(edm_mean=(4,)), WrongModel, "this is Playground v2.5"),
+        (complete(**{"edm_vpred.sigma_max": ()}), WrongModel, "another kind of noise.*CosXL"),
+        (complete(**{f"{SECOND}ln_final.bias": (1280,)}), WrongModel, "no pooled vector"),
+        (
+            complete(
+                width=2048,
+                **{
+                    f"{UNET}label_emb.0.0.weight": (1280, 2816),
+                    f"{SECOND}x": (1,),
+                    f"{SECOND}token_embedding.weight": (49408, 1280),
+                    "cond_stage_model.model.token_embedding.weight": (49408, 1024),
+                },
+            ),
+            WrongModel,
+            "together are 2304 wide and its UNet expects 2048",
+        ),
         ({"lora_te_x.lora_up.weight": (1,)}, BadFile, "no complete checkpoint.*UNet"),
         ({f"{UNET}out.0.weight": (1,)}, BadFile, "no complete checkpoint.*VAE"),
         (
             {f"{UNET}out.0.weight": (1,), "first_stage_model.quant_conv.bias": (8,)},
             BadFile,
-            "no OpenCLIP text encoder",
+            "0 of 1 text encoders",
         ),
         (complete(), BadFile, r"lacks \d+ weights"),
     ],
@@ -294,7 +270,7 @@ def test_a_full_size_single_file_loads_offline(tmp_path: Path) -> None:
     file = tmp_path / "sd2.safetensors"
     write_checkpoint(file, "v")
     model, line = load_model(file)
-    assert (model.prediction, model.native_size, model.last_used_layer) == ("v", 768, 22)
+    assert (model.prediction, model.native_size, model.conditioning_layers) == ("v", 768, (22,))
     assert "guessed" in line
     text = torch.randn(1, 77, 1024, requires_grad=True)
     output = model.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), Conditioning(text))

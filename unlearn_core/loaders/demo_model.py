@@ -1,9 +1,10 @@
-"""The small SD2 model that ships in demo/: its pipeline, its judge and the world it knows."""
+"""The small models that ship in demo/: their pipelines, their judge and the world they know."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,14 @@ from .model_files import fill_module, read_weights
 from .pipeline_folder import FolderPipeline, load_pipeline_folder
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
+
+DEMOS = MappingProxyType({"demo": "sd2", "demo-sd1": "sd1", "demo-sdxl": "sdxl"})
+"""What the demo models are called in place of a folder -> the key of their family."""
+_FOLDERS = MappingProxyType(
+    {"sd2": ("model",), "sd1": ("sd1", "model"), "sdxl": ("sdxl", "sd1", "model")}
+)
+"""A family's folder in demo/, and those that hold the parts that it shares."""
 
 
 def demo_folder() -> Path:
@@ -23,18 +31,19 @@ def demo_folder() -> Path:
     return Path(__file__).parents[2] / "demo"
 
 
-def load_demo_pipeline() -> StableDiffusionPipeline:
-    """The demo model as a diffusers pipeline: float32 weights, on the CPU, frozen.
+def load_demo_pipeline(family: str = "sd2") -> DiffusionPipeline:
+    """A family's demo model as a diffusers pipeline: float32 weights, on the CPU, frozen.
 
-    Reads only files of this repository, never the network. Raises BadFile if one is missing or
-    damaged.
+    `family` is "sd1", "sd2" or "sdxl". Reads only files of this repository, never the network.
+    Raises BadFile if one is missing or damaged.
     """
-    return load_demo_folder().pipeline
+    return load_demo_folder(family).pipeline
 
 
-def load_demo_folder() -> FolderPipeline:
+def load_demo_folder(family: str = "sd2") -> FolderPipeline:
     """As `load_demo_pipeline`, with how it was read."""
-    return load_pipeline_folder(demo_folder() / "model", torch.float32)
+    folder, *shared = (demo_folder() / name for name in _FOLDERS[family])
+    return load_pipeline_folder(folder, torch.float32, shared)
 
 
 def load_demo_world() -> dict[str, Any]:

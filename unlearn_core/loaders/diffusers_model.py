@@ -13,31 +13,38 @@ from ..errors import BadFile, BadSettings, WrongModel
 from ..files.input_files import is_file, is_folder
 from ..models.adapter import ModelAdapter
 from ..models.devices import best_device, default_compute_dtype
-from ..models.families import SD2, TIMESTEPS, Prediction, prediction_named
+from ..models.families import Prediction
 from ..models.unet_sizes import UnetSizes
 from ..text.conditioning import Conditioning
-from .demo_model import load_demo_folder
-from .model_configs import TEXT_NUMBERS, check_configs, latent_size, scaling_factor
-from .model_files import TEXT_PREFIX
-from .model_trial import try_once
+from ..text.tokenizer import CHUNK
+from .demo_model import DEMOS, load_demo_folder
+from .model_configs import (
+    TEXT_NUMBERS,
+    check_configs,
+    latent_size,
+    read_schedule,
+    scaling_factor,
+    vae_factor,
+)
+from .model_files import PROJECTION, TEXT_PREFIX
 from .pipeline_folder import load_pipeline_folder
+from .pipeline_parts import parts_of, try_once, vae_dtype
 from .single_file import SingleFile
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
-_PARTS = ("unet", "vae", "text_encoder")
 _NAMES: dict[Prediction, str] = {"epsilon": "epsilon", "v": "v_prediction"}
 """What diffusers calls a prediction."""
 
 
 class DiffusersModel(ModelAdapter):
-    """Lends a StableDiffusionPipeline; its weights and flags stay as they are."""
+    """Lends a pipeline of diffusers; its weights and flags stay as they are."""
 
     checks_gradient = False  # torch's own attention
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, compute_dtype: torch.dtype | None = None
+        self, pipeline: DiffusionPipeline, compute_dtype: torch.dtype | None = None
     ) -> None:
         """Check the pipeline; `compute_dtype` None means the fastest that is precise enough.
 
@@ -45,27 +52,30 @@ class DiffusersModel(ModelAdapter):
         are of a half type where only float32 can be computed.
         """
         self._pipeline: Any = pipeline  # diffusers sets its parts by name; mypy can't see them
-        self.prediction, self.alphas_cumprod = _schedule_of(pipeline)
-        unet, vae, text_encoder = (getattr(self._pipeline, part) for part in _PARTS)
-        text_config = {name: getattr(text_encoder.config, name) for name in TEXT_NUMBERS}
-        self.family = check_configs(unet.config, text_config, "the lent pipeline")
+        unet, vae, self._text_encoders = parts_of(pipeline)
+        schedule = read_schedule(self._pipeline.scheduler)
+        self.prediction, self.alphas_cumprod, self.is_distilled = schedule
+        texts = [
+            {name: getattr(text_encoder.config, name) for name in TEXT_NUMBERS}
+            for text_encoder in self._text_encoders
+        ]
+        self.family = check_configs(unet.config, texts, "the lent pipeline")
         self.unet = unet
-        _refuse_adapters(text_encoder)
         self.device: torch.device = next(unet.parameters()).device
         self.compute_dtype = compute_dtype or default_compute_dtype(self.device)
         stored = self._stored_dtype(unet, "UNet")
-        self._stored_dtype(vae, "VAE")
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if factor != self.family.vae_factor:
-            raise WrongModel(
-                f"The VAE makes latents {factor} times smaller than pictures; those of "
-                f"{self.family.name} are {self.family.vae_factor} times smaller."
-            )
-        self._vae_scale = scaling_factor(vae.config.scaling_factor)
-        height, width = latent_size(unet.config.sample_size, self.prediction)
-        self.picture_size = (width * factor, height * factor)
+        self._vae_dtype = self.compute_dtype
+        if self._stored_dtype(vae, "VAE") == torch.float32:
+            self._vae_dtype = vae_dtype(self.family, self.compute_dtype)
+        self._factor = vae_factor(vae.config, self.family)
+        self._vae_scale = scaling_factor(vae.config.scaling_factor, self.family)
+        height, width = latent_size(unet.config.sample_size, self.family, self.prediction)
+        self.picture_size = (width * self._factor, height * self._factor)
         self.native_size = min(self.picture_size)
-        self.conditioning_layers = (int(text_config["num_hidden_layers"]) - 1,)
+        self.conditioning_layers = tuple(
+            int(text["num_hidden_layers"]) - (1 if tower.normed else 2)
+            for text, tower in zip(texts, self.family.towers, strict=True)
+        )
         converts = stored != self.compute_dtype
         self.unet_sizes: UnetSizes | None = UnetSizes.from_config(unet.config, converts)
         self.checkpointing = False
@@ -90,26 +100,46 @@ class DiffusersModel(ModelAdapter):
         return stored
 
     @property
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> DiffusionPipeline:
         """The pipeline that is lent."""
-        lent: StableDiffusionPipeline = self._pipeline
+        lent: DiffusionPipeline = self._pipeline
         return lent
 
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        """The text encoder's weights as CLIPTextModel of transformers 4 names them."""
+        """See LentModel."""
+        own = (TEXT_PREFIX, PROJECTION)
         return {
-            name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value.detach()
-            for name, value in self._pipeline.text_encoder.state_dict().items()
+            tower.prefix + (name if name.startswith(own) else TEXT_PREFIX + name): value.detach()
+            for tower, text_encoder in zip(self.family.towers, self._text_encoders, strict=True)
+            for name, value in text_encoder.state_dict().items()
             if "position_ids" not in name
         }
 
+    def ramp(self) -> Conditioning:
+        """A conditioning of one prompt, of the widths that the UNet takes; it means nothing."""
+        configs = [text_encoder.config for text_encoder in self._text_encoders]
+        width = sum(config.hidden_size for config in configs)
+        tokens = torch.linspace(-1, 1, CHUNK * width).view(1, CHUNK, width).to(self.device)
+        if not self.family.pooled:
+            return Conditioning(tokens)
+        return Conditioning(tokens, torch.linspace(-1, 1, configs[-1].projection_dim)[None])
+
     def _run_unet(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         unet = self._pipeline.unet
+        added = None
+        if text.pooled is not None:
+            edges = [self._factor * edge for edge in latents.shape[-2:]]
+            sizes = torch.tensor([*edges, 0, 0, *edges], dtype=torch.float32, device=self.device)
+            added = {
+                "text_embeds": self._entering(unet, text.pooled),
+                "time_ids": sizes.expand(len(latents), -1),
+            }
         with self._computing_in(unet):
             output: Tensor = unet(
                 self._entering(unet, latents),
                 timesteps,
                 encoder_hidden_states=self._entering(unet, text.tokens),
+                added_cond_kwargs=added,
                 return_dict=False,
             )[0]
         return output.float()
@@ -130,27 +160,32 @@ class DiffusersModel(ModelAdapter):
     def _computing(self) -> AbstractContextManager[Any]:
         return self._computing_in(self.unet)
 
+    def _dtype_of(self, part: nn.Module) -> torch.dtype:
+        return self._vae_dtype if part is self._pipeline.vae else self.compute_dtype
+
     def _computes_plainly(self, part: nn.Module) -> bool:
         """Whether a part's weights are of the dtype that is computed in.
 
         Then autocast is left out: it would hold norms in float32 for the way back.
         """
-        return next(part.parameters()).dtype == self.compute_dtype
+        return next(part.parameters()).dtype == self._dtype_of(part)
 
     def _entering(self, part: nn.Module, tensor: Tensor) -> Tensor:
-        dtype = self.compute_dtype if self._computes_plainly(part) else tensor.dtype
+        dtype = self._dtype_of(part) if self._computes_plainly(part) else tensor.dtype
         return tensor.to(self.device, dtype)
 
     def _computing_in(self, part: nn.Module) -> AbstractContextManager[Any]:
         if self._computes_plainly(part):
             return nullcontext()
-        return torch.autocast(self.device.type, self.compute_dtype)
+        return torch.autocast(self.device.type, self._dtype_of(part))
 
 
 def load_model(
     name: str | Path, prediction: Literal["auto", "epsilon", "v"] = "auto"
 ) -> tuple[DiffusersModel, str]:
-    """Load "demo", a diffusers folder or a single .safetensors file, without the network.
+    """Load a demo model, a diffusers folder or a single .safetensors file, without the network.
+
+    The demo models are "demo" (SD2), "demo-sd1" and "demo-sdxl".
 
     Returns the model, frozen, on the best device, and a line that says what its UNet predicts and
     on what ground; further lines say which files were read in place of others. Raises BadFile if
@@ -166,8 +201,8 @@ def load_model(
     found: Prediction | None = None
     notes: tuple[str, ...] = ()
     pipeline: Any
-    if str(name) == "demo":
-        pipeline, ground, notes = load_demo_folder()
+    if str(name) in DEMOS:
+        pipeline, ground, notes = load_demo_folder(DEMOS[str(name)])
     elif is_folder(path):
         pipeline, ground, notes = load_pipeline_folder(path, dtype)
     elif not is_file(path) and not path.exists():
@@ -179,41 +214,20 @@ def load_model(
         file = SingleFile(path)
         found, ground = file.guess_prediction()
         pipeline = file.load_pipeline(found if prediction == "auto" else prediction, dtype)
-    kind = found or _schedule_of(pipeline)[0]
+    kind = found or read_schedule(pipeline.scheduler).prediction
     line = f"prediction: {kind} ({ground})"
     if prediction != "auto":
         line = f"prediction: {prediction} (as you asked; otherwise {kind}: {ground})"
         _set_prediction(pipeline, prediction)
-    lines = [line, *(f"note: {note}" for note in notes)]
     model = DiffusersModel(pipeline.to(device))
-    if str(name) != "demo" and found is None:  # a folder, with configs of its own
-        try_once(model, int(pipeline.text_encoder.config.hidden_size), path)
-    return model, "\n".join(lines)
-
-
-def _schedule_of(pipeline: Any) -> tuple[Prediction, Tensor]:
-    config = pipeline.scheduler.config
-    kind = prediction_named(config.get("prediction_type", "epsilon"))
-    alphas = getattr(pipeline.scheduler, "alphas_cumprod", None)
-    if not isinstance(alphas, Tensor) or alphas.shape != (TIMESTEPS,):
-        raise WrongModel(f"The scheduler has no table of {TIMESTEPS} timesteps.")
-    if not bool(((alphas >= 0) & (alphas <= 1)).all()):  # also refuses NaN
-        raise WrongModel(
-            "The scheduler's noise is not that of a diffusion model: set beta_start to "
-            f"{SD2.betas[0]} and beta_end to {SD2.betas[1]} in scheduler/scheduler_config.json."
-        )
-    return kind, alphas.detach().to("cpu", torch.float32, copy=True)
+    if model.is_distilled:
+        notes = (*notes, "a Turbo model: pictures are drawn in few steps, without guidance.")
+    if str(name) not in DEMOS and found is None:  # a folder, with configs of its own
+        try_once(model, model.ramp(), path)
+    return model, "\n".join([line, *(f"note: {note}" for note in notes)])
 
 
 def _set_prediction(pipeline: Any, prediction: Prediction) -> None:
     kind = _NAMES[prediction]
     scheduler = pipeline.scheduler
     pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=kind)
-
-
-def _refuse_adapters(module: nn.Module) -> None:
-    if any("lora_" in name or ".base_layer." in name for name in module.state_dict()):
-        raise WrongModel(
-            "The pipeline's text encoder carries a LoRA: unload it (unload_lora_weights) or fuse "
-            "and unload it first."
-        )

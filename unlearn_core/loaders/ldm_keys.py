@@ -1,7 +1,7 @@
 """Weight names of diffusers and transformers <-> those of a single-file checkpoint. Pure strings.
 
 A single file names its weights as the original code did: `model.diffusion_model.` (UNet),
-`first_stage_model.` (VAE), `cond_stage_model.model.` (OpenCLIP text encoder).
+`first_stage_model.` (VAE), and the text encoders in one of the ways below.
 """
 
 from __future__ import annotations
@@ -11,6 +11,16 @@ import re
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_ENCODER_PREFIX = "cond_stage_model.model."
+TRANSFORMERS_PREFIXES = (
+    "cond_stage_model.transformer.text_model.",
+    "conditioner.embedders.0.transformer.text_model.",
+    "cond_stage_model.transformer.",
+)
+"""Before a text encoder's weights that are stored under transformers' names, CLIP-L's as a rule."""
+OPEN_CLIP_PREFIXES = (TEXT_ENCODER_PREFIX, "conditioner.embedders.0.model.")
+"""Before those that are stored under OpenCLIP's names: SD2's, and SD-Turbo's."""
+SECOND_PREFIX = "conditioner.embedders.1.model."
+"""Before those of SDXL's second text encoder, under OpenCLIP's names."""
 
 _UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
@@ -109,7 +119,7 @@ def vae_key(name: str, levels: int) -> str:
     return f"{VAE_PREFIX}{half}.mid.attn_1.{_VAE_ATTENTION[body]}.{end}"
 
 
-def text_key(name: str) -> tuple[str, int | None]:
+def text_key(name: str, prefix: str = TEXT_ENCODER_PREFIX) -> tuple[str, int | None]:
     """The single-file name of a CLIPTextModel weight (without `text_model.`), and its third.
 
     OpenCLIP keeps query, key and value in one matrix, stacked in this order; the second value is
@@ -119,12 +129,12 @@ def text_key(name: str) -> tuple[str, int | None]:
     ('cond_stage_model.model.transformer.resblocks.3.attn.in_proj_bias', 1)
     """
     if name in _TEXT_ENDS:
-        return TEXT_ENCODER_PREFIX + _TEXT_ENDS[name], None
+        return prefix + _TEXT_ENDS[name], None
     matched = re.match(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$", name)
     if not matched:
         raise ValueError(f"not a text encoder weight: {name}")
     layer, body, end = matched.groups()
-    stem = f"{TEXT_ENCODER_PREFIX}transformer.resblocks.{layer}."
+    stem = f"{prefix}transformer.resblocks.{layer}."
     third = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}.get(body)
     if third is not None:
         return f"{stem}attn.in_proj_{end}", third

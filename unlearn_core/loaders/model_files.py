@@ -13,6 +13,8 @@ from ..errors import BadFile
 from ..files.tensor_file import check_numbers, read_names, read_stored
 
 TEXT_PREFIX = "text_model."
+PROJECTION = "text_projection.weight"
+"""What makes a pooled vector of the state at the end of a prompt."""
 _SCALES = ("scale_weight", "weight_scale")
 """What a weight is multiplied by; the first is ComfyUI's older name."""
 _OF_ACTIVATIONS = ("scale_input", "input_scale")
@@ -73,6 +75,20 @@ def fill_module(
             part.register_buffer("position_ids", counted, persistent=False)
     module.requires_grad_(False)
     module.train(False)
+
+
+def reshaped(module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With what is a 1 x 1 convolution in one of the two and a Linear in the other made to fit."""
+    own = {name: value.shape for name, value in module.state_dict().items()}
+
+    def fits(name: str, value: Tensor) -> bool:
+        shape = own.get(name, value.shape)
+        return value.dim() == len(shape) or value.numel() != shape.numel()
+
+    return {
+        name: value if fits(name, value) else value.reshape(own[name])
+        for name, value in weights.items()
+    }
 
 
 def scales_beside(wanted: Sequence[str], there: Iterable[str]) -> list[str]:

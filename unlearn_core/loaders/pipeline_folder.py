@@ -7,129 +7,134 @@ differently from version to version, and leaves what a file lacks at random valu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadFile, WrongModel
-from ..files.input_files import is_file, read_json
-from ..models.families import Seen, recognise
+from ..errors import BadFile
+from ..files.input_files import is_file, is_folder, read_json
+from ..models.families import Family, Seen, recognise
 from ..text.tokenizer import VOCABULARY
 from .model_configs import FOLDER_HINT, check_configs, check_counts, guess_prediction
-from .model_files import TEXT_PREFIX, fill_module
-from .weights_files import find_weights
+from .model_files import PROJECTION, TEXT_PREFIX, fill_module, reshaped
+from .pipeline_parts import assemble_pipeline, empty_parts, vae_dtype
+from .weights_files import WeightsFiles, find_weights
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 TOKEN_TABLE = f"{TEXT_PREFIX}embeddings.token_embedding.weight"
-_VOCABULARY_FOLDER = Path(__file__).parents[1] / "text" / "clip_vocabulary"
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_SCHEDULER = "scheduler_config.json"
+_OTHER_NOISE = ("EDM", "FlowMatch")
+"""How the names of schedulers begin whose noise is not that of these families."""
 
 
 class FolderPipeline(NamedTuple):
     """What a folder holds, and how it was read."""
 
-    pipeline: StableDiffusionPipeline
+    pipeline: DiffusionPipeline
     ground: str
     """How it is known what the UNet predicts."""
     notes: tuple[str, ...]
     """Sentences for the user."""
 
 
-def load_pipeline_folder(folder: Path, dtype: torch.dtype) -> FolderPipeline:
-    """A frozen pipeline on the CPU, without safety checker and with this pack's CLIP tokenizer.
+def load_pipeline_folder(
+    folder: Path, dtype: torch.dtype, shared: Sequence[Path] = ()
+) -> FolderPipeline:
+    """A frozen pipeline on the CPU, without safety checker and with this pack's CLIP tokenizers.
 
-    UNet and VAE become `dtype`, the text encoder float32. The text encoder file may hold the whole
-    token table or only the rows in use (see restore_token_table). Raises BadFile for a missing or
-    damaged file, WrongModel for another family.
+    UNet and VAE become `dtype` (see vae_dtype), the text encoders float32. A text encoder file may
+    hold the whole token table or only the rows in use (see restore_token_table). `shared` are
+    folders, the nearest first, that hold what is absent here: parts, or tensors of the UNet. Raises
+    BadFile for a missing or damaged file, WrongModel for another family.
     """
-    if not is_file(folder / "model_index.json"):
-        raise BadFile(f"{folder} is no diffusers folder: it holds no model_index.json.")
-    kind = str(read_json(folder / "model_index.json").get("_class_name"))[:100]
-    if "XL" in kind or "StableDiffusion3" in kind:
-        recognise(Seen(architecture=f"a {kind}"), str(folder))
-    unet_config = read_json(folder / "unet" / "config.json")
-    text_config = read_json(folder / "text_encoder" / "config.json")
-    check_configs(unet_config, text_config, str(folder))
-    vae_config = read_json(folder / "vae" / "config.json")
-    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-    check_counts(folder, unet_config, vae_config, text_config)
-    unet, vae, text_encoder = empty_parts(unet_config, vae_config, text_config)
-    found = [
-        find_weights(folder / part, stem)
-        for part, stem in (
-            ("unet", "diffusion_pytorch_model"),
-            ("vae", "diffusion_pytorch_model"),
-            ("text_encoder", "model"),
-        )
-    ]
-    unet_files, vae_files, text_files = found
-    fill_module(unet, unet_files.read(), unet_files.named, dtype)
-    fill_module(vae, _new_attention_names(vae_files.read()), vae_files.named, dtype)
-    weights = restore_token_table(_prefixed(text_files.read()), VOCABULARY)
-    layers = int(text_config["num_hidden_layers"])
-    fill_module(text_encoder, _first_layers(weights, layers), text_files.named)
+    folders = (folder, *shared)
+    texts = _text_parts(folder)
+    configs = {part: _config(folders, part) for part in ("unet", "vae", *texts)}
+    scheduler_config = _config(folders, "scheduler", _SCHEDULER)
+    family = check_configs(configs["unet"], [configs[part] for part in texts], str(folder))
+    _refuse_other_noise(scheduler_config, folder)
+    check_counts(folder, *configs.values())
+    unet, vae, *text_encoders = empty_parts(*configs.values())
+    unet_files = _find_all(folders, "unet", "diffusion_pytorch_model")
+    vae_files = _find_all(folders, "vae", "diffusion_pytorch_model")[-1]
+    weights = {name: value for one in unet_files for name, value in one.read().items()}
+    fill_module(unet, reshaped(unet, weights), unet_files[-1].named, dtype)
+    weights = _new_attention_names(vae_files.read())
+    fill_module(vae, weights, vae_files.named, vae_dtype(family, dtype))
+    files = [*unet_files, vae_files]
+    for part, text_encoder in zip(texts, text_encoders, strict=True):
+        files.append(_find_all(folders, part, "model")[-1])
+        _fill_text_encoder(text_encoder, files[-1], configs[part])
     ground = "its scheduler_config.json says so"
     if scheduler_config.get("prediction_type") is None:
-        guess, ground = guess_prediction(unet.state_dict(), FOLDER_HINT)
-        ground = f"its scheduler_config.json does not say; {ground}"
-        guessed = {"v": "v_prediction", "epsilon": "epsilon"}[guess]
-        scheduler_config = {**scheduler_config, "prediction_type": guessed}
-    pipeline = assemble_pipeline(unet, vae, text_encoder, scheduler_config)
-    return FolderPipeline(pipeline, ground, tuple(one.note for one in found if one.note))
+        ground, scheduler_config = _guessed(family, unet, scheduler_config)
+    pipeline = assemble_pipeline(family, scheduler_config, unet, vae, *text_encoders)
+    return FolderPipeline(pipeline, ground, tuple(one.note for one in files if one.note))
 
 
-def empty_parts(
-    unet_config: dict[str, Any], vae_config: dict[str, Any], text_config: dict[str, Any]
-) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """UNet, VAE and text encoder without memory (on the meta device), for fill_module.
-
-    Raises WrongModel for a config that the libraries can't make it from.
-    """
-    diffusers, transformers = _libraries()
-    with torch.device("meta"):
-        with _config_of("unet/config.json"):
-            unet: nn.Module = diffusers.UNet2DConditionModel.from_config(unet_config)
-        with _config_of("vae/config.json"):
-            vae: nn.Module = diffusers.AutoencoderKL.from_config(vae_config)
-        with _config_of("text_encoder/config.json"):
-            text_encoder: nn.Module = transformers.CLIPTextModel(
-                transformers.CLIPTextConfig(**text_config)
-            )
-    return unet, vae, text_encoder
+def _text_parts(folder: Path) -> tuple[str, ...]:
+    """The folder's text encoders by model_index.json; raises WrongModel for another family."""
+    if not is_file(folder / "model_index.json"):
+        raise BadFile(f"{folder} is no diffusers folder: it holds no model_index.json.")
+    index = read_json(folder / "model_index.json")
+    kind, where = str(index.get("_class_name"))[:100], str(folder)
+    if _is_listed(index, "transformer") or "StableDiffusion3" in kind:
+        recognise(Seen(architecture=f"a {kind}"), where)
+    if "XL" not in kind and not _is_listed(index, "text_encoder_2"):
+        return ("text_encoder",)
+    if "text_encoder" in index and not _is_listed(index, "text_encoder"):
+        recognise(Seen(pooled=True), where)
+    return ("text_encoder", "text_encoder_2")
 
 
-def assemble_pipeline(
-    unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, scheduler_config: dict[str, Any]
-) -> StableDiffusionPipeline:
-    """The parts as one pipeline with a DDIM scheduler and this pack's CLIP tokenizer."""
-    diffusers, transformers = _libraries()
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(
-        str(_VOCABULARY_FOLDER), local_files_only=True
-    )
-    with _config_of("scheduler/scheduler_config.json"):
-        scheduler = diffusers.DDIMScheduler.from_config(scheduler_config)
-    configured: Any = unet
-    stated = configured.config.sample_size
-    configured.register_to_config(sample_size=64)  # older pipelines compare it with a number
-    with _config_of("configs"):
-        pipeline: StableDiffusionPipeline = diffusers.StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    configured.register_to_config(sample_size=stated)
-    return pipeline
+def _is_listed(index: dict[str, Any], part: str) -> bool:
+    found = index.get(part)
+    return isinstance(found, list) and any(found)
+
+
+def _config(folders: Sequence[Path], part: str, name: str = "config.json") -> dict[str, Any]:
+    holder = next((one for one in folders if is_file(one / part / name)), folders[0])
+    return read_json(holder / part / name)
+
+
+def _find_all(folders: Sequence[Path], part: str, stem: str) -> list[WeightsFiles]:
+    """A part's files, the farthest first; those of the nearest folder come last."""
+    holders = [one for one in folders[1:] if is_folder(one / part)]
+    holders = [one for one in holders if any((one / part).glob("*.safetensors"))]
+    own = folders[0] / part
+    if not holders or any(own.glob("*.safetensors")):
+        holders = [folders[0], *holders]
+    return [find_weights(one / part, stem) for one in reversed(holders)]
+
+
+def _fill_text_encoder(module: nn.Module, files: WeightsFiles, config: dict[str, Any]) -> None:
+    weights = restore_token_table(_prefixed(files.read()), VOCABULARY)
+    weights = _first_layers(weights, int(config["num_hidden_layers"]))
+    if PROJECTION not in module.state_dict():
+        weights.pop(PROJECTION, None)
+    fill_module(module, weights, files.named)
+
+
+def _refuse_other_noise(scheduler_config: dict[str, Any], folder: Path) -> None:
+    kind = str(scheduler_config.get("_class_name"))[:100]
+    if kind.startswith(_OTHER_NOISE):
+        recognise(Seen(architecture=f"a model with another kind of noise ({kind})"), str(folder))
+
+
+def _guessed(
+    family: Family, unet: nn.Module, scheduler_config: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The ground of what a UNet seems to predict, and a config that says it."""
+    found, ground = guess_prediction(family, unet.state_dict(), FOLDER_HINT)
+    said = {"v": "v_prediction", "epsilon": "epsilon"}[found]
+    ground = f"its scheduler_config.json does not say; {ground}"
+    return ground, {**scheduler_config, "prediction_type": said}
 
 
 def restore_token_table(weights: dict[str, Tensor], vocabulary_size: int) -> dict[str, Tensor]:
@@ -154,30 +159,6 @@ def restore_token_table(weights: dict[str, Tensor], vocabulary_size: int) -> dic
     return rest
 
 
-@contextmanager
-def _config_of(file: str) -> Iterator[None]:
-    """Turn what goes wrong inside the libraries into a WrongModel."""
-    try:
-        yield
-    # They check little, so an odd value goes wrong anywhere inside: as any of Python's own errors,
-    # as packaging's InvalidVersion, or as huggingface_hub's StrictDataclassError, which old ones
-    # lack.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WrongModel(
-            f"The model's {file} can't be used: {type(error).__name__}: {reason}. Restore it from "
-            "where the model comes from."
-        ) from error
-
-
-def _libraries() -> tuple[Any, Any]:
-    """diffusers and transformers, imported late; as Any, for their classes hide from mypy."""
-    import diffusers
-    import transformers
-
-    return diffusers, transformers
-
-
 def _new_attention_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """diffusers before 0.18 saved the VAE's attention as query, key, value and proj_attn."""
 
@@ -192,9 +173,9 @@ def _new_attention_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as transformers 4 has them, with `text_model.` in front."""
+    """Names as transformers 4 has them, with `text_model.` in front of all but a projection."""
     return {
-        name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value
+        name if name.startswith((TEXT_PREFIX, PROJECTION)) else TEXT_PREFIX + name: value
         for name, value in weights.items()
     }
 

@@ -1,48 +1,72 @@
-"""A Stable Diffusion 2 checkpoint in one safetensors file -> a diffusers pipeline, offline.
+"""A Stable Diffusion checkpoint in one safetensors file -> a diffusers pipeline, offline.
 
 diffusers' own from_single_file asks the network for configurations, so the few names are turned
-here; the configurations ship in sd2_configs/.
+here; the configurations ship in configs/.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import BadFile, WrongModel
-from ..files.input_files import is_file, read_json
+from ..files.input_files import is_file
 from ..files.tensor_file import read_shapes
-from ..models.families import Prediction, Seen, recognise
-from .ldm_keys import TEXT_ENCODER_PREFIX, UNET_PREFIX, VAE_PREFIX, text_key, unet_key, vae_key
-from .model_configs import SINGLE_FILE_HINT, guess_prediction
-from .model_files import TEXT_PREFIX, fill_module, read_weights
-from .pipeline_folder import assemble_pipeline, empty_parts
+from ..models.families import SDXL, Family, Prediction, Seen, recognise
+from .ldm_keys import (
+    OPEN_CLIP_PREFIXES,
+    SECOND_PREFIX,
+    TRANSFORMERS_PREFIXES,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    text_key,
+    unet_key,
+    vae_key,
+)
+from .model_configs import SINGLE_FILE_HINT, guess_prediction, published_configs
+from .model_files import PROJECTION, TEXT_PREFIX, fill_module, read_weights, reshaped
+from .pipeline_parts import assemble_pipeline, empty_parts, vae_dtype
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
-CONFIGS_FOLDER = Path(__file__).parent / "sd2_configs"
+    from diffusers import DiffusionPipeline
 
 _CONV_IN = f"{UNET_PREFIX}input_blocks.0.0.weight"
-_TEXT_KEY = f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_TRANSFORMERS_PREFIX = f"cond_stage_model.transformer.{TEXT_PREFIX}"
-"""Before an OpenCLIP text encoder's weights that were stored under transformers' names."""
+_TURBO_PREFIX = "conditioner.embedders.0.model."
+"""Before the one text encoder of SD-Turbo; other SD2 files call it otherwise."""
+_TURBO_NAME = re.compile(r"(?<![a-z])(turbo|lightning)(?![a-z])", re.IGNORECASE)
+_V, _ZERO_SNR = "v_pred", "ztsnr"
+"""Tensors that say by being there what the UNet predicts, and that its noise ends at no signal."""
 _MOST_SIDECAR = 2**20
 
 _OTHER_ARCHITECTURES = {
-    "conditioner.embedders.": "SDXL: it has two text encoders",
-    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
-    "model.diffusion_model.double_blocks.": "Flux",
-    "model.diffusion_model.label_emb.": "a variant of Stable Diffusion with extra conditions",
+    f"{UNET_PREFIX}joint_blocks.": "Stable Diffusion 3",
+    f"{UNET_PREFIX}double_blocks.": "Flux",
+    "edm_mean": "Playground v2.5, whose noise is of another kind (EDM)",
+    "edm_vpred.sigma_max": "a model with another kind of noise (EDM), as CosXL",
 }
 
 
+class _StoredText(NamedTuple):
+    """Where a file holds a text encoder, and in which library's names."""
+
+    prefix: str
+    open_clip: bool
+
+    @property
+    def table(self) -> str:
+        """The name of its token table."""
+        between = "" if self.open_clip else "embeddings."
+        return f"{self.prefix}{between}token_embedding.weight"
+
+
 class SingleFile:
-    """A checkpoint file whose header was read and found to be of Stable Diffusion 2."""
+    """A checkpoint file whose header was read and found to be of a known family."""
+
+    family: Family
 
     def __init__(self, path: Path) -> None:
         """Read and check the header.
@@ -52,11 +76,16 @@ class SingleFile:
         """
         self.path = path
         self.shapes = read_shapes(path)
-        parts = ("unet", "vae", "text_encoder", "scheduler")
-        self.configs: dict[str, dict[str, Any]] = {
-            part: read_json(CONFIGS_FOLDER / f"{part}.json") for part in parts
-        }
-        self._check_family()
+        self._texts = self._stored_texts()
+        self.family = self._recognise()
+        self._check_complete()
+        self.configs = published_configs(self.family)
+        width, usual = self._context_width(), self.configs["unet"]["cross_attention_dim"]
+        if width != usual:
+            raise WrongModel(
+                f"{path}: its text width is {width}; a single file of {self.family.name} has "
+                f"{usual}."
+            )
 
     def guess_prediction(self) -> tuple[Prediction, str]:
         """What the UNet predicts, and the ground of the guess in words."""
@@ -73,102 +102,132 @@ class SingleFile:
             if said:
                 kind: Prediction = "v" if said[1] == "v" else "epsilon"
                 return kind, f"{sidecar.name} says so"
+        if _V in self.shapes:
+            return "v", f"the file's {_V} says so"
         name = SINGLE_FILE_HINT[0]
         there = read_weights(self.path, [name]) if name in self.shapes else {}
-        return guess_prediction(there, SINGLE_FILE_HINT)
+        return guess_prediction(self.family, there, SINGLE_FILE_HINT)
 
-    def load_pipeline(self, prediction: Prediction, dtype: torch.dtype) -> StableDiffusionPipeline:
-        """The checkpoint as a frozen pipeline on the CPU, without safety checker and tokenizer.
+    def load_pipeline(self, prediction: Prediction, dtype: torch.dtype) -> DiffusionPipeline:
+        """The checkpoint as a frozen pipeline on the CPU, without safety checker.
 
-        UNet and VAE become `dtype`, the text encoder float32. Raises BadFile if weights are
-        missing or misshapen.
+        UNet and VAE become `dtype` (see vae_dtype), text encoders float32. Raises BadFile if
+        weights are missing or misshapen.
         """
-        unet_config, vae_config = dict(self.configs["unet"]), self.configs["vae"]
-        if prediction == "v":
-            unet_config["sample_size"] = unet_config["sample_size"] * 3 // 2  # 512 -> 768 pixels
-        unet, vae, text_encoder = empty_parts(unet_config, vae_config, self.configs["text_encoder"])
-        self._fill_renamed(unet, unet_names(unet, unet_config), dtype)
-        levels = len(vae_config["block_out_channels"])
-        self._fill_renamed(vae, {name: vae_key(name, levels) for name in vae.state_dict()}, dtype)
-        self._fill_text_encoder(text_encoder)
+        edge = self.family.latent_edges[prediction]
+        configs = {**self.configs, "unet": {**self.configs["unet"], "sample_size": edge}}
+        scheduler_config = configs.pop("scheduler")
+        unet, vae, *text_encoders = empty_parts(*configs.values())
+        self._fill(unet, unet_names(unet, configs["unet"]), dtype)
+        levels = len(configs["vae"]["block_out_channels"])
+        names = {name: vae_key(name, levels) for name in vae.state_dict()}
+        self._fill(vae, names, vae_dtype(self.family, dtype))
+        for text_encoder, stored in zip(text_encoders, self._texts, strict=True):
+            self._fill_text_encoder(text_encoder, stored)
         kind = {"v": "v_prediction", "epsilon": "epsilon"}[prediction]
+        noise = {
+            "prediction_type": kind,
+            "rescale_betas_zero_snr": _ZERO_SNR in self.shapes,
+            "timestep_spacing": "trailing" if self._is_distilled() else "leading",
+        }
         return assemble_pipeline(
-            unet, vae, text_encoder, {**self.configs["scheduler"], "prediction_type": kind}
+            self.family, {**scheduler_config, **noise}, unet, vae, *text_encoders
         )
 
-    def _check_family(self) -> None:
-        unet_config = self.configs["unet"]
-        width = self._shape(_TEXT_KEY)[1:] or (None,)
-        architectures = [
-            kind
-            for prefix, kind in _OTHER_ARCHITECTURES.items()
-            if any(name.startswith(prefix) for name in self.shapes)
+    def _is_distilled(self) -> bool:
+        """By the names that only SD-Turbo gives its text encoder, else by the file's own name."""
+        turbo = self.family is not SDXL and self._texts[0].prefix == _TURBO_PREFIX
+        return turbo or _TURBO_NAME.search(self.path.stem) is not None
+
+    def _stored_texts(self) -> list[_StoredText]:
+        """The first text encoder that is there, and a second one."""
+        prefixes = [(prefix, False) for prefix in TRANSFORMERS_PREFIXES]
+        prefixes += [(prefix, True) for prefix in OPEN_CLIP_PREFIXES]
+        found = [_StoredText(*one) for one in prefixes if self._any(one[0])][:1]
+        return found + [_StoredText(SECOND_PREFIX, True)] * self._any(SECOND_PREFIX)
+
+    def _recognise(self) -> Family:
+        others = [kind for prefix, kind in _OTHER_ARCHITECTURES.items() if self._any(prefix)]
+        widths = [self._last(stored.table) for stored in self._texts]
+        has_added = self._any(f"{UNET_PREFIX}label_emb.")
+        is_refiner = SDXL.towers[-1].width in (*widths, self._context_width())
+        projections = [
+            len(shape) == 2
+            for name, shape in self.shapes.items()
+            if name.endswith("proj_in.weight")
         ]
-        where = str(self.path)
-        seen = Seen(
-            text_width=self._text_width(),
-            context_width=width[0],
-            channels=(self._shape(_CONV_IN)[1:] or (None,))[0],
-            architecture=next(iter(architectures), None),
+        count = 2 if self._any(SECOND_PREFIX) else 1
+        is_told = len(widths) == count and None not in widths
+        return recognise(
+            Seen(
+                text_encoders=count,
+                text_width=sum(filter(None, widths)) if is_told else None,
+                context_width=self._context_width(),
+                channels=(self.shapes.get(_CONV_IN, ())[1:] or (None,))[0],
+                linear_projections=next(iter(projections), None),
+                pooled=has_added if count == 2 and self._any(UNET_PREFIX) else None,
+                extra_conditions=has_added and count == 1 and not is_refiner,
+                architecture=next(iter(others), None),
+            ),
+            str(self.path),
         )
-        family = recognise(seen, where)
+
+    def _check_complete(self) -> None:
         for prefix, part in ((UNET_PREFIX, "UNet"), (VAE_PREFIX, "VAE")):
-            if not any(name.startswith(prefix) for name in self.shapes):
+            if not self._any(prefix):
                 raise BadFile(
-                    f"{where} is no complete checkpoint: it holds {len(self.shapes)} tensors, "
-                    f"none of them of a {part} ({prefix}...). Give a full {family.name} file."
+                    f"{self.path} is no complete checkpoint: it holds {len(self.shapes)} tensors, "
+                    f"none of them of a {part} ({prefix}...). Give a full {self.family.name} file."
                 )
-        text_prefixes = (TEXT_ENCODER_PREFIX, _TRANSFORMERS_PREFIX)
-        if not any(name.startswith(text_prefixes) for name in self.shapes):
+        needed = len(self.family.towers)
+        if len(self._texts) < needed:
             raise BadFile(
-                f"{where} is no complete checkpoint: it holds no OpenCLIP text encoder "
-                f"({TEXT_ENCODER_PREFIX}...). Give a full {family.name} file."
-            )
-        if width[0] != unet_config["cross_attention_dim"]:
-            raise WrongModel(
-                f"{where}: its text width is {width[0]}; a single file of {family.name} has "
-                f"{unet_config['cross_attention_dim']}."
+                f"{self.path} is no complete checkpoint: it holds {len(self._texts)} of {needed} "
+                f"text encoders. Give a full {self.family.name} file."
             )
 
-    def _text_width(self) -> int | None:
-        """Of a text encoder under transformers' names; SD 1.x has one under no others."""
-        table = self._shape(f"{_TRANSFORMERS_PREFIX}embeddings.token_embedding.weight")
-        if table:
-            return table[-1]
-        is_sd1 = any(name.startswith("cond_stage_model.transformer.") for name in self.shapes)
-        return 768 if is_sd1 else None
+    def _context_width(self) -> int | None:
+        keys = (name for name in self.shapes if name.endswith("attn2.to_k.weight"))
+        return self._last(next((name for name in keys if name.startswith(UNET_PREFIX)), ""))
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes.get(name, ())
+    def _any(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self.shapes)
 
-    def _fill_renamed(self, module: nn.Module, keys: dict[str, str], dtype: torch.dtype) -> None:
+    def _last(self, name: str) -> int | None:
+        """The last edge of a tensor's shape."""
+        return (self.shapes.get(name) or (None,))[-1]
+
+    def _fill(self, module: nn.Module, keys: dict[str, str], dtype: torch.dtype) -> None:
         stored = read_weights(self.path, list(keys.values()))
-        own = module.state_dict()
-        weights = {}
-        for name, key in keys.items():
-            value = stored[key]
-            if value.dim() != own[name].dim() and value.numel() == own[name].numel():
-                value = value.reshape(own[name].shape)  # 1 x 1 convolution against Linear
-            weights[name] = value
-        fill_module(module, weights, self.path, dtype)
+        weights = {name: stored[key] for name, key in keys.items()}
+        fill_module(module, reshaped(module, weights), self.path, dtype)
 
-    def _fill_text_encoder(self, module: nn.Module) -> None:
+    def _fill_text_encoder(self, module: nn.Module, stored: _StoredText) -> None:
         names = [
             name.removeprefix(TEXT_PREFIX)
             for name in module.state_dict()
-            if "position_ids" not in name
+            if "position_ids" not in name and name != PROJECTION
         ]
-        plain: dict[str, tuple[str, int | None]]
-        if any(name.startswith(_TRANSFORMERS_PREFIX) for name in self.shapes):
-            plain = {name: (_TRANSFORMERS_PREFIX + name, None) for name in names}
+        if stored.open_clip:
+            places = {name: text_key(name, stored.prefix) for name in names}
         else:
-            plain = {name: text_key(name) for name in names}
-        stored = read_weights(self.path, sorted({key for key, _ in plain.values()}))
+            places = {name: (stored.prefix + name, None) for name in names}
+        found = read_weights(self.path, sorted({key for key, _ in places.values()}))
         weights = {
-            TEXT_PREFIX + name: stored[key] if third is None else _third(stored[key], third)
-            for name, (key, third) in plain.items()
+            TEXT_PREFIX + name: found[key] if third is None else _third(found[key], third)
+            for name, (key, third) in places.items()
         }
+        if PROJECTION in module.state_dict():
+            weights[PROJECTION] = self._projection(stored.prefix)
         fill_module(module, weights, self.path)
+
+    def _projection(self, prefix: str) -> Tensor:
+        """OpenCLIP multiplies from the left; some files hold it turned already."""
+        turned = f"{prefix}{PROJECTION}"
+        if turned in self.shapes:
+            return read_weights(self.path, [turned])[turned]
+        name = f"{prefix}text_projection"
+        return read_weights(self.path, [name])[name].T
 
 
 def _third(stacked: Tensor, which: int) -> Tensor:

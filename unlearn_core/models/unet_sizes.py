@@ -16,12 +16,14 @@ from ..text.tokenizer import CHUNK
 RESIDUAL = 3
 """Kept of a residual block, for each channel in and each channel out: a norm's input, what SiLU
 gets of it, and what the convolution gets of that."""
-TRANSFORMER = 22
-"""Kept of a transformer, for each channel: the inputs of its four norms; q, k, v and the result of
-self-attention; q and the result of cross-attention; 12 of the gated layer, which is four times as
-wide: both halves, and the gate behind its GELU."""
-FIRST_TRANSFORMER = 15
-"""Of the first one: nothing before its cross-attention hangs on the text."""
+TRANSFORMER_BLOCK = 21
+"""Kept of a block of a transformer, for each channel: the inputs of its three norms; q, k, v and
+the result of self-attention; q and the result of cross-attention; 12 of the gated layer, which is
+four times as wide: both halves, and the gate behind its GELU."""
+TRANSFORMER = 1
+"""Kept of a transformer beside its blocks: the input of its norm."""
+FIRST_BLOCK = 14
+"""Of the very first block: nothing before its cross-attention hangs on the text."""
 WORKING = 18
 """Held for a moment inside a transformer's gated layer, for each channel."""
 OUTPUT = 3
@@ -32,7 +34,8 @@ OUTPUT = 3
 class _Block:
     """A residual block or a transformer."""
 
-    transformer: bool
+    depth: int
+    """Blocks of a transformer; 0 for a residual block."""
     channels_in: int
     channels: int
     level: int
@@ -45,23 +48,31 @@ class UnetSizes:
 
     widths: tuple[int, ...]
     """Channels of each level, the finest first: 320, 640, 1280, 1280 on SD2."""
-    attends: tuple[bool, ...]
-    """Whether a level's blocks look at the text."""
+    depths: tuple[int, ...]
+    """Of the transformers of each level, which look at the text: 1, 1, 1, 0 on SD2; 0, 2, 10 on
+    SDXL, where 0 is none."""
     blocks: int
     """Residual blocks of a level on the way down; there is one more on the way up."""
     text_width: int
     converts: bool = False
     """Whether weights are made another dtype call by call, which a gradient then holds."""
+    middle: int = 1
+    """Depth of the transformer between the way down and the way up."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], converts: bool = False) -> UnetSizes:
         """From the config of diffusers' UNet2DConditionModel."""
+        kinds, depth = config["down_block_types"], config.get("transformer_layers_per_block", 1)
+        depths = [depth] * len(kinds) if isinstance(depth, int) else [int(one) for one in depth]
         return cls(
             tuple(config["block_out_channels"]),
-            tuple("CrossAttn" in kind for kind in config["down_block_types"]),
+            tuple(
+                one if "CrossAttn" in kind else 0 for kind, one in zip(kinds, depths, strict=True)
+            ),
             int(config["layers_per_block"]),
             int(config["cross_attention_dim"]),
             converts,
+            depths[-1],
         )
 
     @classmethod
@@ -69,21 +80,21 @@ class UnetSizes:
         cls, shapes: Mapping[str, Sequence[int]], converts: bool = False
     ) -> UnetSizes | None:
         """From weights' shapes under latent diffusion's names; None if they are others."""
-        found: dict[int, tuple[int, bool]] = {}
+        found: dict[int, tuple[int, int]] = {}
         for name, shape in shapes.items():
             block = re.fullmatch(r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight", name)
             if block:
-                there = f"input_blocks.{block[1]}.1.transformer_blocks.0.attn2.to_k.weight"
-                found[int(block[1])] = (int(shape[0]), there in shapes)
+                found[int(block[1])] = (int(shape[0]), _depth(shapes, f"input_blocks.{block[1]}.1"))
         texts = [shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
         if not found or not texts:
             return None
-        levels: list[tuple[int, bool]] = []
+        levels: list[tuple[int, int]] = []
         for number in sorted(found):
             if number - 1 not in found:  # a downsampling, or the very first convolution
                 levels.append(found[number])
-        widths, attends = zip(*levels, strict=True)
-        return cls(widths, attends, len(found) // len(levels), int(texts[0]), converts)
+        widths, depths = zip(*levels, strict=True)
+        middle = _depth(shapes, "middle_block.1")
+        return cls(widths, depths, len(found) // len(levels), int(texts[0]), converts, middle)
 
     def kept(self, height: int, width: int, checkpointing: bool) -> int:
         """Numbers kept for the way back for one picture of latents `height` x `width`.
@@ -92,7 +103,7 @@ class UnetSizes:
         """
         pixels = height * width
         blocks = list(self._blocks())
-        first = next(i for i, block in enumerate(blocks) if block.transformer)
+        first = next(i for i, block in enumerate(blocks) if block.depth)
         inside = [
             self._kept_inside(block, pixels, first=i == first)
             for i, block in enumerate(blocks)
@@ -110,7 +121,7 @@ class UnetSizes:
     def drawing(self, height: int, width: int) -> int:
         """Numbers held at most for one picture without gradient."""
         pixels = height * width
-        skipped = [block for block in self._down() if not block.transformer]
+        skipped = [block for block in self._down() if not block.depth]
         skips = sum(block.channels * (pixels >> 2 * block.level) for block in skipped)
         return skips + 2 * self.widths[0] * pixels + self.working(height, width)
 
@@ -128,24 +139,26 @@ class UnetSizes:
 
     def _kept_inside(self, block: _Block, pixels: int, first: bool) -> int:
         here = pixels >> 2 * block.level
-        if not block.transformer:
+        if not block.depth:
             return RESIDUAL * (block.channels_in + block.channels) * here
-        of_text = 2 * block.channels * CHUNK
-        return (FIRST_TRANSFORMER if first else TRANSFORMER) * block.channels * here + of_text
+        of_text = 2 * block.channels * CHUNK * block.depth
+        kept = TRANSFORMER + TRANSFORMER_BLOCK * block.depth
+        kept -= TRANSFORMER_BLOCK - FIRST_BLOCK if first else 0
+        return kept * block.channels * here + of_text
 
     def _weights(self, block: _Block) -> int:
         wide, before = block.channels, block.channels_in
-        if block.transformer:
-            return 20 * wide**2 + 2 * wide * self.text_width
+        if block.depth:
+            return (2 + 18 * block.depth) * wide**2 + 2 * block.depth * wide * self.text_width
         return 9 * (before + wide) * wide + (before * wide if before != wide else 0)
 
     def _down(self) -> Iterator[_Block]:
         before = self.widths[0]
         for level, channels in enumerate(self.widths):
             for _ in range(self.blocks):
-                yield _Block(False, before, channels, level)
-                if self.attends[level]:
-                    yield _Block(True, channels, channels, level)
+                yield _Block(0, before, channels, level)
+                if self.depths[level]:
+                    yield _Block(self.depths[level], channels, channels, level)
                 before = channels
 
     def _blocks(self) -> Iterator[_Block]:
@@ -153,9 +166,9 @@ class UnetSizes:
         yield from self._down()
         last = len(self.widths) - 1
         deepest = self.widths[last]
-        yield _Block(False, deepest, deepest, last)
-        yield _Block(True, deepest, deepest, last)
-        yield _Block(False, deepest, deepest, last)
+        yield _Block(0, deepest, deepest, last)
+        yield _Block(self.middle, deepest, deepest, last)
+        yield _Block(0, deepest, deepest, last)
         skips = [self.widths[0]]
         for level, channels in enumerate(self.widths):
             skips += [channels] * (self.blocks + (level < last))
@@ -163,7 +176,13 @@ class UnetSizes:
         for level in reversed(range(last + 1)):
             for _ in range(self.blocks + 1):
                 channels = self.widths[level]
-                yield _Block(False, before + skips.pop(), channels, level)
-                if self.attends[level]:
-                    yield _Block(True, channels, channels, level)
+                yield _Block(0, before + skips.pop(), channels, level)
+                if self.depths[level]:
+                    yield _Block(self.depths[level], channels, channels, level)
                 before = channels
+
+
+def _depth(shapes: Mapping[str, Sequence[int]], place: str) -> int:
+    """How many blocks the transformer there has; 0 where there is none."""
+    ours = re.compile(rf"{re.escape(place)}\.transformer_blocks\.\d+\.attn2\.to_k\.weight")
+    return sum(ours.fullmatch(name) is not None for name in shapes)
