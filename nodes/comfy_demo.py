@@ -21,17 +21,12 @@ from torch import Tensor, nn
 
 from ..unlearn_core.errors import BadFile
 from ..unlearn_core.files.input_files import is_file, is_folder, read_json
-from ..unlearn_core.loaders.demo_model import demo_folder
+from ..unlearn_core.loaders.demo_model import DEMOS, demo_folder, demo_folders
 from ..unlearn_core.loaders.ldm_keys import UNET_PREFIX, unet_key
-from ..unlearn_core.loaders.model_files import TEXT_PREFIX, read_weights
+from ..unlearn_core.loaders.model_files import PROJECTION, TEXT_PREFIX, read_weights, reshaped
 from ..unlearn_core.loaders.pipeline_folder import restore_token_table
-from ..unlearn_core.text.tower_encoder import PROJECTION
 
-_SHARED = "model"
-"""The folder whose UNet and VAE the others share."""
-_FOLDERS = {"sd2": (_SHARED,), "sd1": ("sd1",), "sdxl": ("sdxl", "sd1")}
-"""Where a family's own parts are, the nearest first."""
-FAMILIES = tuple(_FOLDERS)
+FAMILIES = tuple(DEMOS.values())
 _UNET_FILE, _TEXT_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
 
 
@@ -77,12 +72,12 @@ def load_demo(family: str = "sd2") -> tuple[Any, Any, Any]:
 
     Raises BadFile if a file of demo/ is missing or damaged.
     """
-    return load_unet(family), _load_clip(family), _load_vae(demo_folder() / _SHARED)
+    return load_unet(family), _load_clip(family), _load_vae(demo_folder() / "model")
 
 
 def load_unet(family: str = "sd2", stored: torch.dtype = torch.float32) -> Any:
     """MODEL, its weights of the dtype `stored`, computing in float32."""
-    folders = [*_own_folders(family), demo_folder() / _SHARED]
+    folders = _folders(family)
     config = read_json(_nearest(folders, "unet", "config.json"))
     blocks = config["layers_per_block"]
     shape = _SHAPES[family](_unet_config(config))
@@ -102,8 +97,8 @@ def load_unet(family: str = "sd2", stored: torch.dtype = torch.float32) -> Any:
     return comfy.model_patcher.ModelPatcher(unet, load_device=device, offload_device=offload)
 
 
-def _own_folders(family: str) -> list[Path]:
-    folders = [demo_folder() / name for name in _FOLDERS[family]]
+def _folders(family: str) -> tuple[Path, ...]:
+    folders = demo_folders(family)
     for folder in folders:
         if not is_folder(folder):
             raise BadFile(f"The demo model {folder} is missing: install this pack again.")
@@ -143,7 +138,7 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_clip(family: str) -> Any:
-    folders, texts = _own_folders(family), _TEXT_ENCODERS[family]
+    folders, texts = _folders(family), _TEXT_ENCODERS[family]
     configs = {
         name: read_json(_nearest(folders, part, "config.json")) for name, part in texts.items()
     }
@@ -233,10 +228,7 @@ def _norm_groups(groups: int) -> Iterator[None]:
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
-    """With what is a Linear in one of the two and a 1 x 1 convolution in the other."""
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    fitting = {n: v.reshape(shapes.get(n, v.shape)) for n, v in weights.items()}
-    missing, unexpected = module.load_state_dict(fitting, strict=False)
+    missing, unexpected = module.load_state_dict(reshaped(module, weights), strict=False)
     if missing or unexpected:
         raise BadFile(
             f"{file} does not fit: {len(missing)} weights are missing and {len(unexpected)} "

@@ -23,7 +23,10 @@ torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Ten
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
-import comfy.sd  # noqa: E402, F401
+import comfy.sample  # noqa: E402
+import comfy.sampler_helpers  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.supported_models  # noqa: E402
 import utils.install_util  # noqa: E402, F401  (before comfy.utils takes its name)
 
 PACK = "sd_unlearn_in_comfyui"
@@ -86,3 +89,20 @@ def own_encode(encoder: Any, text: str) -> Any:
     """The same of our copy of the text encoder, as a Conditioning."""
     ids = ours("unlearn_core.text.tokenizer").token_ids(text)
     return encoder.condition(ids).side_by_side(len(ids))
+
+
+def text_error(encoder: Any, clip: Any, prompt: str) -> float:
+    """Between our copy and ComfyUI: the greatest error of a state of a text encoder.
+
+    Relative to the root mean square of its states where that is above 1: SDXL's have no final norm.
+    """
+    own, (tokens, pooled) = own_encode(encoder, prompt), host_encode(clip, prompt)
+    pairs = list(zip(encoder.split(own.tokens), encoder.split(tokens), strict=True))
+    if own.pooled is not None:
+        pairs.append((own.pooled, pooled))
+    return max(greatest(one, other) / max(1.0, size(other)) for one, other in pairs)
+
+
+def size(states: Any) -> float:
+    """The root mean square."""
+    return float(states.float().square().mean().sqrt())

@@ -31,6 +31,11 @@ def demo_folder() -> Path:
     return Path(__file__).parents[2] / "demo"
 
 
+def demo_folders(family: str = "sd2") -> tuple[Path, ...]:
+    """A family's folder in demo/, and behind it those that hold the parts that it shares."""
+    return tuple(demo_folder() / name for name in _FOLDERS[family])
+
+
 def load_demo_pipeline(family: str = "sd2") -> DiffusionPipeline:
     """A family's demo model as a diffusers pipeline: float32 weights, on the CPU, frozen.
 
@@ -42,7 +47,7 @@ def load_demo_pipeline(family: str = "sd2") -> DiffusionPipeline:
 
 def load_demo_folder(family: str = "sd2") -> FolderPipeline:
     """As `load_demo_pipeline`, with how it was read."""
-    folder, *shared = (demo_folder() / name for name in _FOLDERS[family])
+    folder, *shared = demo_folders(family)
     return load_pipeline_folder(folder, torch.float32, shared)
 
 
