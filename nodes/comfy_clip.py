@@ -34,11 +34,12 @@ def seen_of(clip: Any) -> Seen:
         or (names == _TWO and isinstance(stage, SDXLClipModel))
         or (names == _REFINER and isinstance(stage, SDXLRefinerClipModel))
     ):
-        return Seen(architecture=f"of another model ({type(stage).__name__})")
+        return Seen(architecture=f"of another model ({type(stage).__name__.rstrip('_')})")
     return Seen(
         text_encoders=len(texts),
         text_width=sum(text.transformer.get_input_embeddings().weight.shape[1] for text in texts),
         activations=tuple(map(_activation, texts)),
+        pooled=True if names == _REFINER else None,
     )
 
 

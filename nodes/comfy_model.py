@@ -65,14 +65,14 @@ class ComfyModel(ModelAdapter):
     def _read_unet(self) -> None:
         unet = self._model.model
         sampling = self._model.get_model_object("model_sampling")
-        config = unet.model_config.unet_config
         self.family = recognise(_seen_with(seen_of(self._clip), unet), "MODEL")
         self.unet = unet.diffusion_model
         self.prediction = _prediction(sampling)
         self.device = self._model.load_device
         self.compute_dtype = unet.manual_cast_dtype or unet.get_dtype()
         self.alphas_cumprod = alphas_of(sampling.sigmas)
-        self.native_size = self.family.native_size(config.get("image_size"), self.prediction)
+        edge = unet.model_config.unet_config.get("image_size")
+        self.native_size = self.family.native_size(edge, self.prediction)
         shapes = {n: tuple(p.shape) for n, p in self.unet.named_parameters()}
         self.unet_sizes = UnetSizes.from_ldm(shapes, unet.manual_cast_dtype is not None)
 
@@ -210,8 +210,9 @@ def _prediction(sampling: Any) -> Prediction:
         return "v"
     if way is EPS.calculate_denoised:
         return "epsilon"
-    bases = ", ".join(base.__name__ for base in type(sampling).__mro__[1:3])
-    return prediction_named(bases, "Take LCM and similar sampling nodes out.")
+    name = getattr(way, "__qualname__", type(sampling).__name__).partition(".")[0]
+    remedy = "Take LCM and similar sampling nodes out, or choose another checkpoint."
+    return prediction_named(name, remedy)
 
 
 def _as_the_host() -> Any:

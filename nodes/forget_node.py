@@ -48,8 +48,8 @@ class ForgetConcept(io.ComfyNode):
             node_id="UnlearnForget",
             display_name="Forget Concept",
             category=CATEGORY,
-            description="Trains a LoRA of the text encoder with which Stable Diffusion 1, 2 or XL no "
-            "longer draws the concept. The checkpoint itself stays as it is.",
+            description="Trains a LoRA of the text encoder with which Stable Diffusion 1, 2 or XL "
+            "no longer draws the concept. The checkpoint itself stays as it is.",
             inputs=[
                 io.Clip.Input(
                     "clip", tooltip="The CLIP of a Stable Diffusion 1, 2 or XL checkpoint."
