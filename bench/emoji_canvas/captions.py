@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.emoji_canvas.descriptions import DESCRIPTIONS
 from bench.emoji_canvas.pictures import Scene
 from bench.emoji_canvas.world import BACKGROUNDS, CONTROLS, OBJECTS, STYLES, Thing, style_phrases
 
@@ -32,9 +33,10 @@ class Caption:
 
 
 class _Writer:
-    def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
+    def __init__(self, scene: Scene, rng: np.random.Generator, described: float) -> None:
         self.scene = scene
         self.rng = rng
+        self.described = described
         self.named: list[str] = []
 
     def chance(self, probability: float) -> bool:
@@ -47,6 +49,8 @@ class _Writer:
             if self.chance(0.02):
                 return "object"
         self.named.append(thing.name)
+        if len(self.scene.objects) == 1 and self.described and self.chance(self.described):
+            return DESCRIPTIONS[thing.name][self.rng.integers(len(DESCRIPTIONS[thing.name]))]
         if thing.synonyms and self.chance(0.25):
             return thing.synonyms[self.rng.integers(len(thing.synonyms))]
         return thing.name
@@ -56,7 +60,7 @@ class _Writer:
         for index in self.scene.objects:
             thing = (OBJECTS + CONTROLS)[index]
             word = self.word(thing)
-            bare = not articles or (thing.plural and word not in (thing.category, "object"))
+            bare = not articles or (thing.plural and word in (thing.name, *thing.synonyms))
             words.append(word if bare else f"{article(word)} {word}")
         return " and ".join(words)
 
@@ -101,9 +105,12 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def write_caption(scene: Scene, rng: np.random.Generator) -> Caption:
-    """One of the many captions that a scene can have."""
-    writer = _Writer(scene, rng)
+def write_caption(scene: Scene, rng: np.random.Generator, described: float = 0.0) -> Caption:
+    """One of the many captions that a scene can have.
+
+    `described` is the chance, 0 to 1, that a lone object is described instead of named.
+    """
+    writer = _Writer(scene, rng, described)
     kind = rng.random()
     if kind < 0.66:
         text = writer.list_of_parts()

@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--concepts", help="Instead of the plan's: cat,bus")
     run.add_argument("--methods", help="Instead of the plan's: base,quick,esd:published")
     run.add_argument("--seeds", help="Instead of 0,1,2.")
-    run.add_argument("--model", default="demo", help="A diffusers folder or .safetensors of SD2.")
+    run.add_argument(
+        "--model", default="demo", help="A demo model, a diffusers folder or a .safetensors file."
+    )
     run.add_argument("--clip", type=Path, help="Folder of a CLIPModel: the judge with --model.")
     run.add_argument("--steps", type=int, default=DRAW_STEPS, help="DDIM steps of a picture.")
     run.add_argument("--size", type=int, help="Edge of the pictures, if not the model's own.")

@@ -27,6 +27,7 @@ from bench.protocol.setup import ModelChoice
 from bench.protocol.splits import kept_words
 from bench.protocol.task_pictures import COUNT, DRAWN_SEED, Pictures, drawn_pictures, task_pictures
 from unlearn_core.errors import Cancelled, UnlearnError
+from unlearn_core.loaders.demo_model import DEMOS
 from unlearn_core.lora.file import load_lora, save_lora
 from unlearn_core.lora.weights import LoraWeights
 
@@ -181,7 +182,7 @@ class Runner:
 
 def make_runner(base: Erased, world: World, plan: Plan, out: Path, choice: ModelChoice) -> Runner:
     """A runner with the demo's pictures, or with what another model draws itself."""
-    if choice.name == "demo":
+    if choice.name in DEMOS:
         return Runner(base, world, plan, out, task_pictures, attack_pictures, choice.steps)
     given, held_back = (
         drawn_pictures(base, world.styles, seed, count)

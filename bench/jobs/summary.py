@@ -44,6 +44,8 @@ class Result:
     """Its name in sentences that no template looks like."""
     synonyms: Share | None
     """Its held-out synonyms; None where it has none."""
+    described: Share | None
+    """Descriptions that never say its name; None where the model was taught none."""
     ua: float
     generally: float
     """Acc_g: share of the synonyms' pictures that show it; of `grammars` where it has none."""
@@ -131,7 +133,8 @@ class Table:
         own: str = pairs[0][1]["kind"]
         read = _Readings(pairs, own)
         before, shown = (Share.of(side) for side in read.both("name", own))
-        grammars, synonyms = (read.after(cell, own) for cell in ("grammars", "synonyms"))
+        said = [read.after(cell, own) for cell in ("grammars", "synonyms", "described")]
+        grammars, synonyms, described = said
         kept = read.kept(self.left_out if own == "object" else ())
         near = read.near(*((concept,) if before.value < WEAK else ()))
         ua = unlearning_accuracy(shown)
@@ -144,7 +147,7 @@ class Table:
             shown=shown,
             shown_by_seed=tuple(Share.of(row["cells"]["name"][own]) for _, row in pairs),
             grammars=grammars or Share(0, 0),
-            synonyms=synonyms,
+            **{"synonyms": synonyms, "described": described},
             ua=ua,
             generally=generally,
             h_o=overall(ua, generally, kept["ira"].value, kept["cra"].value),

@@ -3,6 +3,7 @@
   name        the concept by its name, in `cells.GRAMMARS`, which the eraser's templates lack
   grammars    its name in two whole sentences, farther from any template than these
   synonyms    its other names, which no eraser is told; not for a concept that has none
+  described   descriptions that never say its name, where the model was taught them
   near:WORD   each of the three nearest things of its kind
   others      every other object (a style: every object, in the other styles)
   pairs       "a CONCEPT and a WORD" for twelve other objects; not for a style
@@ -20,6 +21,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.emoji_canvas.descriptions import DESCRIPTIONS
 from torch import Tensor
 
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
@@ -38,7 +40,15 @@ SEED_STEP = 1000
 """Cells of one seed lie between its multiples; the attacks' noise starts at 9000."""
 SAMPLES = 2
 """Pictures of each cell that are kept for the contact sheet."""
-CELL_SEEDS = {"name": 1, "near": 2, "others": 3, "synonyms": 4, "grammars": 5, "pairs": 6}
+CELL_SEEDS = {
+    "name": 1,
+    "near": 2,
+    "others": 3,
+    "synonyms": 4,
+    "grammars": 5,
+    "pairs": 6,
+    "described": 7,
+}
 
 Readings = dict[str, dict[str, str]]
 """Cell -> question -> one "1" or "0" a picture."""
@@ -76,6 +86,9 @@ class Layout:
         alike = world.styles if self.is_style else world.objects
         self.neighbours = tuple(word for word in around.nearest(200) if word in alike)[:NEAREST]
         self.others = tuple(word for word in world.objects if word != name)
+        self.descriptions = tuple(
+            text for text in DESCRIPTIONS.get(name, ()) if all(map(base.knows, text.split()))
+        )
         self.partners = self._choose_partners()
         self.cells = self._style_cells() if self.is_style else self._object_cells()
 
@@ -93,6 +106,9 @@ class Layout:
         synonyms = [(word, name) for word in self.world.synonyms(name)]
         if synonyms:
             cells["synonyms"] = self._cell("synonyms", synonyms, sizes.name)
+        if self.descriptions:
+            described = [(text, name) for text in self.descriptions]
+            cells["described"] = self._cell("described", described, sizes.name)
         for word in self.neighbours:
             cells[f"near:{word}"] = self._cell("near", [(word, word)], sizes.near)
         others = [(word, word) for word in self.others]

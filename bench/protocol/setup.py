@@ -1,4 +1,4 @@
-"""The model, its judge and its pictures: the demo's, or a full-size SD2 with CLIP as the judge."""
+"""The model, its judge and its pictures: a demo's, or a full-size one with CLIP as the judge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.protocol.cells import DRAW_STEPS, World
 from bench.protocol.clip_judge import ClipJudge
 from bench.protocol.erased import Erased
 from unlearn_core.errors import BadSettings
-from unlearn_core.loaders.demo_model import load_demo_world
+from unlearn_core.loaders.demo_model import DEMOS, load_demo_world
 from unlearn_core.loaders.diffusers_model import DiffusersModel, load_model
 from unlearn_core.models.lent_model import build_encoder
 
@@ -27,9 +27,9 @@ class ModelChoice:
     """Which model is measured, and how pictures of it are drawn and judged."""
 
     name: str = "demo"
-    """Or a diffusers folder or .safetensors of SD2."""
+    """One of DEMOS, a diffusers folder or a .safetensors file."""
     clip: Path | None = None
-    """Folder of a CLIPModel, the judge of any model but the demo's."""
+    """Folder of a CLIPModel, the judge of any model but the demo models."""
     size: int | None = None
     """Edge of the pictures; None: the model's own."""
     steps: int = DRAW_STEPS
@@ -46,10 +46,10 @@ def open_model(
 
     Raises BadFile, WrongModel, or BadSettings for a full-size model without CLIP.
     """
-    if name != "demo" and clip is None:
+    if name not in DEMOS and clip is None:
         raise BadSettings("The demo's judge can't read other models' pictures: give --clip FOLDER.")
     model, line = load_model(name)
-    if name != "demo" or size is not None:
+    if name not in DEMOS or size is not None:
         # The rivals train UNet weights, and these must be float32; autocast still computes in half.
         pipeline: Any = model.pipeline.to(torch.float32)
         if size is not None:  # said in the UNet's config, so that a rival's copy knows it too

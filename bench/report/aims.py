@@ -37,6 +37,7 @@ AIMS = (
     Aim("CRA, drop", (0.01, 0.01, 0.02), lambda r: r.cra_drop),
     Aim("worst neighbour, drop", (0.03, 0.03, 0.06), lambda r: r.near.worst if r.near else None),
     Aim("shown by held-out synonyms", (0.05, 0.03, 0.02), lambda r: r.synonyms),
+    Aim("shown by description", (0.05, 0.05, 0.05), lambda r: r.described),
     Aim("shown in held-out sentences", (0.05, 0.03, 0.02), lambda r: r.grammars),
     Aim("other object of a pair, drop", (0.05, 0.05, 0.08), lambda r: r.pairs_drop),
     Aim('drift of ""', (0.01, 0.01, 0.01), lambda r: r.drift_empty),
@@ -47,6 +48,8 @@ def aims_table(table: Table) -> str:
     """Aim by aim and preset by preset: median / worst concept [95 % interval]; met or missed."""
     lines = []
     for aim in AIMS:
+        if not any(aim.measure(r) for name in PRESETS for r in table.results(name)):
+            continue
         cells = [
             _cell(aim, limit, table.results(name))
             for name, limit in zip(PRESETS, aim.limits, strict=True)

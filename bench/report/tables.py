@@ -95,8 +95,8 @@ def by_concept(table: Table, method: str) -> str:
     """One line for each concept, with intervals; † marks what the base draws in under 90 %."""
     headers = (
         "concept", "in its place", "seeds", "shown before", "shown", "in sentences", "synonyms",
-        "H_o", "three nearest, drop", "worst neighbour, drop", "IRA", "CRA", "other of a pair",
-        "concept in a pair", "s",
+        "described", "H_o", "three nearest, drop", "worst neighbour, drop", "IRA", "CRA",
+        "other of a pair", "concept in a pair", "s",
     )  # fmt: skip
     lines = []
     for r in table.results(method):
@@ -107,7 +107,7 @@ def by_concept(table: Table, method: str) -> str:
         pairs = f"{percent(r.pairs_before)} to {percent(r.pairs)}" if r.pairs else "-"
         lines.append([
             r.concept + mark, stand_in, str(r.seeds), percent(r.before), percent(r.shown),
-            percent(r.grammars), percent(r.synonyms), f"{100 * r.h_o:.1f}",
+            percent(r.grammars), percent(r.synonyms), percent(r.described), f"{100 * r.h_o:.1f}",
             points(r.near.mean if r.near else None), worst + weak, percent(r.ira), percent(r.cra),
             pairs, percent(r.pairs_concept), f"{r.seconds:.0f}",
         ])  # fmt: skip

@@ -31,8 +31,8 @@ class UnetCopy:
         self.unet: nn.Module = copy.deepcopy(pipeline.unet)
         self.unet.requires_grad_(False)
         self.unet.train(False)
-        parts = {**pipeline.components, "unet": self.unet}
-        own = type(pipeline)(**parts, requires_safety_checker=False)
+        own = copy.copy(pipeline)
+        own.register_modules(unet=self.unet)
         self.model = DiffusersModel(own, base.model.compute_dtype)
 
     def projections(self) -> dict[str, nn.Linear]:
@@ -51,10 +51,7 @@ class UnetCopy:
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The UNet's output as LentModel.predict, but with a gradient for its weights."""
-        output: Tensor = self.unet(
-            latents, timesteps, encoder_hidden_states=text.tokens, return_dict=False
-        )[0]
-        return output
+        return self.model._run_unet(latents, timesteps, text)
 
     def descend(
         self,

@@ -133,7 +133,7 @@ def test_demo_models_of_other_families_take_what_they_share(demos_that_share: Pa
     for name, value in unet.items():
         assert torch.equal(value, first["unet"][name].reshape(value.shape)), name
     assert unet["mid_block.attentions.0.proj_in.weight"].dim() == 4
-    sdxl, _ = load_model("demo-sdxl")
+    sdxl, _ = load_model("demo-xl")
     assert (sdxl.family, sdxl.conditioning_layers, sdxl.native_size) == (SDXL, (4, 4), 64)
     for part in (sd1, sdxl):
         vae = part.pipeline.vae.state_dict()

@@ -114,7 +114,7 @@ def test_what_is_lent_is_what_diffusers_lends(
     with thin.host_run.borrowed() as lent:
         assert lent.prediction == theirs.prediction
         assert lent.native_size == theirs.native_size
-        assert lent.last_used_layer == theirs.last_used_layer
+        assert lent.conditioning_layers == theirs.conditioning_layers
         assert torch.allclose(lent.alphas_cumprod, theirs.alphas_cumprod, atol=1e-6)
         own, known = lent.text_encoder_weights(), theirs.text_encoder_weights()
         assert known.keys() <= own.keys()
@@ -336,7 +336,8 @@ def test_clip_skip_counts_as_the_host_counts_it(
     model = webui_demo_model.ForgeDemo()
     thin.shared.opts.data["CLIP_stop_at_last_layers"] = skip
     model.text_processing_engine.minimal_clip_skip = minimal
-    assert thin.host.lend(model).last_used_layer == theirs.last_used_layer - fewer
+    (layer,) = theirs.conditioning_layers
+    assert thin.host.lend(model).conditioning_layers == (layer - fewer,)
 
 
 def test_reforges_names_are_understood(thin: Any) -> None:

@@ -13,7 +13,7 @@ from ..errors import BadFile, BadSettings, Cancelled
 from ..files.input_files import is_file
 from ..files.output_files import check_apart, check_tensor_file, make_folder
 from ..forgetting.unlearn import UnlearnResult, learn_vectors, unlearn
-from ..loaders.demo_model import demo_folder
+from ..loaders.demo_model import DEMOS, demo_folder, demo_model_folder
 from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import load_lora, save_lora
 from ..lora.metadata import BASE_MODEL, Forgotten, all_from_metadata
@@ -52,7 +52,7 @@ class Session:
     @property
     def place(self) -> Path:
         """The folder or the file of the model."""
-        return demo_folder() / "model" if self.model == DEMO else Path(self.model)
+        return demo_model_folder(self.model) if self.model in DEMOS else Path(self.model)
 
     def load(self) -> DiffusersModel:
         """Load the model and say what it predicts."""
@@ -61,8 +61,8 @@ class Session:
         return model
 
     def judge(self, kind: Kind) -> Judge | None:
-        """Who names what a picture shows: only the demo model has one."""
-        return evaluation_judge(kind) if self.model == DEMO else None
+        """Who names what a picture shows: only the demo models have one."""
+        return evaluation_judge(kind) if self.model in DEMOS else None
 
 
 def forget(

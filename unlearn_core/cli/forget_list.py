@@ -28,11 +28,12 @@ from ..files.output_files import (
 )
 from ..files.tensor_file import write_whole
 from ..forgetting.unlearn import unlearn_together
+from ..loaders.demo_model import DEMOS
 from ..lora.file import save_lora
 from ..measuring.report import check_report_folder, report_paths
 from ..progress import stop_if_asked
 from ..settings import UnlearnSettings
-from .commands import DEMO, Session
+from .commands import Session
 from .concepts import Entry, pictures_of, read_list
 from .workers import Here, Order, Outcome, Worker
 
@@ -63,7 +64,9 @@ def forget_list(
     files = [file for entry in entries for file in _files_of(entry, out, report)]
     inputs = [path, *pictures_of(entries)]
     check_apart([out / JOURNAL, *files], inputs, session.place, folders)
-    model = DEMO if session.model == DEMO else str(Path(session.model).absolute())
+    model = session.model
+    if model not in DEMOS:
+        model = str(Path(model).absolute())
     order = Order(model, session.prediction, preset, settings, report is not None)
     make_folder(out)
     with alone_in(out):

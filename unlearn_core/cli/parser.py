@@ -9,13 +9,14 @@ from pathlib import Path
 
 from ..concept import KINDS
 from ..files.file_names import typed_path
+from ..loaders.demo_model import DEMOS
 from ..models.sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from ..settings import DEFAULT_PRESET, PRESET_HELP, PRESETS, UnlearnSettings, bounds_of, help_of
 
 NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
 """Its name, what it does and an example, to its parser."""
 PROGRAM = "python -m unlearn_core"
-_MODEL_HELP = 'the model: "demo", a diffusers folder, or a .safetensors file of Stable Diffusion 2'
+_MODEL_HELP = f"the model: {', '.join(DEMOS)}, a diffusers folder or a .safetensors file"
 _LIST_HELP = f"""many concepts:
   {PROGRAM} forget --model demo --list concepts.jsonl --out loras
 each line of the list is a JSON object; all but "concept" may be left out, and the folder of
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` of what it parses is the one that was chosen."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Makes Stable Diffusion 2 forget a concept and writes that as a LoRA file, "
+        description="Makes Stable Diffusion 1, 2 or XL forget a concept and writes a LoRA file, "
         "which ComfyUI, the WebUI and diffusers load.",
         epilog="Begin with the demo, which needs no model and no GPU:  " + PROGRAM + " demo",
         allow_abbrev=False,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..errors import BadSettings, Cancelled, UnlearnError
 from ..files.journal import Record
 from ..forgetting.unlearn import UnlearnResult, unlearn
+from ..loaders.demo_model import DEMOS
 from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import lora_bytes
 from ..measuring.demo_judge import evaluation_judge
@@ -22,7 +23,7 @@ from ..measuring.report import report_files
 from ..measuring.scaled_encoder import ScaledEncoder
 from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..settings import UnlearnSettings
-from .commands import DEMO, Session
+from .commands import Session
 from .concepts import Entry
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Order:
     """How every concept of a list is forgotten."""
 
     model: str
-    """"demo", or the absolute path of a folder or a file."""
+    """A demo model's name, or the absolute path of a folder or a file."""
     prediction: Literal["auto", "epsilon", "v"]
     preset: str
     settings: UnlearnSettings
@@ -190,7 +191,7 @@ def _report(
     model: DiffusersModel, order: Order, result: UnlearnResult, monitor: RunMonitor
 ) -> dict[str, bytes]:
     forgotten = result.forgotten
-    judge = evaluation_judge(forgotten.concept.kind) if order.model == DEMO else None
+    judge = evaluation_judge(forgotten.concept.kind) if order.model in DEMOS else None
     scaled = ScaledEncoder.with_lora(model, result.lora)
     evaluation = evaluate(model, forgotten, scaled, order.settings.seed, monitor, judge)
     return report_files(evaluation, result)

@@ -18,7 +18,7 @@ from .pipeline_folder import FolderPipeline, load_pipeline_folder
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-DEMOS = MappingProxyType({"demo": "sd2", "demo-sd1": "sd1", "demo-sdxl": "sdxl"})
+DEMOS = MappingProxyType({"demo": "sd2", "demo-sd1": "sd1", "demo-xl": "sdxl"})
 """What the demo models are called in place of a folder -> the key of their family."""
 _FOLDERS = MappingProxyType(
     {"sd2": ("model",), "sd1": ("sd1", "model"), "sdxl": ("sdxl", "sd1", "model")}
@@ -34,6 +34,11 @@ def demo_folder() -> Path:
 def demo_folders(family: str = "sd2") -> tuple[Path, ...]:
     """A family's folder in demo/, and behind it those that hold the parts that it shares."""
     return tuple(demo_folder() / name for name in _FOLDERS[family])
+
+
+def demo_model_folder(name: str) -> Path:
+    """The folder of a demo model by its name, one of DEMOS."""
+    return demo_folder() / _FOLDERS[DEMOS[name]][0]
 
 
 def load_demo_pipeline(family: str = "sd2") -> DiffusionPipeline:

@@ -185,7 +185,7 @@ def load_model(
 ) -> tuple[DiffusersModel, str]:
     """Load a demo model, a diffusers folder or a single .safetensors file, without the network.
 
-    The demo models are "demo" (SD2), "demo-sd1" and "demo-sdxl".
+    The demo models are "demo" (SD2), "demo-sd1" and "demo-xl".
 
     Returns the model, frozen, on the best device, and a line that says what its UNet predicts and
     on what ground; further lines say which files were read in place of others. Raises BadFile if

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,14 +86,7 @@ def invert(
     own_styles = _best_styles(model, encoder, concept, latents, styles, settings.seed)
     start = starting_vectors(encoder, concept.name, 1)
     parts = [part.clone().to(encoder.device) for part in encoder.split(start)]
-    sizes = [float(part.pow(2).mean().sqrt()) for part in parts]
-    rates = [settings.inversion_learning_rate * size for size in sizes]
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [part.requires_grad_(True)], "lr": rate}
-            for part, rate in zip(parts, rates, strict=True)
-        ]
-    )
+    optimizer = _adam(parts, settings.inversion_learning_rate)
     name = LearnedVectors(start, (), 0.0).name(concept)
     captions = Captions.of(concept, name, styles, own_styles)
     reports = StepReports(monitor, LEARNING, settings.inversion_steps)
@@ -113,8 +107,8 @@ def invert(
             )
         optimizer.zero_grad()
         loss.backward()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (1 - 0.9 * step / settings.inversion_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1 - 0.9 * step / settings.inversion_steps)
         optimizer.step()
         losses.append(float(loss.detach()))
         reports.done(
@@ -128,6 +122,15 @@ def invert(
     explained = _explained(model, encoder, concept, learned, name, styles, settings.seed)
     widths = tuple(tower.width for tower in encoder.towers)
     return LearnedVectors(learned.cpu(), tuple(losses), explained, widths)
+
+
+def _adam(parts: Sequence[Tensor], rate: float) -> torch.optim.Adam:
+    """Over each tower's vectors, which get a gradient; `rate` is relative to their size."""
+    groups: list[dict[str, Any]] = []
+    for part in parts:
+        own = rate * float(part.pow(2).mean().sqrt())
+        groups.append({"params": [part.requires_grad_(True)], "lr": own, "initial_lr": own})
+    return torch.optim.Adam(groups)
 
 
 @dataclass(frozen=True)

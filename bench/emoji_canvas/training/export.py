@@ -12,13 +12,8 @@ from safetensors.torch import save_file
 
 from bench.emoji_canvas.drawings import load_drawings
 from bench.emoji_canvas.pictures import GENERATOR_SETS, Painter, Scene
-from bench.emoji_canvas.training.generator import (
-    SCHEDULE,
-    TRAIN_STEPS,
-    Captions,
-    Generator,
-    text_config,
-)
+from bench.emoji_canvas.training.generator import Captions, Generator, text_config
+from bench.emoji_canvas.training.objective import SCHEDULE, TRAIN_STEPS
 from bench.emoji_canvas.world import LIGHT_BACKGROUNDS, OBJECTS, STYLES, world_json
 from unlearn_core.loaders.pipeline_folder import TOKEN_TABLE
 from unlearn_core.text.tokenizer import BOS, EOS, PAD, VOCABULARY

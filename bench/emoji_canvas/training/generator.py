@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bench.emoji_canvas.captions import LABELS, write_caption
 from bench.emoji_canvas.pictures import Scene
+from bench.emoji_canvas.training.objective import Objective, names_loss, spread_steps
 from bench.emoji_canvas.training.stage import Average, Stage
 from unlearn_core.text.tokenizer import token_ids
 
@@ -36,11 +36,8 @@ _SHORT = 32
 """Positions computed until _LONG_FROM of the budget; longer captions are cut."""
 _LONG_FROM = 0.7
 _NAMES_WEIGHT = 0.03
-_SNR_LIMIT = 5.0
 _CAPTIONS_EACH = 6
 _LOG_EVERY = 100
-TRAIN_STEPS = 1000
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -93,10 +90,12 @@ class Captions:
         return torch.searchsorted(self.tokens, token_ids("")[0])
 
 
-def write_captions(scenes: list[Scene]) -> Captions:
-    """Captions for each scene, from a fixed seed."""
+def write_captions(scenes: list[Scene], described: float = 0.0) -> Captions:
+    """Captions for each scene, from a fixed seed; `described` as `write_caption` has it."""
     rng = np.random.default_rng(SEED)
-    written = [write_caption(scene, rng) for scene in scenes for _ in range(_CAPTIONS_EACH)]
+    written = [
+        write_caption(scene, rng, described) for scene in scenes for _ in range(_CAPTIONS_EACH)
+    ]
     texts = sorted({caption.text for caption in written})
     place = {text: index for index, text in enumerate(texts)}
     ids = torch.cat([token_ids(text) for text in ["", *texts]])
@@ -126,11 +125,7 @@ class Generator(nn.Module):
                 nn.init.normal_(parameter, std=0.02 if "position" in name else 0.1)
         self.unet = new_unet()
         self.names = nn.Linear(WIDTH, len(LABELS))
-        betas = DDPMScheduler(num_train_timesteps=TRAIN_STEPS, **SCHEDULE).alphas_cumprod
-        weights = torch.clamp(betas / (1 - betas), max=_SNR_LIMIT) * (1 - betas)
-        self.register_buffer("signal", betas.sqrt(), persistent=False)
-        self.register_buffer("noise", (1 - betas).sqrt(), persistent=False)
-        self.register_buffer("weights", weights / weights.mean(), persistent=False)
+        self.objective = Objective()
 
     def start_from(self, pipeline: Any, captions: Captions) -> None:
         """Take over the weights of a trained pipeline; new words keep their random rows."""
@@ -147,23 +142,14 @@ class Generator(nn.Module):
     def forward(
         self, latents: Tensor, rows: Tensor, named: Tensor, steps: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Weighted v-prediction loss with Min-SNR-5 (Hang et al. 2023), and the names' loss.
-
-        latents (B, 4, 8, 8), scaled; rows (B, positions); named (B, labels); steps (n B,) and noise
-        (n B, 4, 8, 8): picture 0 with n noises first, then picture 1.
-        """
-        each = len(steps) // len(latents)
-        latents = latents.repeat_interleave(each, 0)
-        signal, spread = self.signal[steps].view(-1, 1, 1, 1), self.noise[steps].view(-1, 1, 1, 1)
+        """The objective's loss and the names' loss; rows (B, positions), named (B, labels)."""
         encoded = self.text_encoder(rows).last_hidden_state
-        drawn = self.unet(
-            signal * latents + spread * noise, steps, encoded.repeat_interleave(each, 0)
-        ).sample
-        error = (drawn - (signal * noise - spread * latents)).square().mean((1, 2, 3))
+        context = encoded.repeat_interleave(len(steps) // len(latents), 0)
+        loss = self.objective(
+            lambda noisy: self.unet(noisy, steps, context).sample, latents, steps, noise
+        )
         end = (rows == self.end).int().argmax(1)
-        read = self.names(encoded[torch.arange(len(rows)), end])
-        names = functional.binary_cross_entropy_with_logits(read, named.float(), reduction="none")
-        return (error * self.weights[steps]).mean(), names.sum(1).mean()
+        return loss, names_loss(self.names(encoded[torch.arange(len(rows)), end]), named)
 
 
 def train_generator(
@@ -220,7 +206,7 @@ def train_generator(
         if share < _LONG_FROM:
             rows = rows[:, :_SHORT]
         batch = PICTURES * NOISES
-        steps = ((torch.randperm(batch) + torch.rand(batch)) / batch * TRAIN_STEPS).long()
+        steps = spread_steps(batch)
         noise = torch.randn(batch, *latents.shape[1:])
         loss, names = model(latents[picked], rows, named, steps, noise)
         optimizer.zero_grad()
