@@ -148,12 +148,12 @@ def test_another_family_forgets_and_its_lora_and_vectors_load_with_the_stock_nod
 
 def test_a_turbo_model_is_drawn_in_another_way_and_forgets_the_same(server: ComfyServer) -> None:
     files = []
-    for turbo in (False, True):
+    for folder, turbo in (("guided", False), ("turbo", True)):
         graph = forget_graph()
         graph["forget"]["inputs"]["turbo"] = turbo
-        graph["save"]["inputs"]["filename"] = f"turbo-{turbo}/forget-dog"
+        graph["save"]["inputs"]["filename"] = f"{folder}/forget-dog"
         server.run(graph)
-        files.append(server.folder / "models" / "loras" / f"turbo-{turbo}/forget-dog.safetensors")
+        files.append(server.folder / "models" / "loras" / folder / "forget-dog.safetensors")
     assert len({file.read_bytes() for file in files}) == 1
     assert len({file.with_suffix(".png").read_bytes() for file in files}) == 2
 
