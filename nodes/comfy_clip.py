@@ -18,7 +18,8 @@ from torch import Tensor
 from ..unlearn_core.errors import WrongModel
 from ..unlearn_core.lora.file import lora_bytes
 from ..unlearn_core.lora.weights import LoraWeights, check_family, check_fit
-from ..unlearn_core.models.families import Family, Seen, TextTower, recognise
+from ..unlearn_core.models.families import Family, Seen, recognise
+from ..unlearn_core.text.clip_model import TextTower
 from ..unlearn_core.text.tower_encoder import PROJECTION
 
 _ONE, _TWO, _REFINER = (["clip_l"], ["clip_h"]), ["clip_l", "clip_g"], ["clip_g"]
@@ -98,9 +99,9 @@ def _text_encoders(stage: Any) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in stage.named_children() if isinstance(part, SDClipModel)]
 
 
-def _activation(text: Any) -> str:
+def _activation(text: Any) -> Any:
     used = text.transformer.text_model.encoder.layers[0].mlp.activation
-    return next(name for name, activation in ACTIVATIONS.items() if activation is used)
+    return next((name for name, known in ACTIVATIONS.items() if known is used), "unknown")
 
 
 def _usual_layer(text: Any) -> int:

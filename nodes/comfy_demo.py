@@ -53,7 +53,7 @@ class DemoSDXL(_PredictsV, comfy.supported_models.SDXL):
     latent_format = comfy.latent_formats.SD15
 
 
-_SHAPES = {"sd1": DemoSD1, "sd2": DemoSD2, "sdxl": DemoSDXL}
+_SHAPES: dict[str, Any] = {"sd1": DemoSD1, "sd2": DemoSD2, "sdxl": DemoSDXL}
 _TEXT_ENCODERS = {
     "sd1": {"clip_l": "text_encoder"},
     "sd2": {"clip_h": "text_encoder"},
