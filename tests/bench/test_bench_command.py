@@ -32,7 +32,7 @@ FEW = Sizes(name=2, near=1, other=1, pair=1)
     "words",
     [
         *COMMANDS, "trial found_words", "trial typed_names", "trial stand_in_floor",
-        "world rebuild", "world strips",
+        "world rebuild", "world families", "world strips",
     ],
 )  # fmt: skip
 def test_every_command_has_a_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
