@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,7 @@ def refused(call: Callable[..., object], *arguments: object) -> str:
     try:
         with torch.inference_mode():
             call(*arguments)
-    except errors.WrongModel as error:
+    except errors.UnlearnError as error:
         return str(error)
     return "taken"
 
@@ -120,6 +121,12 @@ def layers(demos: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def missing() -> str:
+    """A demo model whose folder is not there."""
+    comfy_demo.demo_folders = lambda family: (Path("nowhere") / family,)
+    return refused(comfy_demo.load_demo, "sdxl")
+
+
 def main() -> dict[str, Any]:
     """All of them."""
     with torch.inference_mode():
@@ -129,6 +136,7 @@ def main() -> dict[str, Any]:
         "models": models(demos),
         "loras": loras(demos),
         "layers": layers(demos),
+        "missing": missing(),
     }
 
 

@@ -152,6 +152,10 @@ def test_a_lora_that_does_not_say_its_family_needs_as_many_text_encoders(
         assert (text == "taken") is alike, name
 
 
+def test_a_demo_model_that_is_not_there_is_named(refused: dict[str, Any]) -> None:
+    assert refused["missing"].startswith("The demo model nowhere/sdxl is missing:")
+
+
 def test_a_last_layer_that_a_family_never_uses_is_refused_with_those_that_can_be_set(
     refused: dict[str, Any],
 ) -> None:
