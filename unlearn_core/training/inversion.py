@@ -42,11 +42,12 @@ class LearnedVectors:
     """Word vectors learned from pictures."""
 
     vectors: Tensor
-    """(n, width) float32 on the CPU; those of several towers side by side."""
+    """(n, width) float32 on the CPU; those of several towers, `widths` wide, side by side."""
     losses: tuple[float, ...]
     """The denoising loss of every step."""
     explained: float
     """Share of the word's own meaning that they carry in other styles; 1 is as good as the word."""
+    widths: tuple[int, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -93,8 +94,7 @@ def invert(
     for step in range(settings.inversion_steps):
         stop_if_asked(monitor)
         chosen, noised = draw_batch(model, latents, batch, generator)
-        vectors = torch.cat(parts, -1)
-        text = captions.encode(encoder, chosen, vectors, generator)
+        text = captions.encode(encoder, chosen, torch.cat(parts, -1), generator)
         loss = prediction_error(
             model, noised.noisy, noised.timesteps, text, noised.targets, unet_rows or batch
         )
@@ -118,7 +118,7 @@ def invert(
         )
     learned = torch.cat(parts, -1).detach()
     explained = _explained(model, encoder, concept, learned, name, styles, settings.seed)
-    return LearnedVectors(learned.cpu(), tuple(losses), explained)
+    return LearnedVectors(learned.cpu(), tuple(losses), explained, encoder.widths)
 
 
 def _adam(parts: Sequence[Tensor], rate: float) -> torch.optim.Adam:
