@@ -147,7 +147,7 @@ class Table:
             shown=shown,
             shown_by_seed=tuple(Share.of(row["cells"]["name"][own]) for _, row in pairs),
             grammars=grammars or Share(0, 0),
-            **{"synonyms": synonyms, "described": described},
+            synonyms=synonyms, described=described,
             ua=ua,
             generally=generally,
             h_o=overall(ua, generally, kept["ira"].value, kept["cra"].value),

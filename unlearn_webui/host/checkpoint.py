@@ -8,7 +8,6 @@ from typing import Any
 from modules import sd_models, shared
 
 from unlearn_core.errors import UnlearnError, WrongModel
-
 from unlearn_core.loaders.single_file import TURBO_NAME
 
 from .chosen_checkpoint import Checkpoint
