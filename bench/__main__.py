@@ -70,6 +70,17 @@ def memory(words: Words) -> None:
 
 def world(words: Words) -> None:
     """Make the demo's world, model and judges anew."""
+    helps = {
+        "rebuild": "Train the demo model and its judges.",
+        "families": "Train the SD1 and the SDXL model around the demo model.",
+        "strips": "Paint the pictures that methods and attacks see.",
+    }
+    name, rest = choose("python -m bench world", "Make the demo's world.", helps, words)
+    if name == "families":
+        from bench.emoji_canvas.families import command
+
+        command.main(rest)
+        return
     from bench.emoji_canvas.training import rebuild
 
     rebuild.main(words)

@@ -1,58 +1,121 @@
-"""The small SD2 model of demo/ as a real MODEL, CLIP and VAE of ComfyUI."""
+"""The small models of demo/, one of each family, as real MODEL, CLIP and VAE of ComfyUI."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.sd
-import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import folder_paths
 import torch
 from comfy.ldm.modules.diffusionmodules import model as comfy_vae
-from comfy.text_encoders.sd2_clip import SD2ClipModel
 from torch import Tensor, nn
 
 from ..unlearn_core.errors import BadFile
-from ..unlearn_core.files.input_files import read_json
-from ..unlearn_core.loaders.demo_model import demo_folder
+from ..unlearn_core.files.input_files import is_file, is_folder, read_json
+from ..unlearn_core.loaders.demo_model import DEMOS, demo_folder, demo_folders
 from ..unlearn_core.loaders.ldm_keys import UNET_PREFIX, unet_key
-from ..unlearn_core.loaders.model_files import TEXT_PREFIX, read_weights
+from ..unlearn_core.loaders.model_files import PROJECTION, TEXT_PREFIX, read_weights, reshaped
 from ..unlearn_core.loaders.pipeline_folder import restore_token_table
 
+FAMILIES = tuple(DEMOS.values())
+_UNET_FILE, _TEXT_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
 
-class DemoSD2(comfy.supported_models.SD20):
-    """ComfyUI's SD 2 with the demo model's sizes; it predicts v."""
+
+class _PredictsV:
+    """The stock classes look for a prediction in layers that these models lack."""
 
     def model_type(self, state_dict: Any, prefix: str = "") -> Any:
-        """Always v: the detection of the stock class looks at layers that this model lacks."""
         return comfy.model_base.ModelType.V_PREDICTION
 
 
+class DemoSD1(_PredictsV, comfy.supported_models.SD15):
+    """ComfyUI's SD 1 with the demo model's sizes."""
+
+    unet_extra_config: ClassVar[dict[str, Any]] = comfy.supported_models_base.BASE.unet_extra_config
+
+
+class DemoSD2(_PredictsV, comfy.supported_models.SD20):
+    """ComfyUI's SD 2 with the demo model's sizes."""
+
+
+class DemoSDXL(_PredictsV, comfy.supported_models.SDXL):
+    """ComfyUI's SDXL with the demo model's sizes, and the VAE of the others."""
+
+    latent_format = comfy.latent_formats.SD15
+
+
+_SHAPES: dict[str, Any] = {"sd1": DemoSD1, "sd2": DemoSD2, "sdxl": DemoSDXL}
+_TEXT_ENCODERS = {
+    "sd1": {"clip_l": "text_encoder"},
+    "sd2": {"clip_h": "text_encoder"},
+    "sdxl": {"clip_l": "text_encoder", "clip_g": "text_encoder_2"},
+}
+"""What ComfyUI calls a family's text encoders, and their folders."""
+
+
 def is_demo(model: Any) -> bool:
-    """Whether MODEL is the demo model, patched or not."""
-    return isinstance(model.model.model_config, DemoSD2)
+    """Whether MODEL is a demo model, patched or not."""
+    return isinstance(model.model.model_config, tuple(_SHAPES.values()))
 
 
-def load_demo() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE, float32. Raises BadFile if a file of demo/ is missing or damaged."""
-    folder = demo_folder() / "model"
-    return load_unet(folder / "unet"), _load_clip(folder / "text_encoder"), _load_vae(folder)
+def load_demo(family: str = "sd2") -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE, float32, of "sd1", "sd2" or "sdxl".
+
+    Raises BadFile if a file of demo/ is missing or damaged.
+    """
+    return load_unet(family), _load_clip(family), _load_vae(demo_folder() / "model")
 
 
-def load_unet(folder: Path, stored: torch.dtype = torch.float32) -> Any:
-    """MODEL from a diffusers folder, its weights of the dtype `stored`, computing in float32."""
-    config = read_json(folder / "config.json")
+def load_unet(family: str = "sd2", stored: torch.dtype = torch.float32) -> Any:
+    """MODEL, its weights of the dtype `stored`, computing in float32."""
+    folders = _folders(family)
+    config = read_json(_nearest(folders, "unet", "config.json"))
+    blocks = config["layers_per_block"]
+    shape = _SHAPES[family](_unet_config(config))
+    shape.set_inference_dtype(stored, None if stored == torch.float32 else torch.float32)
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    unet = shape.get_model({}, "", device=offload)
+    if config["addition_embed_type"] is not None:
+        unet.embedder = comfy.model_base.Timestep(config["addition_time_embed_dim"])
+    files = [folder / "unet" / _UNET_FILE for folder in reversed(folders)]
+    weights = {n: v for file in files if is_file(file) for n, v in read_weights(file).items()}
+    up_blocks = ["Attn" in kind for kind in config["up_block_types"]]
+    named = {
+        unet_key(name, blocks, up_blocks).removeprefix(UNET_PREFIX): value.float()
+        for name, value in weights.items()
+    }
+    _fill(unet.diffusion_model, named, folders[0] / "unet")
+    return comfy.model_patcher.ModelPatcher(unet, load_device=device, offload_device=offload)
+
+
+def _folders(family: str) -> tuple[Path, ...]:
+    folders = demo_folders(family)
+    for folder in folders:
+        if not is_folder(folder):
+            raise BadFile(f"The demo model {folder} is missing: install this pack again.")
+    return folders
+
+
+def _nearest(folders: Sequence[Path], part: str, name: str) -> Path:
+    """Of the folders the first that has this file; where none has it, where it should be."""
+    paths = [folder / part / name for folder in folders]
+    return next((path for path in paths if is_file(path)), paths[0])
+
+
+def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
+    """diffusers' config of a UNet as ComfyUI has it."""
     blocks, widths = config["layers_per_block"], config["block_out_channels"]
     attention = [int("Attn" in kind) for kind in config["down_block_types"]]
-    unet_config = {
+    return {
         "image_size": config["sample_size"],
         "in_channels": 4,
         "out_channels": 4,
@@ -63,69 +126,54 @@ def load_unet(folder: Path, stored: torch.dtype = torch.float32) -> Any:
         "transformer_depth_output": [depth for depth in attention for _ in range(blocks + 1)],
         "transformer_depth_middle": 1,
         "context_dim": config["cross_attention_dim"],
-        "use_linear_in_transformer": True,
+        "use_linear_in_transformer": config["use_linear_projection"],
         "use_spatial_transformer": True,
-        "adm_in_channels": None,
+        "num_classes": None if config["addition_embed_type"] is None else "sequential",
+        "adm_in_channels": config["projection_class_embeddings_input_dim"],
         "use_checkpoint": False,
         "legacy": False,
         "use_temporal_attention": False,
         "use_temporal_resblock": False,
     }
-    shape = DemoSD2(unet_config)
-    shape.set_inference_dtype(stored, None if stored == torch.float32 else torch.float32)
-    device, offload = management.get_torch_device(), management.unet_offload_device()
-    unet = shape.get_model({}, "", device=offload)
-    file = folder / "diffusion_pytorch_model.safetensors"
-    up_blocks = ["Attn" in kind for kind in config["up_block_types"]]
-    weights = {
-        unet_key(name, blocks, up_blocks).removeprefix(UNET_PREFIX): value.float()
-        for name, value in read_weights(file).items()
+
+
+def _load_clip(family: str) -> Any:
+    folders, texts = _folders(family), _TEXT_ENCODERS[family]
+    configs = {
+        name: read_json(_nearest(folders, part, "config.json")) for name, part in texts.items()
     }
-    _fill(unet.diffusion_model, weights, file)
-    return comfy.model_patcher.ModelPatcher(unet, load_device=device, offload_device=offload)
-
-
-def _load_clip(folder: Path) -> Any:
-    config = read_json(folder / "config.json")
-    width, layers = config["hidden_size"], config["num_hidden_layers"]
-    sizes = {key: config[key] for key in ("intermediate_size", "num_attention_heads")}
-    # SD2's conditioning is the layer before the last: one more, which is never used.
-    sizes |= {"hidden_size": width, "projection_dim": width, "num_hidden_layers": layers + 1}
-
-    class Tokenizer(comfy.sd1_clip.SDTokenizer):
-        def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-            super().__init__(
-                pad_with_end=False,
-                embedding_directory=embedding_directory,
-                embedding_size=width,
-                embedding_key="clip_h",
-                tokenizer_data=tokenizer_data or {},
-            )
-
-    class Tokenizers(comfy.sd1_clip.SD1Tokenizer):
-        def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-            super().__init__(embedding_directory, tokenizer_data or {}, "h", Tokenizer)
-
+    sizes = {f"{name}_model_config": _text_sizes(name, config) for name, config in configs.items()}
     clip = comfy.sd.CLIP(
-        comfy.supported_models_base.ClipTarget(Tokenizers, SD2ClipModel),
+        _SHAPES[family]({}).clip_target(),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        model_options={"clip_h_model_config": sizes, "dtype": torch.float32},
+        model_options={**sizes, "dtype": torch.float32},
     )
-    file = folder / "model.safetensors"
-    weights = {
-        name if name.startswith(TEXT_PREFIX) else TEXT_PREFIX + name: value.float()
-        for name, value in restore_token_table(read_weights(file), config["vocab_size"]).items()
-    }
-    text = clip.cond_stage_model.clip_h.transformer
-    unused = f"{TEXT_PREFIX}encoder.layers.{layers}."
-    extra = {
-        name: torch.zeros_like(value, device="cpu")
-        for name, value in text.state_dict().items()
-        if name.startswith(unused)
-    }
-    extra["text_projection.weight"] = torch.eye(width)
-    _fill(text, {**weights, **extra}, file)
+    for name, part in texts.items():
+        file = _nearest(folders, part, _TEXT_FILE)
+        getattr(clip.tokenizer, name).embedding_size = configs[name]["hidden_size"]
+        text = getattr(clip.cond_stage_model, name).transformer
+        weights = {
+            key if key.startswith((TEXT_PREFIX, PROJECTION)) else TEXT_PREFIX + key: value
+            for key, value in read_weights(file).items()
+        }
+        weights = restore_token_table(weights, configs[name]["vocab_size"])
+        _fill(text, {**_unused(text, configs[name]), **weights}, file)
     return clip
+
+
+def _text_sizes(name: str, config: dict[str, Any]) -> dict[str, int]:
+    keys = ("intermediate_size", "num_attention_heads", "num_hidden_layers", "hidden_size")
+    sizes = {key: config[key] for key in keys}
+    # SD2's conditioning is the layer before the last, which its file leaves out.
+    return {**sizes, "num_hidden_layers": sizes["num_hidden_layers"] + (name == "clip_h")}
+
+
+def _unused(text: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:
+    """What the files leave out: a last layer, and a projection to a pooled vector."""
+    last = f"{TEXT_PREFIX}encoder.layers.{config['num_hidden_layers']}."
+    found = {n: torch.zeros_like(v, device="cpu") for n, v in text.state_dict().items()}
+    zeros = {name: value for name, value in found.items() if name.startswith(last)}
+    return {**zeros, PROJECTION: torch.eye(config["hidden_size"])}
 
 
 def _load_vae(folder: Path) -> Any:
@@ -180,7 +228,7 @@ def _norm_groups(groups: int) -> Iterator[None]:
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
-    missing, unexpected = module.load_state_dict(weights, strict=False)
+    missing, unexpected = module.load_state_dict(reshaped(module, weights), strict=False)
     if missing or unexpected:
         raise BadFile(
             f"{file} does not fit: {len(missing)} weights are missing and {len(unexpected)} "

@@ -6,23 +6,26 @@ Only the files nodes/comfy_*.py name ComfyUI's internals.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management as management
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_base import SDXL, SDXLRefiner
 from comfy.model_sampling import EPS, V_PREDICTION
 from torch import Tensor
 
 from ..unlearn_core.errors import TrainingFailed, WrongModel
 from ..unlearn_core.forgetting.memory_estimate import learns
 from ..unlearn_core.models.adapter import ModelAdapter, alphas_of
-from ..unlearn_core.models.families import SD2, Prediction, Seen, prediction_named, recognise
+from ..unlearn_core.models.families import Prediction, Seen, prediction_named, recognise
 from ..unlearn_core.models.gradients import make_plain
 from ..unlearn_core.models.unet_sizes import UnetSizes
 from ..unlearn_core.settings import UnlearnSettings, presets_where
 from ..unlearn_core.text.conditioning import Conditioning
-from .comfy_clip import active_layer, text_weights, text_width
+from .comfy_clip import conditioning_layers, family_of, seen_of, text_weights
 from .comfy_run import TRAINING_MEMORY, room_for, static
 
 logger = logging.getLogger(__name__)
@@ -34,14 +37,22 @@ class ComfyModel(ModelAdapter):
     Use it inside `training_allowed`. MODEL and VAE may be missing where nothing is drawn.
     """
 
-    def __init__(self, clip: Any, model: Any = None, vae: Any = None, alone: bool = False) -> None:
+    def __init__(
+        self,
+        clip: Any,
+        model: Any = None,
+        vae: Any = None,
+        alone: bool = False,
+        is_distilled: bool = False,
+    ) -> None:
         """Check the parts; `alone` leaves out the LoRAs that CLIP carries already.
 
         Raises WrongModel for a family that is not known.
         """
         self._clip, self._model, self._vae, self._alone = clip, static(model), vae, alone
-        self.family = SD2
-        self.conditioning_layers = (active_layer(clip),)
+        self.is_distilled = is_distilled
+        self.family = family_of(clip)
+        self.conditioning_layers = conditioning_layers(clip)
         self.prediction: Prediction = "epsilon"
         self.native_size = self.family.native_size(None, self.prediction)
         self.compute_dtype = torch.float32
@@ -54,22 +65,14 @@ class ComfyModel(ModelAdapter):
     def _read_unet(self) -> None:
         unet = self._model.model
         sampling = self._model.get_model_object("model_sampling")
-        config = unet.model_config.unet_config
-        self.family = recognise(
-            Seen(
-                text_width=text_width(self._clip),
-                context_width=config.get("context_dim"),
-                channels=config.get("in_channels"),
-                extra_conditions=config.get("adm_in_channels") is not None,
-            ),
-            "MODEL",
-        )
+        self.family = recognise(_seen_with(seen_of(self._clip), unet), "MODEL")
         self.unet = unet.diffusion_model
         self.prediction = _prediction(sampling)
         self.device = self._model.load_device
         self.compute_dtype = unet.manual_cast_dtype or unet.get_dtype()
         self.alphas_cumprod = alphas_of(sampling.sigmas)
-        self.native_size = self.family.native_size(config.get("image_size"), self.prediction)
+        edge = unet.model_config.unet_config.get("image_size")
+        self.native_size = self.family.native_size(edge, self.prediction)
         shapes = {n: tuple(p.shape) for n, p in self.unet.named_parameters()}
         self.unet_sizes = UnetSizes.from_ldm(shapes, unet.manual_cast_dtype is not None)
 
@@ -143,13 +146,25 @@ class ComfyModel(ModelAdapter):
         if text.requires_grad:
             options["optimized_attention_override"] = _differentiable_attention
         clean: Tensor = host.apply_model(
-            noisy, sigma, c_crossattn=text.tokens, transformer_options=options
+            noisy,
+            sigma,
+            c_crossattn=text.tokens,
+            transformer_options=options,
+            **self._beside_tokens(latents, text),
         )
         if self.prediction == "epsilon":
             output: Tensor = (noisy - clean) / spread
         else:
             output = (noisy / (1 + spread**2) - clean) * (1 + spread**2).sqrt() / spread
         return output
+
+    def _beside_tokens(self, latents: Tensor, text: Conditioning) -> dict[str, Tensor]:
+        """What SDXL's UNet takes of the pooled vector and the picture's size, without a crop."""
+        if text.pooled is None:
+            return {}
+        height, width = (self.family.vae_factor * edge for edge in latents.shape[-2:])
+        host = self._model.model
+        return {"y": host.encode_adm(pooled_output=text.pooled, height=height, width=width)}
 
     def _check_gradient(self, latents: Tensor, timesteps: Tensor, text: Conditioning) -> None:
         """As the base does; where that fails, once more in float32."""
@@ -170,14 +185,34 @@ class ComfyModel(ModelAdapter):
         unet.manual_cast_dtype = self.compute_dtype = torch.float32
 
 
+def _seen_with(seen: Seen, unet: Any) -> Seen:
+    """What CLIP shows, and MODEL beside it."""
+    if not isinstance(unet.diffusion_model, UNetModel):
+        return replace(seen, architecture=type(unet).__name__)
+    config = unet.model_config.unet_config
+    # Of an SDXL whose CLIP has one text encoder the widths tell that the parts are of two models.
+    pools = isinstance(unet, SDXLRefiner if seen.text_encoders == 1 else SDXL)
+    takes = config.get("adm_in_channels") is not None
+    return replace(
+        seen,
+        context_width=config.get("context_dim"),
+        channels=config.get("in_channels"),
+        linear_projections=config.get("use_linear_in_transformer"),
+        pooled=pools,
+        extra_conditions=takes and not isinstance(unet, (SDXL, SDXLRefiner)),
+    )
+
+
 def _prediction(sampling: Any) -> Prediction:
     """What MODEL predicts, ModelSamplingDiscrete included."""
-    if isinstance(sampling, V_PREDICTION):
+    way = getattr(type(sampling), "calculate_denoised", None)
+    if way is V_PREDICTION.calculate_denoised:
         return "v"
-    if getattr(type(sampling), "calculate_denoised", None) is EPS.calculate_denoised:
+    if way is EPS.calculate_denoised:
         return "epsilon"
-    bases = ", ".join(base.__name__ for base in type(sampling).__mro__[1:3])
-    return prediction_named(bases, "Take LCM and similar sampling nodes out.")
+    name = getattr(way, "__qualname__", type(sampling).__name__).partition(".")[0]
+    remedy = "Take LCM and similar sampling nodes out, or choose another checkpoint."
+    return prediction_named(name, remedy)
 
 
 def _as_the_host() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management as management
 import comfy.utils
 import torch
+from comfy.model_base import SDXL
 from server import PromptServer
 
 from ..unlearn_core.errors import Cancelled, TrainingFailed
@@ -111,7 +112,7 @@ def training_allowed(clip: Any, model: Any = None) -> Iterator[None]:
 def _in_numbers(model: Any) -> str:
     if model is None:
         return ""
-    pictures, edge = 8, 64
+    pictures, edge = 8, 128 if isinstance(model.model, SDXL) else 64
     needed = TRAINING_MEMORY * model.memory_required([pictures, 4, edge, edge]) / 2**30
     there = management.get_total_memory(model.load_device) / 2**30
     return (

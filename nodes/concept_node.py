@@ -18,7 +18,7 @@ class ConceptToForget(io.ComfyNode):
             node_id="UnlearnConcept",
             display_name="Concept to Forget",
             category=CATEGORY,
-            description="What Stable Diffusion 2 shall no longer draw, in words.",
+            description="What the model shall no longer draw, in words.",
             inputs=[
                 io.String.Input(
                     "name",

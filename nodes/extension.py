@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .concept_node import ConceptToForget
-from .demo_node import LoadDemoSd2
+from .demo_node import LoadDemoModel
 from .forget_node import ForgetConcept
 from .invert_node import InvertConcept
 from .load_node import LoadTextEncoderLora
@@ -20,7 +20,7 @@ class UnlearnExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node, in the order of a workflow."""
         return [
-            LoadDemoSd2,
+            LoadDemoModel,
             ConceptToForget,
             InvertConcept,
             ForgetConcept,

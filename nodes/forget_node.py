@@ -22,11 +22,12 @@ from ..unlearn_core.settings import (
     bounds_of,
     help_of,
 )
-from .comfy_clip import active_layer, has_loras, with_lora
+from .comfy_clip import clip_skip, conditioning_layers, has_loras, with_lora
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
 from .values import (
     CATEGORY,
+    TURBO_HELP,
     AskedConcept,
     ConceptWire,
     LoraWire,
@@ -47,10 +48,12 @@ class ForgetConcept(io.ComfyNode):
             node_id="UnlearnForget",
             display_name="Forget Concept",
             category=CATEGORY,
-            description="Trains a LoRA of the text encoder with which Stable Diffusion 2 no longer "
-            "draws the concept. The checkpoint itself stays as it is.",
+            description="Trains a LoRA of the text encoder with which Stable Diffusion 1, 2 or XL "
+            "no longer draws the concept. The checkpoint itself stays as it is.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The CLIP of a Stable Diffusion 2 checkpoint."),
+                io.Clip.Input(
+                    "clip", tooltip="The CLIP of a Stable Diffusion 1, 2 or XL checkpoint."
+                ),
                 ConceptWire.Input("concept", tooltip="From Concept to Forget or Invert Concept."),
                 io.Combo.Input(
                     "preset", options=list(PRESETS), default=DEFAULT_PRESET, tooltip=presets
@@ -90,6 +93,7 @@ class ForgetConcept(io.ComfyNode):
                     optional=True,
                     tooltip="From Unlearning Settings; takes the preset's place.",
                 ),
+                io.Boolean.Input("turbo", default=False, optional=True, tooltip=TURBO_HELP),
             ],
             outputs=[
                 io.Clip.Output(
@@ -119,6 +123,7 @@ class ForgetConcept(io.ComfyNode):
         vae: Any = None,
         images: Any = None,
         settings: UnlearnSettings | None = None,
+        turbo: bool = False,
     ) -> io.NodeOutput:
         """Train, and put the LoRA on a clone of CLIP."""
         started = time.monotonic()
@@ -132,7 +137,7 @@ class ForgetConcept(io.ComfyNode):
                     "The concept has no name: write it in Concept to Forget, or wire MODEL, VAE "
                     "and 4 or 5 images here, in which the model's own word is found."
                 )
-            lent = ComfyModel(clip, model, vae, ignore_other_loras)
+            lent = ComfyModel(clip, model, vae, ignore_other_loras, turbo)
             lent.check_wires(chosen, 0 if concept.learned else len(asked.images))
             seen = lent.draws and asked.kind not in HIDDEN_KINDS
             monitor = ComfyMonitor(cls.hidden.unique_id, seen)
@@ -158,8 +163,9 @@ def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Itera
             else "note: trained on top of the LoRAs that CLIP carries; the file is valid only "
             "with them."
         )
-    if clip.layer_idx is not None and clip.layer_idx != -2:
+    if (last := clip_skip(clip)) is not None:
+        layers = " and ".join(map(str, conditioning_layers(clip)))
         yield (
-            f"note: trained at CLIP Set Last Layer {clip.layer_idx} (layer {active_layer(clip)}); "
-            "the file is valid only with it."
+            f"note: trained at CLIP Set Last Layer {last} (layer {layers}); the file is valid only "
+            "with it."
         )

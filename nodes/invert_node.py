@@ -14,7 +14,15 @@ from ..unlearn_core.measuring.sheets import HIDDEN_KINDS, loss_curve
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
-from .values import CATEGORY, AskedConcept, ConceptWire, SettingsWire, as_image, with_pictures
+from .values import (
+    CATEGORY,
+    TURBO_HELP,
+    AskedConcept,
+    ConceptWire,
+    SettingsWire,
+    as_image,
+    with_pictures,
+)
 
 
 class InvertConcept(io.ComfyNode):
@@ -33,7 +41,9 @@ class InvertConcept(io.ComfyNode):
             "so that Forget Concept forgets more than the name. Forget Concept does it by itself "
             "when pictures are wired there.",
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion 2 model; it is only read."),
+                io.Model.Input(
+                    "model", tooltip="A Stable Diffusion 1, 2 or XL model; it is only read."
+                ),
                 io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
                 io.Image.Input(
@@ -61,6 +71,7 @@ class InvertConcept(io.ComfyNode):
                     optional=True,
                     tooltip="From Unlearning Settings; steps and seed here count all the same.",
                 ),
+                io.Boolean.Input("turbo", default=False, optional=True, tooltip=TURBO_HELP),
             ],
             outputs=[
                 ConceptWire.Output(
@@ -82,13 +93,14 @@ class InvertConcept(io.ComfyNode):
         steps: int,
         seed: int,
         settings: UnlearnSettings | None = None,
+        turbo: bool = False,
     ) -> io.NodeOutput:
         """Learn the vectors."""
         chosen = (settings or UnlearnSettings()).replace(inversion_steps=steps, seed=seed)
         with training_allowed(clip, model):
             shown = with_pictures(concept.concept, images)
             monitor = ComfyMonitor(cls.hidden.unique_id, shown.kind not in HIDDEN_KINDS)
-            lent = ComfyModel(clip, model, vae)
+            lent = ComfyModel(clip, model, vae, is_distilled=turbo)
             said: list[str] = []
             if isinstance(shown, Nameless):
                 shown, found = find_name(lent, shown, seed, monitor)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from comfy_api.latest import io, ui
 
 from ..unlearn_core.lora.file import load_lora
-from .comfy_clip import active_layer, with_lora
+from ..unlearn_core.lora.weights import LoraWeights
+from .comfy_clip import conditioning_layers, family_of, with_lora
 from .comfy_files import lora_names, lora_path
 from .values import CATEGORY
 
@@ -24,7 +26,9 @@ class LoadTextEncoderLora(io.ComfyNode):
             category=CATEGORY,
             description="Puts a LoRA of the text encoder on CLIP; no MODEL needed.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The CLIP of a Stable Diffusion 2 checkpoint."),
+                io.Clip.Input(
+                    "clip", tooltip="The CLIP of a Stable Diffusion 1, 2 or XL checkpoint."
+                ),
                 io.Combo.Input(
                     "lora_name", options=lora_names(), tooltip="A file in models/loras."
                 ),
@@ -50,12 +54,23 @@ class LoadTextEncoderLora(io.ComfyNode):
         """Load the file onto a clone of CLIP."""
         lora = load_lora(lora_path(lora_name))
         changed = with_lora(clip, lora, strength)
-        layers = sorted({key.layer for key in lora.pairs})
-        text = f"changes {len(lora.pairs)} projections in layers {layers[0]} to {layers[-1]}"
-        if layers[-1] > active_layer(clip):
-            text += (
-                f"\nnote: CLIP is used up to layer {active_layer(clip)} (Clip Skip), so what lies "
-                "above has no effect"
+        return io.NodeOutput(changed, ui=ui.PreviewText("\n".join(_said(clip, lora))))
+
+
+def _said(clip: Any, lora: LoraWeights) -> Iterator[str]:
+    """What the LoRA changes in each text encoder, and notes."""
+    towers = family_of(clip).towers
+    for tower, used, which in zip(
+        towers, conditioning_layers(clip), ("first", "second"), strict=False
+    ):
+        layers = [key.layer for key in lora.pairs if key.part == tower.part]
+        if not layers:
+            continue
+        where = f" of the {which} text encoder" if len(towers) > 1 else ""
+        yield f"changes {len(layers)} projections in layers {min(layers)} to {max(layers)}{where}"
+        if max(layers) > used and not tower.pooled:
+            yield (
+                f"note: CLIP is used up to layer {used} (Clip Skip), so what lies above has no "
+                "effect"
             )
-        text += "".join(f"\nnote: {note}" for note in lora.notes)
-        return io.NodeOutput(changed, ui=ui.PreviewText(text))
+    yield from (f"note: {note}" for note in lora.notes)

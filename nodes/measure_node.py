@@ -17,7 +17,15 @@ from .comfy_clip import text_weights
 from .comfy_demo import is_demo
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
-from .values import CATEGORY, AskedConcept, ConceptWire, LoraWire, UnlearnedLora, as_image
+from .values import (
+    CATEGORY,
+    TURBO_HELP,
+    AskedConcept,
+    ConceptWire,
+    LoraWire,
+    UnlearnedLora,
+    as_image,
+)
 
 
 class MeasureForgetting(io.ComfyNode):
@@ -56,6 +64,7 @@ class MeasureForgetting(io.ComfyNode):
                     "Forget Concept: measures against the stand-in and the kept words that were "
                     "chosen. Without it the nearest words are taken.",
                 ),
+                io.Boolean.Input("turbo", default=False, optional=True, tooltip=TURBO_HELP),
             ],
             outputs=[
                 io.Image.Output(
@@ -80,10 +89,11 @@ class MeasureForgetting(io.ComfyNode):
         concept: AskedConcept,
         seed: int,
         unlearn_lora: UnlearnedLora | None = None,
+        turbo: bool = False,
     ) -> io.NodeOutput:
         """Draw and measure."""
         with training_allowed(clip_before, model):
-            lent = ComfyModel(clip_before, model, vae)
+            lent = ComfyModel(clip_before, model, vae, is_distilled=turbo)
             scaled = ScaledEncoder.between(lent, text_weights(clip_after))
             if unlearn_lora is not None:
                 forgotten = unlearn_lora.result.forgotten

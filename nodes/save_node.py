@@ -139,11 +139,11 @@ def _save_vectors(unlearn_lora: UnlearnedLora) -> str:
     assert result.learned is not None
     folder = output_folder("embeddings")
     make_folder(folder)
-    vectors, concept = result.learned.vectors, result.concept.name
+    learned, concept = result.learned, result.concept.name
     mine = folder.glob(f"forget-{safe_file_name(concept)}-concept*.safetensors")
-    same = [path.stem for path in sorted(mine) if load_embedding(path).equal(vectors)]
+    same = [path.stem for path in sorted(mine) if load_embedding(path).equal(learned.vectors)]
     name = same[0] if same else free_embedding_name(concept, folder)
     if not same:
-        save_embedding(vectors, folder / f"{name}.safetensors")
+        save_embedding(learned.vectors, folder / f"{name}.safetensors", learned.widths)
     _WRITTEN.note(folder / f"{name}.safetensors")
     return f"models/embeddings/{name}.safetensors; in prompts: embedding:{name}"

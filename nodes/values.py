@@ -14,6 +14,10 @@ from ..unlearn_core.forgetting.unlearn import UnlearnResult
 from ..unlearn_core.training.inversion import LearnedVectors
 
 CATEGORY = "unlearn"
+TURBO_HELP = (
+    "On for a Turbo checkpoint such as SD-Turbo or SDXL-Turbo: pictures are drawn in 4 steps "
+    "without guidance."
+)
 ConceptWire = io.Custom("UNLEARN_CONCEPT")
 LoraWire = io.Custom("UNLEARN_LORA")
 SettingsWire = io.Custom("UNLEARN_SETTINGS")

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 
 from bench.cost import full_size, many_concepts
-from bench.cost.random_sd2 import Host
+from bench.cost.random_model import Host
 from bench.protocol.setup import open_model
 from bench.report.tables import markdown
 from unlearn_core.forgetting.memory_plan import gigabytes
+from unlearn_core.models.families import SD1, SDXL, Family
 
 PRESET = "quick"
 _SHORT = "inversion_steps=2+inversion_batch=2+steps=2+stand_in_pictures=1"
@@ -41,6 +42,8 @@ TOGETHER = 20
 """Concepts in one run that the aims are about."""
 MOST_SECONDS, MOST_RATIO, MOST_BYTES = 50.0, 3.0, 1.6e9
 MOST_SHARE, MOST_BEHIND = 0.5, 0.03
+OTHERS = ((SDXL, 3.0e9), (SD1, 1.0e9))
+"""Other families of which `quick` is measured and the most bytes beside the model."""
 
 Numbers = dict[str, Any]
 Parts = dict[str, Numbers]
@@ -49,6 +52,11 @@ Parts = dict[str, Numbers]
 def at_full_size(height: int) -> str:
     """A part's name."""
     return f"{PRESET}, {height} at SD2's size"
+
+
+def at_size_of(family: Family) -> str:
+    """A part's name."""
+    return f"{PRESET} at {family.name}'s size"
 
 
 def with_unet(preset: str) -> str:
@@ -75,6 +83,9 @@ def measures(heights: Sequence[int], seeds: Sequence[int]) -> dict[str, Callable
     for height in heights:
         names = ",".join(order[:height])
         found[at_full_size(height)] = lambda names=names: full_size.measure(PRESET, names, Host())
+    for family, _ in OTHERS:
+        host = Host(size=family.native_size(None, "epsilon"), family=family)
+        found[at_size_of(family)] = lambda host=host: full_size.measure(PRESET, order[0], host)
     for name, method in WITH_UNET.items():
         host = Host(size=UNET_SIZE, dtype=torch.float32)
         found[with_unet(name)] = lambda method=method, host=host: full_size.measure(
@@ -92,6 +103,11 @@ def aims(parts: Parts) -> Iterator[tuple[str, float, float, Callable[[float], st
         yield "`quick` at SD2's size, whole run", MOST_SECONDS, one["seconds"], "{:.1f} s".format
         yield "the same, times its floor", MOST_RATIO, one["ratio"], "{:.1f}".format
         yield "the same, memory beside the model", MOST_BYTES, one["extra_bytes"], _bytes
+    for family, most in OTHERS:
+        if numbers := parts.get(at_size_of(family)):
+            what = f"`{PRESET}` at {family.name}'s size, times its floor"
+            yield what, MOST_RATIO, numbers["ratio"], "{:.1f}".format
+            yield "the same, memory beside the model", most, numbers["extra_bytes"], _bytes
     for name in WITH_UNET:
         if numbers := parts.get(with_unet(name)):
             share = numbers["extra_bytes"] / numbers["unet_bytes"]

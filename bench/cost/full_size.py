@@ -35,12 +35,13 @@ import torch
 from bench.cost.machine import device_name, measure_machine
 from bench.cost.measured_run import MeasuredRun
 from bench.cost.products import ProductCounter
-from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
+from bench.cost.random_model import Host, RandomModel, RandomTextModel, random_pictures
 from bench.methods.find import find_method, settings_of
 from unlearn_core.concept import Concept
 from unlearn_core.forgetting.memory_plan import gigabytes
 from unlearn_core.forgetting.unlearn import joint_settings
 from unlearn_core.lora.file import lora_bytes
+from unlearn_core.models.families import FAMILIES, SD2
 from unlearn_core.settings import UnlearnSettings
 
 PICTURES = 5
@@ -85,13 +86,14 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
     return {
         "method": method,
         "concept": concept,
+        "family": host.family.key,
         "size": host.size,
         "prediction": host.prediction,
         "device": device_name(host.device),
         "torch": torch.__version__,
         "memory_cap": host.memory_cap,
         "dtype of the lent weights": _plain(host.text_dtype),
-        "dtype of most products": _plain(run.encoder.products),
+        "dtype of most products": _plain(run.encoder.towers[0].products),
         "dtype of the UNet's products": _plain(host.compute_dtype) if whole else None,
         **_totals(stages),
         "extra_bytes": max(stage["extra_bytes"] for stage in stages),
@@ -190,14 +192,9 @@ def save_plot(numbers: dict[str, Any], path: Path) -> None:
     from bench.report.plots import bars_beside, save
 
     stages = numbers["stages"]
-    figure = bars_beside(
-        [stage["name"] for stage in stages],
-        {
-            "measured": [stage["seconds"] for stage in stages],
-            "floor": [stage["floor_seconds"] for stage in stages],
-        },
-        "seconds",
-    )
+    shown = {"measured": "seconds", "floor": "floor_seconds"}
+    bars = {name: [stage[key] for stage in stages] for name, key in shown.items()}
+    figure = bars_beside([stage["name"] for stage in stages], bars, "seconds")
     save(figure, path)
 
 
@@ -209,13 +206,12 @@ def main(words: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="quick", help="Or quick:steps=12+layers=last:2.")
-    parser.add_argument("--concept", default="dog", help="One, or several: dog,cat,bus")
-    parser.add_argument("--size", type=int, default=512, help="512, or 768, which predicts v.")
+    parser.add_argument("--concept", default="dog", help="Or several: dog,cat,bus")
+    families = {family.key: family for family in FAMILIES}
+    parser.add_argument("--family", choices=families, default=SD2.key)
+    parser.add_argument("--size", type=int, help="512, on SD2 also 768; 1024 on SDXL.")
     parser.add_argument(
-        "--lent",
-        choices=("float16", "float32"),
-        default="float16",
-        help="Dtype of the text encoder's weights.",
+        "--lent", choices=("float16", "float32"), default="float16", help="Text encoder's weights."
     )
     found = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=found)
@@ -230,12 +226,14 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args(words)
+    family = families[args.family]
     host = Host(
         torch.device(args.device),
-        args.size,
+        args.size or family.native_size(None, "epsilon"),
         getattr(torch, args.lent),
         getattr(torch, args.dtype) if args.dtype else None,
-        None if args.memory_cap is None else int(args.memory_cap * 1e9),
+        args.memory_cap and int(args.memory_cap * 1e9),
+        family=family,
     )
     try:
         numbers = measure(args.preset, args.concept, host)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bench.cost.random_sd2 import module_shapes, random_weights
+from bench.cost.random_model import module_shapes, random_weights
 from unlearn_core.loaders import single_file
 from unlearn_core.loaders.ldm_keys import (
     SECOND_PREFIX,

@@ -31,16 +31,17 @@ from unlearn_core.forgetting.memory_estimate import TextSizes, UnetUse, Workload
 from unlearn_core.forgetting.memory_plan import gigabytes
 from unlearn_core.loaders.model_configs import published_configs
 from unlearn_core.loaders.pipeline_parts import empty_parts
-from unlearn_core.models.families import SD2
+from unlearn_core.models.families import SD1, SD2, SDXL, Family
 from unlearn_core.models.gradients import checkpointed
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import PRESETS, UnlearnSettings
+from unlearn_core.text.tokenizer import VOCABULARY
 
-SD2_TEXT = TextSizes(49408, 1024, 4096, 23, half=True)
 PICTURES = 5
-COMPARED = ((1, 64), (2, 64), (4, 64), (1, 96))
-"""(Pictures, edge of their latents)."""
-SIZES = {"512 px, epsilon": 512, "768 px, v": 768}
+COMPARED = ((SD2, 1, 64), (SD2, 2, 64), (SD2, 4, 64), (SD2, 1, 96), (SD1, 1, 64), (SDXL, 1, 128))
+"""(Family, pictures, edge of their latents)."""
+SIZES = ((SD1, 512), (SD2, 512), (SD2, 768), (SDXL, 1024))
+"""(Family, edge of a picture)."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -81,14 +82,25 @@ class LiveBytes(TorchDispatchMode):
             self.now -= self._sizes[place]
 
 
-def sd2_sizes() -> UnetSizes:
-    """From SD2's own config."""
-    return UnetSizes.from_config(published_configs(SD2)["unet"])
+def text_sizes(family: Family) -> list[TextSizes]:
+    """Of its text encoders as they are published, in half precision."""
+    return [
+        TextSizes(
+            VOCABULARY, tower.width, 4 * tower.width, tower.last_layer + 1, half=True,
+            pooling_layers=tower.last_layer - tower.conditioning_layer, part=tower.part,
+        )
+        for tower in family.towers
+    ]  # fmt: skip
 
 
-def sd2_unet(dtype: torch.dtype) -> nn.Module:
-    """SD2's UNet without memory."""
-    configs = published_configs(SD2)
+def unet_sizes(family: Family) -> UnetSizes:
+    """From its own config."""
+    return UnetSizes.from_config(published_configs(family)["unet"])
+
+
+def empty_unet(family: Family, dtype: torch.dtype) -> nn.Module:
+    """Its UNet without memory."""
+    configs = published_configs(family)
     unet, _ = empty_parts(configs["unet"], configs["vae"])
     return unet.to(dtype).requires_grad_(False).train(False)
 
@@ -121,9 +133,18 @@ def most_bytes(unet: nn.Module, batch: int, edge: int, checkpointing: bool | Non
 def _predict(unet: nn.Module, batch: int, edge: int) -> Tensor:
     dtype = next(unet.parameters()).dtype
     latents = torch.empty(batch, 4, edge, edge, dtype=dtype, device="meta")
-    text = torch.empty(batch, 77, 1024, dtype=dtype, device="meta", requires_grad=True)
+    config: Any = unet.config
+    width = config.cross_attention_dim
+    text = torch.empty(batch, 77, width, dtype=dtype, device="meta", requires_grad=True)
     times = torch.empty(batch, dtype=torch.int64, device="meta")
-    output: Tensor = unet(latents, times, encoder_hidden_states=text, return_dict=False)[0]
+    pooled = None
+    if config.addition_embed_type:
+        sizes = torch.empty(batch, 6, dtype=dtype, device="meta")
+        vector = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        pooled = {"time_ids": sizes, "text_embeds": text.new_empty(batch, vector)}
+    output: Tensor = unet(
+        latents, times, encoder_hidden_states=text, added_cond_kwargs=pooled, return_dict=False
+    )[0]
     return output
 
 
@@ -139,9 +160,11 @@ def _fused_attention() -> Iterator[None]:
         yield
 
 
-def comparison(unet: nn.Module, batch: int, edge: int) -> Iterator[tuple[str, int, int]]:
+def comparison(
+    family: Family, batch: int, edge: int, dtype: torch.dtype = torch.float16
+) -> Iterator[tuple[str, int, int]]:
     """What is compared, the bytes counted, the bytes estimated."""
-    sizes, width = sd2_sizes(), next(unet.parameters()).element_size()
+    unet, sizes, width = empty_unet(family, dtype), unet_sizes(family), dtype.itemsize
 
     def estimated(rows: int, checkpointing: bool) -> UnetUse:
         return UnetUse(sizes, 8 * edge, width, rows, 0, checkpointing)
@@ -155,31 +178,33 @@ def comparison(unet: nn.Module, batch: int, edge: int) -> Iterator[tuple[str, in
     yield "without a gradient", most_bytes(unet, batch, edge, None), drawing
 
 
-def needed_bytes(settings: UnlearnSettings, edge: int, checkpointing: bool, whole: bool) -> int:
-    """Of a run on SD2 in half precision beside the model, whole batches or a picture at a time."""
+def needed_bytes(
+    family: Family, settings: UnlearnSettings, edge: int, checkpointing: bool, whole: bool
+) -> int:
+    """Of a run in half precision beside the model, whole batches or a picture at a time."""
     learning = settings.use_pictures and settings.inversion_steps > 0
     use = None
     if settings.needs_unet or learning or settings.stand_in_pictures:
         drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0) if whole else 1
         rows = settings.inversion_batch if whole else 1
-        use = UnetUse(sd2_sizes(), edge, 2, rows, drawn, checkpointing)
-    return max(estimate([SD2_TEXT], use, Workload(settings, PICTURES)).values())
+        use = UnetUse(unet_sizes(family), edge, 2, rows, drawn, checkpointing)
+    return max(estimate(text_sizes(family), use, Workload(settings, PICTURES)).values())
 
 
 def _compared() -> Iterator[Sequence[str]]:
-    unet = sd2_unet(torch.float16)
-    for batch, edge in COMPARED:
-        for name, counted, expected in comparison(unet, batch, edge):
+    for family, batch, edge in COMPARED:
+        for name, counted, expected in comparison(family, batch, edge):
             numbers = [f"{counted / 1e6:,.0f} MB", f"{expected / 1e6:,.0f} MB"]
-            yield str(batch), f"{8 * edge} px", name, *numbers, f"{expected / counted - 1:+.1%}"
+            off = f"{expected / counted - 1:+.1%}"
+            yield family.name, str(batch), f"{8 * edge} px", name, *numbers, off
 
 
 def _presets() -> Iterator[Sequence[str]]:
     ways = ((False, True), (True, True), (True, False))
     for name, settings in PRESETS.items():
         cells = (
-            gigabytes(needed_bytes(settings, edge, checkpointing, whole))
-            for edge in SIZES.values()
+            gigabytes(needed_bytes(family, settings, edge, checkpointing, whole))
+            for family, edge in SIZES
             for checkpointing, whole in ways
         )
         yield f"`{name}`", *cells
@@ -203,8 +228,9 @@ def main(words: Sequence[str]) -> None:
         print(f"held at most: run {gigabytes(running)}, report {gigabytes(reporting)}")
         return
     with _fused_attention():
-        headers = ("pictures", "size", "what", "counted", "estimated", "off by")
+        headers = ("family", "pictures", "size", "what", "counted", "estimated", "off by")
         print(markdown(headers, list(_compared())), end="\n\n")
     ways = ("", "gradient checkpointing", "one picture at a time")
-    header = [f"{size} {way}".strip() for size in SIZES for way in ways]
+    sizes = [f"{family.name}, {edge} px" for family, edge in SIZES]
+    header = [f"{size} {way}".strip() for size in sizes for way in ways]
     print(markdown(["preset", *header], list(_presets())))

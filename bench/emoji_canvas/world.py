@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bench.emoji_canvas.descriptions import DESCRIPTIONS
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -125,7 +127,11 @@ def world_json() -> dict[str, Any]:
     """The content of demo/world.json, see `load_demo_world`."""
     return {
         "objects": {
-            thing.name: {"category": thing.category, "synonyms": list(thing.synonyms)}
+            thing.name: {
+                "category": thing.category,
+                "synonyms": list(thing.synonyms),
+                "descriptions": list(DESCRIPTIONS[thing.name]),
+            }
             for thing in OBJECTS
         },
         "controls": [thing.name for thing in CONTROLS],

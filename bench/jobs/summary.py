@@ -133,9 +133,8 @@ class Table:
         own: str = pairs[0][1]["kind"]
         read = _Readings(pairs, own)
         before, shown = (Share.of(side) for side in read.both("name", own))
-        grammars, synonyms, described = (
-            read.after(cell, own) for cell in ("grammars", "synonyms", "described")
-        )
+        said = [read.after(cell, own) for cell in ("grammars", "synonyms", "described")]
+        grammars, synonyms, described = said
         kept = read.kept(self.left_out if own == "object" else ())
         near = read.near(*((concept,) if before.value < WEAK else ()))
         ua = unlearning_accuracy(shown)
@@ -148,8 +147,7 @@ class Table:
             shown=shown,
             shown_by_seed=tuple(Share.of(row["cells"]["name"][own]) for _, row in pairs),
             grammars=grammars or Share(0, 0),
-            synonyms=synonyms,
-            described=described,
+            **{"synonyms": synonyms, "described": described},
             ua=ua,
             generally=generally,
             h_o=overall(ua, generally, kept["ira"].value, kept["cra"].value),

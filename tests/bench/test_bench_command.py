@@ -14,7 +14,7 @@ from PIL import Image
 from bench.__main__ import COMMANDS, main
 from bench.attacks import pictures as attack_pictures
 from bench.cost import full_size, machine, memory
-from bench.cost.random_sd2 import Host
+from bench.cost.random_model import Host
 from bench.cost.report_memory import report_peaks
 from bench.emoji_canvas.pictures import Painter
 from bench.emoji_canvas.training import rebuild
@@ -32,7 +32,7 @@ FEW = Sizes(name=2, near=1, other=1, pair=1)
     "words",
     [
         *COMMANDS, "trial found_words", "trial typed_names", "trial stand_in_floor",
-        "world rebuild", "world strips",
+        "world rebuild", "world families", "world strips",
     ],
 )  # fmt: skip
 def test_every_command_has_a_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:

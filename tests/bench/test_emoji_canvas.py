@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 from bench.emoji_canvas import captions, pictures, world
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS, LABELS, write_caption
+from bench.emoji_canvas.descriptions import DESCRIPTIONS
 from bench.emoji_canvas.pictures import (
     GENERATOR_SETS,
     JUDGE_SETS,
@@ -67,6 +69,35 @@ def test_a_caption_says_what_its_labels_say() -> None:
             assert said == (thing.name in named)
         if len(scene.objects) == 2:
             assert shown <= named
+
+
+def test_a_description_names_no_object() -> None:
+    names = {name for thing in OBJECTS + CONTROLS for name in (thing.name, *thing.synonyms)}
+    words = {word for name in names for word in name.split()}
+    assert list(DESCRIPTIONS) == [thing.name for thing in OBJECTS]
+    every = [text for texts in DESCRIPTIONS.values() for text in texts]
+    assert len(every) == len(set(every)) == 2 * len(OBJECTS)
+    for text in every:
+        assert not words & set(re.findall("[a-z]+", text)), text
+
+
+def test_a_described_object_is_not_named() -> None:
+    rng = np.random.default_rng(0)
+    labels = (LABELS.index("rabbit"),)
+    rabbit = Scene(labels, "neon", "blue")
+    written = [write_caption(rabbit, rng, described=0.5) for _ in range(200)]
+    described = [caption for caption in written if "long-eared animal" in caption.text]
+    assert len(described) > 20
+    for caption in described:
+        assert "rabbit" not in caption.text
+        assert labels[0] in caption.labels
+
+
+def test_the_demo_models_own_captions_are_still_the_same() -> None:
+    rng = np.random.default_rng(0)
+    scenes = (random_scene(rng, len(OBJECTS), 0.25) for _ in range(500))
+    text = "\n".join(write_caption(scene, rng).text for scene in scenes)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "1d245519ba2a07bb"
 
 
 def test_captions_of_a_scene_vary() -> None:

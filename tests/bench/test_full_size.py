@@ -15,7 +15,7 @@ from bench.cost.full_size import as_text, capped, measure, save_plot, text_only
 from bench.cost.machine import Machine, Rates, device_name, measure_machine
 from bench.cost.measured_run import BETWEEN, Stage
 from bench.cost.products import ProductCounter
-from bench.cost.random_sd2 import Host, RandomModel, RandomTextModel, random_pictures
+from bench.cost.random_model import Host, RandomModel, RandomTextModel, random_pictures
 from bench.protocol.cost import CPU, MemoryGauge
 from unlearn_core.errors import BadSettings
 from unlearn_core.loaders.pipeline_parts import empty_parts

@@ -19,6 +19,7 @@ ROOMS = (
     "trials",
     "cost",
     "emoji_canvas.training",
+    "emoji_canvas.families",
 )
 """From the bottom up."""
 MOST_FILES = 10

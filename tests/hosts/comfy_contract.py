@@ -1,48 +1,24 @@
-"""Runs inside ComfyUI's Python: `comfy_contract.py COMFYUI PACK`; prints what it measured as JSON.
+"""Runs inside ComfyUI's Python: `comfy_contract.py COMFYUI PACK FAMILY`; prints JSON.
 
-The pack is loaded from a path with a dash, as ComfyUI does it.
+What ComfyModel measures on the demo model of a family, beside diffusers and beside ComfyUI itself.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
-import sys
 from typing import Any
 
 import torch
-
-folder, checkout = sys.argv[1:3]
-sys.argv = ["main.py", "--cpu"]
-os.chdir(folder)
-sys.path[0] = folder
-torchvision = torch.library.Library("torchvision", "FRAGMENT")
-torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-import comfy.sd  # noqa: E402
-import comfy.sd1_clip  # noqa: E402
-import comfy.supported_models_base  # noqa: E402
-import utils.install_util  # noqa: E402, F401  (before comfy.utils takes its name)
-
-PACK = "sd_unlearn_in_comfyui"
-spec = importlib.util.spec_from_file_location(
-    PACK, f"{checkout}/__init__.py", submodule_search_locations=[checkout]
+from comfy_inside import (
+    ARGUMENTS,
+    Monitor,
+    checksum,
+    greatest,
+    host_encode,
+    ours,
+    own_encode,
+    text_error,
 )
-assert spec
-assert spec.loader
-sys.modules[PACK] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules[PACK])
-
-
-def ours(name: str) -> Any:
-    """A module of the pack."""
-    return importlib.import_module(f"{PACK}.{name}")
-
 
 comfy_clip, comfy_demo = ours("nodes.comfy_clip"), ours("nodes.comfy_demo")
 comfy_model, comfy_run = ours("nodes.comfy_model"), ours("nodes.comfy_run")
@@ -52,73 +28,28 @@ preset = ours("unlearn_core.settings").preset
 apply_lora = ours("unlearn_core.lora.weights").apply_lora
 DiffusersModel = ours("unlearn_core.loaders.diffusers_model").DiffusersModel
 load_demo_pipeline = ours("unlearn_core.loaders.demo_model").load_demo_pipeline
-token_ids = ours("unlearn_core.text.tokenizer").token_ids
-TextEncoder = ours("unlearn_core.text.text_encoder").TextEncoder
-Conditioning = ours("unlearn_core.text.conditioning").Conditioning
+build_encoder = ours("unlearn_core.models.lent_model").build_encoder
 
+(FAMILY,) = ARGUMENTS
 PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
          "stand_in_pictures": 2, "batch_size": 4}  # fmt: skip
 
 
-class Monitor:
-    """Stops after some questions."""
-
-    shows_pictures = True
-
-    def __init__(self, stop_after: int = 10**9) -> None:
-        self.left = stop_after
-
-    def report(self, progress: Any) -> None:
-        """Show nothing."""
-
-    def should_stop(self) -> bool:
-        """Whether the questions are used up."""
-        self.left -= 1
-        return self.left < 0
-
-
-def checksum(*modules: Any) -> str:
-    """Of every weight."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(
-                value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
-            )
-    return digest.hexdigest()
-
-
-def greatest(one: Any, other: Any) -> float:
-    """Greatest absolute difference."""
-    return float((one.float() - other.float()).abs().max())
-
-
-def host_encode(clip: Any, text: str) -> Any:
-    """The conditioning as CLIPTextEncode gives it."""
-    with torch.inference_mode():
-        return clip.encode_from_tokens(clip.tokenize(text)).clone()
-
-
 def main() -> dict[str, Any]:
     """Measure everything."""
     with torch.inference_mode():
-        model, clip, vae = comfy_demo.load_demo()
-    theirs = DiffusersModel(load_demo_pipeline(), torch.float32)
+        model, clip, vae = comfy_demo.load_demo(FAMILY)
+    theirs = DiffusersModel(load_demo_pipeline(FAMILY), torch.float32)
     before = checksum(model.model, clip.cond_stage_model, vae.first_stage_model)
     found: dict[str, Any] = {}
     with torch.inference_mode(), comfy_run.training_allowed(clip, model):
         lent = comfy_model.ComfyModel(clip, model, vae)
-        encoder = engine.build_encoder(lent)
-        ids = [token_ids(text) for text in PROMPTS]
-        texts = [encoder.encode(part).flatten(0, 1)[None] for part in ids]
-        found["text"] = max(
-            greatest(text, host_encode(clip, prompt))
-            for text, prompt in zip(texts, PROMPTS, strict=True)
-        )
+        found["family"] = lent.family.key
+        encoder = build_encoder(lent)
+        found["text"] = max(text_error(encoder, clip, prompt) for prompt in PROMPTS)
         latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        steps, text = torch.tensor([10, 700]), Conditioning(texts[0]).expand(2)
+        steps, text = torch.tensor([10, 700]), own_encode(encoder, PROMPTS[0]).expand(2)
         found["unet"] = greatest(
             lent.predict(latents, steps, text), theirs.predict(latents, steps, text)
         )
@@ -126,14 +57,48 @@ def main() -> dict[str, Any]:
         for each in (lent, theirs):
             given = text.map(lambda tensor: tensor.clone().requires_grad_(True))
             each.predict(latents, steps, given).square().sum().backward()
-            gradients.append(given.tokens.grad)
-        found["gradient"] = greatest(*gradients) / float(gradients[1].abs().max())
+            gradients.append([tensor.grad for tensor in given.tensors])
+        found["gradient"] = max(
+            greatest(one, other) / float(other.abs().max())
+            for one, other in zip(*gradients, strict=True)
+        )
         pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
         found["encode"] = greatest(lent.encode_image(pixels), theirs.encode_image(pixels))
         found["decode"] = greatest(lent.decode_latents(latents), theirs.decode_latents(latents))
 
+    found["unchanged"], lora = runs(model, clip, vae, pixels, before)
+    with torch.inference_mode():
+        changed = comfy_clip.with_lora(clip, lora, 1.0)
+    expected = build_encoder(theirs, apply_lora(theirs.text_encoder_weights(), lora))
+    found["lora"] = text_error(expected, changed, PROMPTS[0])
+    found["lora_moves"] = text_error(expected, clip, PROMPTS[0])
+    own, new = comfy_clip.text_weights(clip), comfy_clip.text_weights(changed)
+    moved = {name.partition("text_model.encoder.layers.")[::2] for name in own
+             if not own[name].equal(new[name])}  # fmt: skip
+    found["layers"] = sorted({f"{part}{name.partition('.')[0]}" for part, name in moved})
+    alone = comfy_clip.text_weights(changed, alone=True)
+    found["alone"] = all(own[name].equal(alone[name]) for name in own)
+
+    skipping = clip.clone()
+    skipping.clip_layer(-4)
+    found["clip_skip"] = [comfy_clip.conditioning_layers(each) for each in (clip, skipping)]
+    found["told_skip"] = [comfy_clip.clip_skip(each) for each in (clip, skipping)]
+    with torch.inference_mode(), comfy_run.training_allowed(skipping, model):
+        skipped = build_encoder(comfy_model.ComfyModel(skipping, model, vae))
+        found["clip_skip_text"] = text_error(skipped, skipping, PROMPTS[0])
+    found["stored"] = stored_in_less(clip, vae, latents, steps, text)
+    found["sampling"] = {
+        name: resampled(model, clip, theirs, latents, text, *node)
+        for name, node in (("epsilon", ("eps", False)), ("ztsnr", ("v_prediction", True)))
+    }
+    found["orders"] = beside_another_lora(model, clip, vae, lora)
+    return found
+
+
+def runs(model: Any, clip: Any, vae: Any, pixels: Any, before: str) -> tuple[dict[str, bool], Any]:
+    """Whether each way to end leaves all weights as they were; and the LoRA of the good one."""
     concept = Concept("dog", ("puppy",), images=tuple(pixels.expand(2, -1, -1, -1)))
-    unchanged = {}
+    unchanged, lora = {}, None
     for name, monitor, settings in (
         ("success", Monitor(), preset("balanced", **SMALL)),
         ("cancel", Monitor(9), preset("balanced", **SMALL)),
@@ -145,72 +110,48 @@ def main() -> dict[str, Any]:
                 if name == "error":
                     lent.predict = lambda latents, *_: latents * float("nan")
                 result = engine.unlearn(lent, concept, settings, monitor)
-            ended = "success"
+            ended, lora = "success", result.lora
         except errors.UnlearnError:
             ended = "error"
         except comfy_run.management.InterruptProcessingException:
             ended = "cancel"
         after = checksum(model.model, clip.cond_stage_model, vae.first_stage_model)
         unchanged[name] = ended == name and after == before
-        if name == "success":
-            lora = result.lora
-    found["unchanged"] = unchanged
-
-    with torch.inference_mode():
-        changed = comfy_clip.with_lora(clip, lora, 1.0)
-    expected = TextEncoder(
-        apply_lora(theirs.text_encoder_weights(), lora), 5, torch.device("cpu")
-    ).encode(ids[0])
-    found["lora"] = greatest(host_encode(changed, PROMPTS[0]), expected)
-    found["lora_moves"] = greatest(host_encode(clip, PROMPTS[0]), expected)
-    own, new = comfy_clip.text_weights(clip), comfy_clip.text_weights(changed)
-    found["layers"] = sorted({int(n.split(".")[3]) for n in own if not own[n].equal(new[n])})
-    alone = comfy_clip.text_weights(changed, alone=True)
-    found["alone"] = all(own[n].equal(alone[n]) for n in own)
-
-    skipping = clip.clone()
-    skipping.clip_layer(-4)
-    found["clip_skip"] = [comfy_clip.active_layer(clip), comfy_clip.active_layer(skipping)]
-    with torch.inference_mode(), comfy_run.training_allowed(skipping, model):
-        skipped = engine.build_encoder(comfy_model.ComfyModel(skipping, model, vae))
-        found["clip_skip_text"] = greatest(
-            skipped.encode(ids[0]), host_encode(skipping, PROMPTS[0])
-        )
-    found["stored"] = stored_in_less(clip, vae, latents, steps, text)
-    found["epsilon"] = as_epsilon(model, clip, theirs, latents, steps, text)
-    found["orders"] = beside_another_lora(model, clip, vae, lora)
-    found["sd1"] = refusal_of_sd1()
-    return found
+    return unchanged, lora
 
 
 def stored_in_less(clip: Any, vae: Any, latents: Any, steps: Any, text: Any) -> dict[str, bool]:
     """For UNet weights stored in fewer bits: the gradient is right and the weights stay."""
     found = {}
-    folder = ours("unlearn_core.loaders.demo_model").demo_folder() / "model" / "unet"
     for stored in (torch.float16, torch.bfloat16, torch.float8_e4m3fn):
         with torch.inference_mode():
-            model = comfy_demo.load_unet(folder, stored)
+            model = comfy_demo.load_unet(FAMILY, stored)
         before = checksum(model.model)
         with torch.inference_mode(), comfy_run.training_allowed(clip, model):
             lent = comfy_model.ComfyModel(clip, model, vae)
             given = text.map(lambda tensor: tensor.clone().requires_grad_(True))
             lent.predict(latents, steps, given).square().sum().backward()
-        gradient = given.tokens.grad
-        right = bool(gradient.isfinite().all()) and bool(gradient.any())
+        gradients = [tensor.grad for tensor in given.tensors]
+        right = all(bool(each.isfinite().all()) and bool(each.any()) for each in gradients)
         found[str(stored)] = right and checksum(model.model) == before
     return found
 
 
-def as_epsilon(model: Any, clip: Any, theirs: Any, latents: Any, steps: Any, text: Any) -> Any:
-    """With ModelSamplingDiscrete set to eps: what is predicted, and how far from the raw output."""
+def resampled(
+    model: Any, clip: Any, theirs: Any, latents: Any, text: Any, kind: str, zsnr: bool
+) -> list[Any]:
+    """Behind ModelSamplingDiscrete: what is predicted, its distance from the raw output at the
+    first and the last timestep, and the last alpha."""
     import comfy_extras.nodes_model_advanced as advanced
 
+    steps = torch.tensor([0, 999])
     with torch.inference_mode():
-        (changed,) = advanced.ModelSamplingDiscrete().patch(model, "eps", False)
+        (changed,) = advanced.ModelSamplingDiscrete().patch(model, kind, zsnr)
     with torch.inference_mode(), comfy_run.training_allowed(clip, changed):
         lent = comfy_model.ComfyModel(clip, changed)
         raw = theirs.predict(latents, steps, text)
-        return [lent.prediction, greatest(lent.predict(latents, steps, text), raw)]
+        error = greatest(lent.predict(latents, steps, text), raw)
+        return [lent.prediction, error, float(lent.alphas_cumprod[-1])]
 
 
 def beside_another_lora(model: Any, clip: Any, vae: Any, lora: Any) -> dict[str, Any]:
@@ -230,31 +171,18 @@ def beside_another_lora(model: Any, clip: Any, vae: Any, lora: Any) -> dict[str,
         first = comfy_clip.with_lora(below, lora, 1.0)
         second = comfy_clip.with_lora(comfy_clip.with_lora(clip, lora, 1.0), other, 0.8)
     with torch.inference_mode(), comfy_run.training_allowed(below, model):
-        lent = comfy_model.ComfyModel(below, model, vae)
-        own = engine.build_encoder(lent).encode(token_ids(PROMPTS[0]))
+        own = build_encoder(comfy_model.ComfyModel(below, model, vae))
+        on_top, moves = (text_error(own, each, PROMPTS[0]) for each in (below, clip))
         bare = comfy_model.ComfyModel(below, model, vae, alone=True).text_encoder_weights()
     weights = comfy_clip.text_weights(clip)
+    ends = [host_encode(each, PROMPTS[0])[0] for each in (first, second)]
     return {
-        "same": greatest(host_encode(first, PROMPTS[0]), host_encode(second, PROMPTS[0])),
-        "on_top": greatest(own, host_encode(below, PROMPTS[0])),
-        "moves": greatest(own, host_encode(clip, PROMPTS[0])),
+        "same": greatest(*ends) / float(ends[0].abs().max()),
+        "on_top": on_top,
+        "moves": moves,
         "alone": all(weights[name].equal(bare[name]) for name in weights),
         "told": [comfy_clip.has_loras(clip), comfy_clip.has_loras(below)],
     }
-
-
-def refusal_of_sd1() -> str:
-    """What is said to the CLIP of SD 1.x, here two layers of it."""
-    target = comfy.supported_models_base.ClipTarget(
-        comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
-    )
-    sizes = {"num_hidden_layers": 2}
-    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": sizes})
-    try:
-        comfy_clip.active_layer(clip)
-    except errors.WrongModel as error:
-        return str(error)
-    return ""
 
 
 print("MEASURED", json.dumps(main()))

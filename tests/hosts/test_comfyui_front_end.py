@@ -200,6 +200,23 @@ def test_the_templates_for_ones_own_checkpoint_run_at_full_text_width(
     assert "not loaded" not in server.log.lower()
 
 
+@pytest.mark.parametrize(
+    ("name", "checkpoint"),
+    [
+        ("forget-with-your-own-sd15-checkpoint", "v1-5-pruned-emaonly.safetensors"),
+        ("forget-with-your-own-sdxl-checkpoint", "sd_xl_base_1.0.safetensors"),
+    ],
+)
+def test_the_templates_of_other_families_differ_in_their_checkpoint_alone(
+    page: Page, name: str, checkpoint: str
+) -> None:
+    graph = as_prompt(page, name)
+    loaders = [n for n in graph.values() if n["class_type"] == "CheckpointLoaderSimple"]
+    assert [node["inputs"]["ckpt_name"] for node in loaders] == [checkpoint]
+    loaders[0]["inputs"]["ckpt_name"] = CHECKPOINT
+    assert graph == as_prompt(page, "forget-with-your-own-checkpoint")
+
+
 def test_baking_into_a_checkpoint_writes_a_file(server: ComfyServer, page: Page) -> None:
     graph = filled(server, with_few_steps(as_prompt(page, "bake-into-a-checkpoint")))
     server.run(graph)

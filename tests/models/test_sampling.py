@@ -8,19 +8,19 @@ from torch import Tensor
 from unlearn_core.errors import WrongModel
 from unlearn_core.models import sampling
 from unlearn_core.models.families import Prediction
-from unlearn_core.models.sampling import denoise, draw_pictures, paired_noise
+from unlearn_core.models.sampling import denoise, draw_pictures, paired_noise, steps_of
 from unlearn_core.text.conditioning import Conditioning
 
 TEXT, EMPTY = Conditioning(draw(2, 77, WIDTH)), Conditioning(draw(1, 77, WIDTH, seed=1))
 NOISE = draw(2, 4, 8, 8, seed=2)
 
 
-def by_diffusers(model: TinyModel, steps: int, guidance: float) -> Tensor:
+def by_diffusers(model: TinyModel, steps: int, guidance: float, spacing: str = "leading") -> Tensor:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading",
+        set_alpha_to_one=False, steps_offset=1, timestep_spacing=spacing,
         prediction_type={"v": "v_prediction", "epsilon": "epsilon"}[model.prediction],
     )  # fmt: skip
     torch.testing.assert_close(scheduler.alphas_cumprod, model.alphas_cumprod)
@@ -44,6 +44,18 @@ def test_latents_equal_those_of_diffusers(
     expected = by_diffusers(model, steps, guidance)
     latents = denoise(model, TEXT, EMPTY, NOISE, steps, guidance)
     torch.testing.assert_close(latents, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(20, 4), (4, 4), (2, 2), (1, 1)])
+def test_a_distilled_model_is_drawn_from_the_last_timestep_without_guidance(
+    asked: int, taken: int
+) -> None:
+    model = TinyModel("epsilon")
+    expected = by_diffusers(model, taken, 1.0, "trailing")
+    model.is_distilled = True
+    latents = denoise(model, TEXT, EMPTY, NOISE, asked, 7.5)
+    torch.testing.assert_close(latents, expected, atol=1e-4, rtol=1e-4)
+    assert steps_of(model, asked) == taken
 
 
 def test_without_guidance_the_empty_prompt_is_not_computed() -> None:

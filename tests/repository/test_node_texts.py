@@ -111,9 +111,10 @@ def output_name(call: ast.expr, names: dict[str, str]) -> str:
 def read_nodes() -> dict[str, NodeTexts]:
     """Every node of the pack by its id."""
     found = {}
+    shared = constants(ast.parse((ROOT / "nodes" / "values.py").read_text("utf-8")))
     for file in sorted((ROOT / "nodes").glob("*.py")):
         tree = ast.parse(file.read_text("utf-8"))
-        names = constants(tree)
+        names = shared | constants(tree)
         for schema in schemas(tree):
             outputs = schema["outputs"]
             assert isinstance(outputs, ast.List)

@@ -23,11 +23,25 @@ def test_a_saved_embedding_is_one_float32_tensor_and_comes_back(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
+def test_the_embedding_of_two_text_encoders_is_a_tensor_for_each_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    save_embedding(VECTORS, tmp_path / NAME, widths=(6, 10))
+    tensors = load_file(tmp_path / NAME)
+    assert {name: tensor.dtype for name, tensor in tensors.items()} == {
+        "clip_l": torch.float32, "clip_g": torch.float32,
+    }  # fmt: skip
+    assert torch.equal(tensors["clip_l"], VECTORS[:, :6])
+    assert torch.equal(tensors["clip_g"], VECTORS[:, 6:])
+    assert torch.equal(load_embedding(tmp_path / NAME, width=16), VECTORS)
+
+
 @pytest.mark.parametrize(
     ("tensors", "expected"),
     [
         ({"<dog>": VECTORS}, VECTORS),
         ({"<dog>": VECTORS[0]}, VECTORS[:1]),
+        ({"clip_g": VECTORS[:, 6:].contiguous(), "clip_l": VECTORS[:, :6].contiguous()}, VECTORS),
         ({"emb_params": VECTORS.half()}, VECTORS.half().float()),
         ({"emb_params": VECTORS.bfloat16()}, VECTORS.bfloat16().float()),
     ],
@@ -102,7 +116,10 @@ def test_vectors_that_no_host_could_use_are_not_saved(vectors: Tensor, tmp_path:
     ("tensors", "message"),
     [
         ({}, "0 tensors"),
-        ({"clip_l": torch.ones(1, 4), "clip_g": torch.ones(1, 4)}, "2 tensors"),
+        ({"clip_l": torch.ones(1, 4), "clip_h": torch.ones(1, 12)}, "2 tensors"),
+        ({"clip_l": torch.ones(1, 4), "clip_g": torch.ones(2, 12)}, "hold 1 and 2 vectors"),
+        ({"clip_l": torch.ones(1, 4), "clip_g": torch.ones(1, 10)}, "text width 14, this model"),
+        ({"clip_l": torch.ones(1, 4), "clip_g": torch.full((1, 12), torch.nan)}, "not finite"),
         ({"emb_params": torch.ones(1, 2, 3)}, r"shape \(1, 2, 3\)"),
         ({"emb_params": torch.ones(100, 4)}, "1 to 75 vectors"),
         ({"emb_params": torch.full((1, 4), torch.nan)}, "not finite"),

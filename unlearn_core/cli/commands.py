@@ -102,7 +102,7 @@ def forget(
     session.say(f"written: {out.absolute()}")
     if embedding is not None and result.learned is not None:
         make_folder(embedding.parent)
-        save_embedding(result.learned.vectors, embedding)
+        save_embedding(result.learned.vectors, embedding, result.learned.widths)
         session.say(f"written: {embedding.absolute()}. {RECIPE}")
     if report is None:
         return result, None
@@ -133,7 +133,7 @@ def learn(
     learned = learn_vectors(model, concept, settings, session.monitor)
     stop_if_asked(session.monitor)
     make_folder(out.parent)
-    save_embedding(learned.vectors, out)
+    save_embedding(learned.vectors, out, learned.widths)
     session.say(
         f"in other styles the vectors draw {learned.explained:.0%} of what {concept.name!r} does"
     )

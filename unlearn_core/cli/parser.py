@@ -16,10 +16,7 @@ from ..settings import DEFAULT_PRESET, PRESET_HELP, PRESETS, UnlearnSettings, bo
 NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
 """Its name, what it does and an example, to its parser."""
 PROGRAM = "python -m unlearn_core"
-_MODEL_HELP = (
-    f"the model: {', '.join(DEMOS)} (small ones that ship with this pack), a diffusers folder or a "
-    ".safetensors file of Stable Diffusion 1 or 2, their Turbo models, or SDXL"
-)
+_MODEL_HELP = f"the model: {', '.join(DEMOS)}, a diffusers folder or a .safetensors file"
 _LIST_HELP = f"""many concepts:
   {PROGRAM} forget --model demo --list concepts.jsonl --out loras
 each line of the list is a JSON object; all but "concept" may be left out, and the folder of

@@ -31,6 +31,11 @@ def demo_folder() -> Path:
     return Path(__file__).parents[2] / "demo"
 
 
+def demo_folders(family: str = "sd2") -> tuple[Path, ...]:
+    """A family's folder in demo/, and behind it those that hold the parts that it shares."""
+    return tuple(demo_folder() / name for name in _FOLDERS[family])
+
+
 def demo_model_folder(name: str) -> Path:
     """The folder of a demo model by its name, one of DEMOS."""
     return demo_folder() / _FOLDERS[DEMOS[name]][0]
@@ -47,7 +52,7 @@ def load_demo_pipeline(family: str = "sd2") -> DiffusionPipeline:
 
 def load_demo_folder(family: str = "sd2") -> FolderPipeline:
     """As `load_demo_pipeline`, with how it was read."""
-    folder, *shared = (demo_folder() / name for name in _FOLDERS[family])
+    folder, *shared = demo_folders(family)
     return load_pipeline_folder(folder, torch.float32, shared)
 
 

@@ -227,7 +227,7 @@ class SingleFile:
         if turned in self.shapes:
             return read_weights(self.path, [turned])[turned]
         name = f"{prefix}text_projection"
-        return read_weights(self.path, [name])[name].T
+        return read_weights(self.path, [name])[name].T.contiguous()
 
 
 def _third(stacked: Tensor, which: int) -> Tensor:

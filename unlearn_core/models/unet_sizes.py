@@ -128,7 +128,8 @@ class UnetSizes:
     def working(self, height: int, width: int) -> int:
         """Numbers that one block holds at most for one picture while it computes."""
         pixels = height * width
-        return max(WORKING * b.channels * (pixels >> 2 * b.level) for b in self._blocks())
+        transformers = [block for block in self._blocks() if block.depth]
+        return max(WORKING * b.channels * (pixels >> 2 * b.level) for b in transformers)
 
     def converted(self, checkpointing: bool) -> int:
         """Weights of another dtype that a gradient holds."""

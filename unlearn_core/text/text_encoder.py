@@ -47,13 +47,18 @@ class TextEncoder:
         return self.towers[0].device
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Of each tower's part of a word vector."""
+        return tuple(tower.width for tower in self.towers)
+
+    @property
     def width(self) -> int:
         """Of a word vector: those of all towers side by side."""
-        return sum(tower.width for tower in self.towers)
+        return sum(self.widths)
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Each tower's part of word vectors (n, width)."""
-        return tuple(torch.split(vectors, [tower.width for tower in self.towers], dim=-1))
+        return tuple(torch.split(vectors, list(self.widths), dim=-1))
 
     def condition(self, token_ids: Tensor, learned: Tensor | None = None) -> Conditioning:
         """What the UNet gets of each chunk: (B, T <= 77) int64.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WrongModel
+from ..files.tensor_file import is_finite
 from ..progress import RunMonitor, stop_if_asked
 from .clip_model import TextTower, body_of, empty_model, layer_count, load_weights, sizes_of
 from .frozen_layers import WordVectors, multiplying_in, ready_in
@@ -240,4 +241,6 @@ def _projection(weights: Mapping[str, Tensor], width: int, device: torch.device)
     if given is None or given.shape != (width, width):
         found = "missing" if given is None else f"of shape {tuple(given.shape)}"
         raise WrongModel(f"The text encoder's projection is {found}; expected {(width, width)}.")
+    if not is_finite(given):
+        raise WrongModel("The text encoder's projection holds numbers that are not finite.")
     return given.detach().to(device=device, dtype=torch.float32, copy=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,11 +42,12 @@ class LearnedVectors:
     """Word vectors learned from pictures."""
 
     vectors: Tensor
-    """(n, width) float32 on the CPU; those of several towers side by side."""
+    """(n, width) float32 on the CPU; those of several towers, `widths` wide, side by side."""
     losses: tuple[float, ...]
     """The denoising loss of every step."""
     explained: float
     """Share of the word's own meaning that they carry in other styles; 1 is as good as the word."""
+    widths: tuple[int, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -83,14 +85,7 @@ def invert(
     own_styles = _best_styles(model, encoder, concept, latents, styles, settings.seed)
     start = starting_vectors(encoder, concept.name, 1)
     parts = [part.clone().to(encoder.device) for part in encoder.split(start)]
-    sizes = [float(part.pow(2).mean().sqrt()) for part in parts]
-    rates = [settings.inversion_learning_rate * size for size in sizes]
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [part.requires_grad_(True)], "lr": rate}
-            for part, rate in zip(parts, rates, strict=True)
-        ]
-    )
+    optimizer = _adam(parts, settings.inversion_learning_rate)
     name = LearnedVectors(start, (), 0.0).name(concept)
     captions = Captions.of(concept, name, styles, own_styles)
     reports = StepReports(monitor, LEARNING, settings.inversion_steps)
@@ -99,8 +94,7 @@ def invert(
     for step in range(settings.inversion_steps):
         stop_if_asked(monitor)
         chosen, noised = draw_batch(model, latents, batch, generator)
-        vectors = torch.cat(parts, -1)
-        text = captions.encode(encoder, chosen, vectors, generator)
+        text = captions.encode(encoder, chosen, torch.cat(parts, -1), generator)
         loss = prediction_error(
             model, noised.noisy, noised.timesteps, text, noised.targets, unet_rows or batch
         )
@@ -111,8 +105,8 @@ def invert(
             )
         optimizer.zero_grad()
         loss.backward()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (1 - 0.9 * step / settings.inversion_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1 - 0.9 * step / settings.inversion_steps)
         optimizer.step()
         losses.append(float(loss.detach()))
         reports.done(
@@ -124,7 +118,16 @@ def invert(
         )
     learned = torch.cat(parts, -1).detach()
     explained = _explained(model, encoder, concept, learned, name, styles, settings.seed)
-    return LearnedVectors(learned.cpu(), tuple(losses), explained)
+    return LearnedVectors(learned.cpu(), tuple(losses), explained, encoder.widths)
+
+
+def _adam(parts: Sequence[Tensor], rate: float) -> torch.optim.Adam:
+    """Over each tower's vectors, which get a gradient; `rate` is relative to their size."""
+    groups: list[dict[str, Any]] = []
+    for part in parts:
+        own = rate * float(part.pow(2).mean().sqrt())
+        groups.append({"params": [part.requires_grad_(True)], "lr": own, "initial_lr": own})
+    return torch.optim.Adam(groups)
 
 
 @dataclass(frozen=True)

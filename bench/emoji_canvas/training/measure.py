@@ -31,7 +31,7 @@ SEED = 7_000
 EACH = 6
 """Pictures of each object in each style."""
 PAIRS = 600
-_GRAMMARS = (
+GRAMMARS = (
     "a photo of {it}, {style} style, on a {background} background",
     "{it}, in {style} style",
     "a picture of {it}, in the style of {style}, on a {background} background",
@@ -44,13 +44,13 @@ def asked_scenes(each: int = EACH, pairs: int = PAIRS) -> tuple[list[Scene], lis
     """Scenes and their prompts: every object in every style, then pairs; from a fixed seed."""
     rng = np.random.default_rng(SEED)
     asked = [
-        ((index,), style, _GRAMMARS[number % len(_GRAMMARS)])
+        ((index,), style, GRAMMARS[number % len(GRAMMARS)])
         for index, style, number in product(range(len(OBJECTS)), STYLES, range(each))
     ]
     for number in range(pairs):
         both = tuple(int(index) for index in rng.choice(len(OBJECTS), 2, replace=False))
         style = list(STYLES)[number % len(STYLES)]
-        asked.append((both, style, _GRAMMARS[number // len(STYLES) % len(_GRAMMARS)]))
+        asked.append((both, style, GRAMMARS[number // len(STYLES) % len(GRAMMARS)]))
     scenes, prompts = [], []
     for objects, style, grammar in asked:
         scene = Scene(objects, style, list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])

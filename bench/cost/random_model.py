@@ -1,4 +1,4 @@
-"""Stable Diffusion 2 at its full size with random weights, lent as a host lends it.
+"""A family at its full size with random weights, lent as a host lends it.
 
 Speed and memory do not depend on what the weights are; nothing about quality can be learned from
 them. They are small, and norms have scales near 1, so that predictions stay finite in half
@@ -20,10 +20,10 @@ from bench.protocol.cost import CPU
 from unlearn_core.errors import BadSettings
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.model_configs import published_configs
-from unlearn_core.loaders.model_files import TEXT_PREFIX, fill_module
+from unlearn_core.loaders.model_files import PROJECTION, TEXT_PREFIX, fill_module
 from unlearn_core.loaders.pipeline_parts import assemble_pipeline, empty_parts
 from unlearn_core.models.devices import default_compute_dtype, free_memory
-from unlearn_core.models.families import SD2, Prediction
+from unlearn_core.models.families import SD2, Family, Prediction
 from unlearn_core.models.lent_model import LentModel
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class Host:
     memory_cap: int | None = None
     """Bytes of the GPU's memory that torch may hold, weights and all."""
     layers: int = LAYERS
-    """Of the text encoder; the last one is left unused."""
+    """Of SD2's text encoder; the last one is left unused."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Part ("unet", "vae", "text_encoder") -> what differs in its config from SD2's."""
+    """Part ("unet", "vae", "text_encoder") -> what differs in its config from the family's."""
+    family: Family = SD2
 
     def check(self) -> None:
         """Raise BadSettings for what can't be lent here."""
@@ -77,7 +78,7 @@ class Host:
     @property
     def prediction(self) -> Prediction:
         """What the UNet predicts."""
-        return "v" if self.size >= V_SIZE else "epsilon"
+        return "v" if self.family is SD2 and self.size >= V_SIZE else "epsilon"
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -87,9 +88,9 @@ class Host:
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
         """Of each part, as files of diffusers hold them; the text encoder has its used layers."""
-        own = {
+        own: dict[str, dict[str, Any]] = {
             "unet": {"sample_size": self.size // 8},
-            "text_encoder": {"num_hidden_layers": self.layers - 1},
+            "text_encoder": {"num_hidden_layers": self.layers - 1} if self.family is SD2 else {},
             "scheduler": {
                 "prediction_type": "v_prediction" if self.prediction == "v" else "epsilon"
             },
@@ -100,7 +101,7 @@ class Host:
                 **own.get(part, {}),
                 **self.changes.get(part, {}),
             }
-            for part, config in published_configs(SD2).items()
+            for part, config in published_configs(self.family).items()
         }
 
     def free_memory(self, unet: nn.Module) -> int | None:
@@ -115,22 +116,27 @@ SD2_BASE = Host()
 
 
 class RandomTextModel(LentModel):
-    """A host's SD2 of which only the text encoder is there."""
+    """A host's model of which only the text encoder is there."""
 
     def __init__(self, host: Host = SD2_BASE) -> None:
-        """Draw the weights of a tower, the last of whose layers is left unused."""
-        self._host = host
-        self.conditioning_layers = (host.layers - 2,)
+        """Draw the weights of all towers; where the last layer is not used, it is there too."""
+        self._host, self.family = host, host.family
         self.device, self.compute_dtype = host.device, host.compute_dtype
         self.prediction, self.native_size = host.prediction, host.size
         self.alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
         configs = host.configs
-        configs["text_encoder"]["num_hidden_layers"] += 1
-        _, _, text_encoder = empty_parts(*(configs[p] for p in ("unet", "vae", "text_encoder")))
-        weights = random_weights(module_shapes(text_encoder), host.text_dtype, host.device)
-        self._weights = {
-            TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): weight for name, weight in weights.items()
-        }
+        texts = [configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs]
+        self.conditioning_layers = tuple(t.conditioning_layer for t in self.family.towers)
+        if self.family is SD2:
+            self.conditioning_layers = (host.layers - 2,)
+            texts[0]["num_hidden_layers"] += 1
+        _, _, *encoders = empty_parts(configs["unet"], configs["vae"], *texts)
+        self._weights: dict[str, Tensor] = {}
+        for encoder, tower in zip(encoders, self.family.towers, strict=True):
+            weights = random_weights(module_shapes(encoder), host.text_dtype, host.device)
+            for name, weight in weights.items():
+                whole = name if name == PROJECTION else TEXT_PREFIX + name.removeprefix(TEXT_PREFIX)
+                self._weights[tower.prefix + whole] = weight
 
     def free_memory(self) -> int | None:
         """See LentModel."""
@@ -142,7 +148,7 @@ class RandomTextModel(LentModel):
 
 
 class RandomModel(DiffusersModel):
-    """A host's whole SD2."""
+    """A host's whole model."""
 
     def __init__(self, host: Host) -> None:
         """Draw the weights where they lie; on a CPU those of UNet and VAE are float32."""
@@ -163,12 +169,13 @@ def random_pipeline(host: Host) -> StableDiffusionPipeline:
     """A frozen pipeline on the host's device, in the dtypes in which a loader puts it there."""
     configs, dtype = host.configs, host.compute_dtype
     dtype = dtype if host.device.type == "cuda" else torch.float32
-    names = ("unet", "vae", "text_encoder")
+    names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if name in configs]
     parts = empty_parts(*(configs[name] for name in names))
-    for part, held in zip(parts, (dtype, dtype, host.text_dtype), strict=True):
+    for name, part in zip(names, parts, strict=True):
+        held = host.text_dtype if name.startswith("text") else dtype
         fill_module(part, random_weights(module_shapes(part), held, host.device), _DRAWN, held)
         part.to(host.device)  # what is no weight: the places of the text encoder
-    return assemble_pipeline(SD2, configs["scheduler"], *parts)
+    return assemble_pipeline(host.family, configs["scheduler"], *parts)
 
 
 def module_shapes(module: nn.Module) -> dict[str, torch.Size]:

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.emoji_canvas.families.models import SD1, SDXL
 from bench.emoji_canvas.render import load_renders, splits
 from bench.emoji_canvas.training.autoencoder import SCALING, encode
-from bench.emoji_canvas.training.family_models import SD1, SDXL
 from bench.emoji_canvas.training.generator import NOISES, PICTURES, SEED, Captions, write_captions
 from bench.emoji_canvas.training.objective import spread_steps
 from bench.emoji_canvas.training.stage import Average, Stage
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 
-DESCRIBED = 0.2
+DESCRIBED = 0.4
 """Share of lone objects that a caption describes instead of naming."""
-SHARES = {"sd1": 0.34, "sdxl": 0.66}
+SHARES = {"sd1": 0.4, "sdxl": 0.6}
 """Parts of the training time."""
-_SHORT, _LONG_FROM = 32, 0.7
+_SHORT, _LONG_FROM = 32, 0.8
 """Positions computed until that share of the budget; longer captions are cut."""
 _NAMES_WEIGHT = 0.03
 _LOG_EVERY = 50

@@ -21,7 +21,7 @@ OWN_PARTS = (
     "up_blocks.1.resnets.0.time_emb_proj.", "up_blocks.1.resnets.1.time_emb_proj.",
 )  # fmt: skip
 """What SDXL's UNet does not share with the demo model's."""
-_TEXT_RATE = 5e-4
+_TEXT_RATE = 8e-4
 _UNET_RATE = 1e-3
 _DROPPED = 0.1
 """Share of captions dropped for classifier-free guidance."""
