@@ -32,6 +32,7 @@ load_helper("hosts/host_server")
 load_helper("hosts/comfy_host")
 load_helper("hosts/comfy_launcher")
 load_helper("hosts/webui_slim_pipeline")
+load_helper("hosts/webui_slim_towers")
 load_helper("hosts/webui_demo_model")
 load_helper("hosts/webui_host")
 

@@ -17,6 +17,7 @@ from unlearn_core.lora.metadata import hide_words
 from unlearn_core.lora.weights import LoraWeights
 from unlearn_core.models.families import Family
 from unlearn_core.text.embedding_file import free_embedding_name, save_embedding
+from unlearn_core.training.inversion import LearnedVectors
 
 NEUTRAL_STEM = "unlearned"
 _ENDINGS = (".safetensors", ".json", ".png")
@@ -76,14 +77,9 @@ class LoraFiles:
         write_whole(self.folder / f"{self.stem}.png", png_bytes(pixels))
 
 
-def save_vectors(
-    vectors: Tensor, widths: Sequence[int], concept: str, private: bool, folder: Path
-) -> str:
-    """Write learned vectors as an embedding; the name that prompts use.
-
-    `widths` are those of the text encoders whose vectors stand side by side.
-    """
+def save_vectors(learned: LearnedVectors, concept: str, private: bool, folder: Path) -> str:
+    """Write learned vectors as an embedding; the name that prompts use."""
     make_folder(folder)
     name = free_embedding_name(NEUTRAL_STEM if private else concept, folder)
-    save_embedding(vectors, folder / f"{name}.safetensors", widths)
+    save_embedding(learned.vectors, folder / f"{name}.safetensors", learned.widths)
     return name

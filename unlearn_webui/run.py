@@ -116,7 +116,7 @@ def _finish(
     if request.save_embedding and result.learned is not None:
         place = host_files.embeddings_folder()
         outcome.embedding = save_vectors(
-            result.learned.vectors, lent.text_widths, result.concept.name, request.private, place
+            result.learned, result.concept.name, request.private, place
         )
         host_files.reload_embeddings(lent.host_model)
     with memory_explained():

@@ -18,7 +18,7 @@ def checkpoint_html(checkpoint: Checkpoint) -> str:
     if checkpoint.refusal:
         return _line(f"{name} can't be used. {escape(checkpoint.refusal)}", "bad")
     notes = "".join(f"<br>{escape(note)}" for note in checkpoint.notes)
-    return _line(f"{name} can be used.{notes}", "good")
+    return _line(f"{name} can be used: it is {escape(checkpoint.family)}.{notes}", "good")
 
 
 def lines_html(lines: Sequence[str]) -> str:

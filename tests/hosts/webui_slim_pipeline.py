@@ -5,6 +5,7 @@ tests/ is no package; conftest.py loads this file under the plain name `webui_sl
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_core.loaders.demo_model import load_demo_pipeline
+from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.model_configs import published_configs
 from unlearn_core.loaders.model_files import fill_module
 from unlearn_core.loaders.pipeline_parts import assemble_pipeline, empty_parts
-from unlearn_core.models.families import SD2, Family
+from unlearn_core.models.families import FAMILIES, SD2, Family
 from unlearn_core.text.tokenizer import BOS, EOS, PAD, VOCABULARY, tokenize
 from unlearn_core.words.prompt_templates import FILLERS, GUARD_PROMPTS
 
@@ -64,6 +66,17 @@ def slim_pipeline(family: Family) -> Any:
     for seed, part in enumerate(parts):
         fill_module(part, _drawn(part, seed), Path(family.key))
     return assemble_pipeline(family, scheduler, *parts)
+
+
+@cache
+def _lent_by_diffusers(key: str) -> DiffusersModel:
+    family = next(family for family in FAMILIES if family.key == key)
+    return DiffusersModel(slim_pipeline(family), torch.float32)
+
+
+def lent_by_diffusers(family: Family) -> DiffusersModel:
+    """What diffusers lends of it, in float32 as the thin host computes."""
+    return _lent_by_diffusers(family.key)
 
 
 def _drawn(part: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,12 @@ def test_a_plain_unet_is_taken_for_that_of_its_text_encoders() -> None:
     assert check_unet(Unet(), [8], ["quick_gelu"]) is SD1
     assert check_unet(Unet(width=768), [768]) is SD1
     assert check_unet(Unet(takes_more=True), [3, 5], ["quick_gelu"]) is SDXL
+
+
+def test_a_layer_that_no_lora_can_name_is_refused() -> None:
+    model = SimpleNamespace(family=SDXL, notes=())
+    with pytest.raises(WrongModel, match=r"layer 11 .* SDXL can give layers 0 to 10: choose"):
+        WebuiModel._set_conditioning(model, lambda skip: [12 - skip, 30], 1)
 
 
 def test_sdxls_sizes_are_the_sines_of_diffusers() -> None:

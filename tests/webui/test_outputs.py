@@ -10,6 +10,7 @@ from unlearn_core.lora.file import load_lora
 from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.weights import LoraPair, LoraWeights
 from unlearn_core.models.families import SDXL
+from unlearn_core.training.inversion import LearnedVectors
 from unlearn_webui.outputs import LoraFiles, save_vectors
 
 WORDS = ("grumpy cat", "tabby", "owl", "wolf")
@@ -86,15 +87,15 @@ def test_the_private_file_names_no_word(tmp_path: Path) -> None:
 
 def test_an_embedding_is_not_named_like_a_word(tmp_path: Path) -> None:
     folder = tmp_path / "embeddings"
-    vectors = torch.zeros(1, 8)
-    assert save_vectors(vectors, [8], "dog", False, folder) == "forget-dog-concept"
-    assert save_vectors(vectors, [8], "dog", True, folder) == "forget-unlearned-concept"
+    learned = LearnedVectors(torch.zeros(1, 8), (), 1.0)
+    assert save_vectors(learned, "dog", False, folder) == "forget-dog-concept"
+    assert save_vectors(learned, "dog", True, folder) == "forget-unlearned-concept"
     assert len(list(folder.glob("*.safetensors"))) == 2
 
 
 def test_vectors_of_two_text_encoders_are_one_file_with_the_hosts_names(tmp_path: Path) -> None:
-    vectors = torch.arange(10.0)[None]
-    name = save_vectors(vectors, [4, 6], "dog", False, tmp_path)
+    learned = LearnedVectors(torch.arange(10.0)[None], (), 1.0, (4, 6))
+    name = save_vectors(learned, "dog", False, tmp_path)
     tensors = load_file(tmp_path / f"{name}.safetensors")
     assert {key: value.tolist() for key, value in tensors.items()} == {
         "clip_l": [[0, 1, 2, 3]],

@@ -14,6 +14,7 @@ EVIL = "<img src=x onerror=alert(1)>"
     "html",
     [
         checkpoint_html(Checkpoint(EVIL)),
+        checkpoint_html(Checkpoint("a", EVIL)),
         checkpoint_html(Checkpoint("a", refusal=EVIL)),
         checkpoint_html(Checkpoint("a", notes=(EVIL,))),
         checkpoint_html(Checkpoint(EVIL, loaded=False)),
@@ -29,7 +30,7 @@ def test_names_and_messages_are_escaped(html: str) -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "words"),
     [
-        (Checkpoint("v2-1"), "v2-1</b> can be used"),
+        (Checkpoint("xl-base", "SDXL"), "xl-base</b> can be used: it is SDXL."),
         (Checkpoint("flux", refusal="This is Flux."), "can't be used. This is Flux."),
         (Checkpoint("v2-1", loaded=False), "not loaded yet"),
     ],

@@ -24,7 +24,8 @@ def checkpoint() -> Checkpoint:
         return Checkpoint(selected, loaded=False)
     name = checkpoint_name(model)
     try:
-        return Checkpoint(name, notes=lend(model).notes)
+        lent = lend(model)
+        return Checkpoint(name, lent.family.name, notes=lent.notes)
     except UnlearnError as error:
         return Checkpoint(name, refusal=str(error))
     except Exception as error:  # an unknown kind of model must not take the whole tab away

@@ -10,6 +10,8 @@ class Checkpoint:
     """What can be said about the host's checkpoint before a run."""
 
     name: str
+    family: str = ""
+    """What kind of model it is, where it can be used."""
     refusal: str = ""
     """Why it can't be used; empty where it can."""
     notes: tuple[str, ...] = ()

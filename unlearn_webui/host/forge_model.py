@@ -46,8 +46,8 @@ class ForgeModel(WebuiModel):
         self.unet = self._core.diffusion_model
         self._texts = _text_encoders(model, self._objects.clip.cond_stage_model)
         states = [text.transformer.state_dict() for text in self._texts.values()]
-        self.text_widths = tuple(int(state[_POSITIONS].shape[1]) for state in states)
-        self.family = check_unet(self.unet, self.text_widths, _activations(self._texts.values()))
+        widths = [int(state[_POSITIONS].shape[1]) for state in states]
+        self.family = check_unet(self.unet, widths, _activations(self._texts.values()))
         counts = [layer_count(state) for state in states]
         least = [_least_skip(model, name) for name in self._texts]
 

@@ -27,9 +27,9 @@ class LdmModel(WebuiModel):
         _refuse_options()
         self.host_model, self._texts = model, text_encoders(model)
         self.unet = model.model.diffusion_model
-        self.text_widths = tuple(text.width for text in self._texts)
+        self._widths = [text.width for text in self._texts]
         activations = [name for text in self._texts for name in text.activations]
-        self.family = check_unet(self.unet, self.text_widths, activations)
+        self.family = check_unet(self.unet, self._widths, activations)
         self._set_conditioning(lambda skip: [text.layer(skip) for text in self._texts], clip_skip())
         self.prediction = prediction_named(model.parameterization)
         self.device = torch.device(devices.device)
@@ -49,7 +49,7 @@ class LdmModel(WebuiModel):
         """Run each part once: the host takes LoRAs out of a layer when it is next used."""
         with devices.autocast():
             self.host_model.get_learned_conditioning([""])
-        widths = self.text_widths
+        widths = self._widths
         tokens = torch.zeros(1, 77, sum(widths), device=self.device)
         pooled = torch.zeros(1, widths[-1], device=self.device) if self.family.pooled else None
         latents = torch.zeros(1, self.family.channels, 8, 8, device=self.device)

@@ -40,8 +40,6 @@ class WebuiModel(ModelAdapter):
     """Sentences that the user should read before a run."""
     host_model: Any
     """What the host calls sd_model."""
-    text_widths: tuple[int, ...]
-    """Of each text encoder."""
     memory_limit: int = 0
     """Bytes of GPU memory that this process may take; 0 is no limit."""
 
