@@ -317,7 +317,7 @@ PRESETS_AND_WORDS = ["forget", "--model", "demo", "--preset", "quick", "--steps"
         ([*DOG, *OUT, "--stand-in", "DOG"], "is the concept itself"),
         ([*DOG, *OUT, "--stand-in", "zeppelin"], "no word vector for the stand-in 'zeppelin'"),
         ([*DOG, *OUT, "--keep", "dog"], "can't be forgotten and kept"),
-        ([*DOG, *OUT, "--model", "{here}/sd1.safetensors"], "SD 1.x: its text width is 768"),
+        ([*DOG, *OUT, "--model", "{here}/sd1.safetensors"], "sd1.safetensors lacks "),
         ([*DOG, *OUT, "--model", "{here}/cut.safetensors"], "safetensors"),
         ([*DOG, *OUT, "--model", "{here}/pickle.ckpt"], "pickle"),
         ([*DOG, *OUT, "--model", "{here}/pickle.safetensors"], "pickle"),
