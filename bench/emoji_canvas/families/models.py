@@ -26,9 +26,9 @@ _UNET_RATE = 1e-3
 _DROPPED = 0.1
 """Share of captions dropped for classifier-free guidance."""
 _STREAMS = (
-    ((1, 1, 1), 0.55),
-    ((0, 1, 1), 0.12), ((1, 0, 1), 0.12), ((1, 1, 0), 0.12),
-    ((1, 0, 0), 0.03), ((0, 1, 0), 0.03), ((0, 0, 1), 0.03),
+    ((1, 1, 1), 0.36),
+    ((0, 1, 1), 0.10), ((1, 0, 1), 0.10), ((1, 1, 0), 0.06),
+    ((1, 0, 0), 0.05), ((0, 1, 0), 0.05), ((0, 0, 1), 0.28),
 )  # fmt: skip
 """Which of SDXL's first tokens, second tokens and pooled vector a caption keeps, how often."""
 
