@@ -11,9 +11,11 @@ import pytest
 
 from bench.cost import cost_aims, many_concepts
 from bench.cost.cost_aims import (
+    OTHERS,
     WITH_UNET,
     aims_table,
     at_full_size,
+    at_size_of,
     is_whole,
     measures,
     on_demo,
@@ -83,7 +85,8 @@ def test_what_is_missed_is_said(
 
 
 def test_there_is_a_part_for_every_aim() -> None:
-    expected = [at_full_size(1), at_full_size(20), *map(with_unet, WITH_UNET), on_demo(4)]
+    others = [at_size_of(family) for family, _ in OTHERS]
+    expected = [at_full_size(1), at_full_size(20), *others, *map(with_unet, WITH_UNET), on_demo(4)]
     assert list(measures((1, 20), (4,))) == expected
     for name, method in WITH_UNET.items():
         assert find_method(method).name == name
