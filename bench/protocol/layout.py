@@ -21,10 +21,10 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.emoji_canvas.descriptions import DESCRIPTIONS
 from torch import Tensor
 
 from bench.emoji_canvas.captions import HELD_OUT_GRAMMARS
+from bench.emoji_canvas.descriptions import DESCRIPTIONS
 from bench.protocol.cells import DRAW_STEPS, GRAMMARS, Cell, World, agree, draw_cell
 from bench.protocol.erased import Erased
 from unlearn_core.concept import Concept

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from comfy_inside import (
     ARGUMENTS,
+    PROMPTS,
     checksum,
     comfy,
     greatest,
@@ -34,7 +35,6 @@ save_lora = ours("unlearn_core.lora.file").save_lora
 build_encoder = ours("unlearn_core.models.lent_model").build_encoder
 
 FAMILY, FOLDER = ARGUMENTS
-PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 _UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "legacy": False,
     "use_spatial_transformer": True, "use_checkpoint": False, "use_temporal_attention": False,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from comfy_inside import (
     ARGUMENTS,
+    PROMPTS,
     Monitor,
     checksum,
     greatest,
@@ -31,7 +32,6 @@ load_demo_pipeline = ours("unlearn_core.loaders.demo_model").load_demo_pipeline
 build_encoder = ours("unlearn_core.models.lent_model").build_encoder
 
 (FAMILY,) = ARGUMENTS
-PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 SMALL = {"steps": 6, "forget_prompts": 16, "keep_prompts": 16, "inversion_steps": 2,
          "stand_in_pictures": 2, "batch_size": 4}  # fmt: skip
 

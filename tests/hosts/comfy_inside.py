@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 folder, checkout, *ARGUMENTS = sys.argv[1:]
+PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 sys.argv = ["main.py", "--cpu"]
 os.chdir(folder)
 sys.path[0] = folder

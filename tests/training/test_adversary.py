@@ -31,11 +31,11 @@ class Attack:
             return distance
 
         monkeypatch.setattr(adversary, "role_distance", watch)
-        self.encoder = tiny_tower()
-        self.encoder.split_at(1)
+        self.tower = tiny_tower()
+        self.tower.split_at(1)
         generator = torch.Generator().manual_seed(seed)
         keys = [text_module(layer, module) for layer in (1, 2) for module in MODULES]
-        self.lora = EncoderLora(self.encoder, keys, 4, generator)
+        self.lora = EncoderLora(self.tower, keys, 4, generator)
         with torch.no_grad():
             for key in keys:
                 up = self.lora.up(key)
@@ -57,13 +57,13 @@ def test_the_search_comes_nearer_to_the_concept(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_search_leaves_the_lora_and_the_encoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     attack = Attack(monkeypatch, Concept("dog"), steps=3)
-    assert all(p.grad is None for p in attack.encoder.model.parameters())
+    assert all(p.grad is None for p in attack.tower.model.parameters())
     before = [p.detach().clone() for p in attack.lora.parameters()]
     attack.adversary.find()
     for old, now in zip(before, attack.lora.parameters(), strict=True):
         assert torch.equal(old, now)
         assert now.grad is None
-    assert attack.encoder.words.learned is None
+    assert attack.tower.words.learned is None
     for examples in attack.sets:
         assert not examples.states.requires_grad
         assert not examples.targets.requires_grad
@@ -84,7 +84,7 @@ def test_what_it_finds_is_to_become_the_stand_in(
     assert sum(map(len, attack.sets)) == SEARCHES * len(templates)
     with attack.lora.disabled():
         wanted = make_prompts([fill(template, attack.stand_in) for template in templates])
-        _, states = encode_all(attack.encoder, wanted.token_ids)
+        _, states = encode_all(attack.tower, wanted.token_ids)
     count = len(Name.of(concept.name, concept.kind).ids)
     found = []
     for examples in attack.sets:

@@ -26,10 +26,10 @@ DOG, OWL = Name.of("dog"), Name.of("owl")
 PROMPTS = ["", "a photo of a dog", "a photo of a dog", "dog " * 60, "a cat and an owl " * 5]
 
 
-def tiny_lora(encoder: TowerEncoder) -> EncoderLora:
-    encoder.split_at(1)
+def tiny_lora(tower: TowerEncoder) -> EncoderLora:
+    tower.split_at(1)
     keys = [text_module(1, "q_proj"), text_module(2, "fc2")]
-    lora = EncoderLora(encoder, keys, 4, torch.Generator().manual_seed(0))
+    lora = EncoderLora(tower, keys, 4, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for number, key in enumerate(keys):
             up = lora.up(key)
@@ -39,10 +39,10 @@ def tiny_lora(encoder: TowerEncoder) -> EncoderLora:
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_cut_prompts_have_the_conditioning_of_whole_ones(length: int) -> None:
-    encoder = tiny_tower()
-    tiny_lora(encoder)
+    tower = tiny_tower()
+    tiny_lora(tower)
     ids = whole_prompts(PROMPTS).token_ids
-    whole, cut = encoder.encode(ids), encoder.encode(ids[:, :length])
+    whole, cut = tower.encode(ids), tower.encode(ids[:, :length])
     torch.testing.assert_close(cut, whole[:, :length], atol=1e-5, rtol=1e-5)
 
 
@@ -57,8 +57,8 @@ def test_a_prompt_keeps_its_end_and_a_few_pads_and_some_keep_all() -> None:
 
 
 def test_every_prompt_is_in_one_part_with_its_end() -> None:
-    encoder = tiny_tower()
-    lora = tiny_lora(encoder)
+    tower = tiny_tower()
+    lora = tiny_lora(tower)
     prompts = make_writer().forget([DOG, Name.of("hot air balloon")], OWL, 60)
     sets = forget_examples(lora, prompts, None)
     assert sum(map(len, sets)) == 60
@@ -73,13 +73,13 @@ def test_every_prompt_is_in_one_part_with_its_end() -> None:
 @pytest.mark.parametrize("name", ["dog", "hot air balloon"])
 @pytest.mark.parametrize("stand_in", ["owl", "hot air balloon"])
 def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand_in: str) -> None:
-    encoder = tiny_tower()
-    lora = tiny_lora(encoder)
+    tower = tiny_tower()
+    lora = tiny_lora(tower)
     templates = ["a photo of {it}", "{it}", "a cat, a car, a fox and {it}, on a green background"]
     pairs = [(fill(t, Name.of(name)), fill(t, Name.of(stand_in))) for t in templates]
     prompts = pair_prompts(pairs)
     with lora.disabled():
-        own, other = encoder.encode(prompts.token_ids), encoder.encode(prompts.stand_in_ids)
+        own, other = tower.encode(prompts.token_ids), tower.encode(prompts.stand_in_ids)
     texts = prompts.token_ids.tolist()
     seen = 0
     for examples in forget_examples(lora, prompts, None):
@@ -93,30 +93,30 @@ def test_a_forget_examples_targets_are_the_stand_ins_own_states(name: str, stand
 
 
 def test_examples_are_frozen_without_the_lora() -> None:
-    encoder = tiny_tower()
+    tower = tiny_tower()
     prompts = whole_prompts(["a photo of a cat"])
-    plain = encoder.encode(prompts.token_ids)
-    lora = tiny_lora(encoder)
+    plain = tower.encode(prompts.token_ids)
+    lora = tiny_lora(tower)
     (examples,) = retain_examples(lora, prompts)
     torch.testing.assert_close(examples.targets, plain[:, : examples.length], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(encoder.tail(examples.states), examples.targets)
+    assert not torch.allclose(tower.tail(examples.states), examples.targets)
 
 
 def test_whole_examples_keep_all_positions_and_can_be_cut() -> None:
-    encoder = tiny_tower()
-    lora = tiny_lora(encoder)
+    tower = tiny_tower()
+    lora = tiny_lora(tower)
     examples = whole_examples(lora, whole_prompts(PROMPTS))
     assert examples.length == CHUNK
     short = examples.cut(9)
     assert (short.length, len(short)) == (9, len(PROMPTS))
-    states = encoder.tail(short.states)
-    whole = encoder.tail(examples.states)
+    states = tower.tail(short.states)
+    whole = tower.tail(examples.states)
     torch.testing.assert_close(states, whole[:, :9], atol=1e-5, rtol=1e-5)
 
 
 def test_chosen_rows_are_these_rows() -> None:
-    encoder = tiny_tower()
-    lora = tiny_lora(encoder)
+    tower = tiny_tower()
+    lora = tiny_lora(tower)
     examples = whole_examples(lora, whole_prompts(PROMPTS))
     rows = examples.rows(torch.tensor([3, 0]))
     assert torch.equal(rows.token_ids, examples.token_ids[[3, 0]])
@@ -124,16 +124,16 @@ def test_chosen_rows_are_these_rows() -> None:
 
 
 def test_the_scales_are_those_of_all_positions() -> None:
-    encoder = tiny_tower()
-    lora = tiny_lora(encoder)
+    tower = tiny_tower()
+    lora = tiny_lora(tower)
     examples = whole_examples(lora, whole_prompts(PROMPTS))
     measured = RoleScales.measure(examples.targets, examples.roles)
     torch.testing.assert_close(role_scales([examples]).variance, measured.variance)
 
 
 def test_the_user_can_stop_between_two_batches() -> None:
-    encoder = tiny_tower()
-    lora = tiny_lora(encoder)
+    tower = tiny_tower()
+    lora = tiny_lora(tower)
     monitor = Recorder(stop_at=0)
     with pytest.raises(Cancelled):
         retain_examples(lora, whole_prompts(PROMPTS), monitor)

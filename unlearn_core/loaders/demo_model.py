@@ -59,9 +59,9 @@ def load_demo_folder(family: str = "sd2") -> FolderPipeline:
 def load_demo_world() -> dict[str, Any]:
     """demo/world.json: the objects, styles and backgrounds that the demo model learned.
 
-    Keys: `objects` (name -> {"category", "synonyms"}), `controls` (objects that the judges know and
-    the model never saw), `hypernyms` and `plural_objects` (lists of words), `styles` (name ->
-    phrases), `backgrounds` (list). Raises BadFile.
+    Keys: `objects` (name -> {"category", "synonyms", "descriptions"}), `controls` (objects that the
+    judges know and the model never saw), `hypernyms` and `plural_objects` (lists of words),
+    `styles` (name -> phrases), `backgrounds` (list). Raises BadFile.
     """
     return read_json(demo_folder() / "world.json")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from bench.emoji_canvas.render import load_renders, splits
 from bench.emoji_canvas.training.autoencoder import SCALING, encode
 from bench.emoji_canvas.training.generator import NOISES, PICTURES, SEED, Captions, write_captions
 from bench.emoji_canvas.training.objective import spread_steps
-from bench.emoji_canvas.training.stage import Average, Stage
+from bench.emoji_canvas.training.stage import Checkpoint, Stage, warm_cosine
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 
 DESCRIBED = 0.4
@@ -36,26 +35,12 @@ def train_family(model: nn.Module, latents: Tensor, captions: Captions, stage: S
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     rates = [group["lr"] for group in groups]
     trained = [parameter for group in groups for parameter in group["params"]]
-    average = Average(model, 0.998)
-    step = 0
-    if state := stage.load():
-        model.load_state_dict(state["weights"])
-        average.weights = state["average"]
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    torch.manual_seed(SEED + step)
+    kept = Checkpoint(stage, model, optimizer, 0.998)
+    torch.manual_seed(SEED + kept.step)
     losses: list[tuple[float, float]] = []
 
-    def save() -> None:
-        stage.save(
-            weights=model.state_dict(),
-            average=average.weights,
-            optimizer=optimizer.state_dict(),
-            step=step,
-        )
-
     while (share := stage.share) < 1:
-        rate = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
+        rate = warm_cosine(kept.step, 50, share)
         for group, full in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = full * rate
         picked = torch.randint(len(latents), (PICTURES,))
@@ -70,17 +55,14 @@ def train_family(model: nn.Module, latents: Tensor, captions: Captions, stage: S
         (loss + _NAMES_WEIGHT * names).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        step += 1
-        average.update(model, step)
+        step = kept.stepped()
         losses.append((loss.item(), names.item()))
         if step % _LOG_EVERY == 0:
             recent = np.mean(losses[-_LOG_EVERY:], 0)
             stage.log(step=step, loss=round(recent[0], 4), names=round(recent[1], 3))
         if stage.due:
-            save()
-    save()
-    model.load_state_dict(average.weights, strict=False)
-    model.eval().requires_grad_(False)
+            kept.save()
+    kept.finish()
 
 
 def train_families(folder: Path, minutes: float) -> tuple[SD1, SDXL, Captions]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from bench.emoji_canvas.captions import LABELS, write_caption
 from bench.emoji_canvas.pictures import Scene
 from bench.emoji_canvas.training.objective import Objective, names_loss, spread_steps
-from bench.emoji_canvas.training.stage import Average, Stage
+from bench.emoji_canvas.training.stage import Checkpoint, Stage, warm_cosine
 from unlearn_core.text.tokenizer import token_ids
 
 WIDTH = 192
@@ -176,26 +175,12 @@ def train_generator(
         weight_decay=1e-3,
         fused=True,
     )
-    average = Average(model, 0.999)
-    step = 0
-    if state := stage.load():
-        model.load_state_dict(state["weights"])
-        average.weights = state["average"]
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    torch.manual_seed(SEED + step)
+    kept = Checkpoint(stage, model, optimizer, 0.999)
+    torch.manual_seed(SEED + kept.step)
     losses: list[float] = []
 
-    def save() -> None:
-        stage.save(
-            weights=model.state_dict(),
-            average=average.weights,
-            optimizer=optimizer.state_dict(),
-            step=step,
-        )
-
     while (share := stage.share) < 1:
-        rate = min(1.0, (step + 1) / 150) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
+        rate = warm_cosine(kept.step, 150, share)
         optimizer.param_groups[0]["lr"] = _LEARNING_RATE * rate
         optimizer.param_groups[1]["lr"] = _LEARNING_RATE * rate * _TEXT_SHARE
         picked = torch.randint(len(latents), (PICTURES,))
@@ -213,14 +198,12 @@ def train_generator(
         (loss + _NAMES_WEIGHT * names).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        average.update(model, step)
+        step = kept.stepped()
         losses.append(loss.item())
         if step % _LOG_EVERY == 0:
             recent = float(np.mean(losses[-_LOG_EVERY:]))
             stage.log(step=step, loss=round(recent, 4), names=round(names.item(), 3))
         if stage.due:
-            save()
-    save()
-    model.load_state_dict(average.weights, strict=False)
-    return model.eval().requires_grad_(False)
+            kept.save()
+    kept.finish()
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,49 @@ class Average:
         weight = 1 - min(self.decay, step / (step + 20))
         names, live = zip(*module.named_parameters(), strict=True)
         torch._foreach_lerp_([self.weights[name] for name in names], list(live), weight)
+
+
+def warm_cosine(step: int, warm_up: int, share: float) -> float:
+    """The learning rate over its full one: `warm_up` steps up, a cosine of `share` down to 2 %."""
+    return min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
+
+
+class Checkpoint:
+    """A module in training, the average of its weights and its optimizer, as a stage keeps them."""
+
+    def __init__(
+        self, stage: Stage, module: nn.Module, optimizer: torch.optim.Optimizer, decay: float
+    ) -> None:
+        """Go on from the stage's last checkpoint, if there is one; `decay` is the average's."""
+        self._stage, self._module, self._optimizer = stage, module, optimizer
+        self._average = Average(module, decay)
+        self.step = 0
+        if state := stage.load():
+            module.load_state_dict(state["weights"])
+            self._average.weights = state["average"]
+            optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    def stepped(self) -> int:
+        """Count a step of the optimizer; how many there were."""
+        self.step += 1
+        self._average.update(self._module, self.step)
+        return self.step
+
+    def save(self) -> None:
+        """Into the stage's file."""
+        self._stage.save(
+            weights=self._module.state_dict(),
+            average=self._average.weights,
+            optimizer=self._optimizer.state_dict(),
+            step=self.step,
+        )
+
+    def finish(self) -> None:
+        """Save, and leave the module with the average's weights, frozen."""
+        self.save()
+        self._module.load_state_dict(self._average.weights, strict=False)
+        self._module.eval().requires_grad_(False)
 
 
 def as_batch(pixels: Tensor) -> Tensor:
