@@ -57,8 +57,7 @@ class Result:
     near: Neighbours | None
     near_drops: dict[str, Difference]
     weak: tuple[str, ...]
-    """The concept or neighbours that the base draws in under 90 % of the cell; they do not count
-    as neighbours."""
+    """The concept or neighbours that the base hardly draws, see WEAK: not counted as neighbours."""
     pairs: Share | None
     """Pictures of the concept and another object that show the other one."""
     pairs_before: Share | None
