@@ -465,6 +465,14 @@ def test_previews_show_concept_and_two_neighbours_before_and_now() -> None:
         assert 0 <= float(preview.min()) <= float(preview.max()) <= 1
 
 
+def test_a_stage_is_told_before_its_picture_is_drawn() -> None:
+    monitor = Recorder()
+    unlearn(TinyModel(), DOG, preset("quick", forget_prompts=12, keep_prompts=16), monitor)
+    *_, before, shown = monitor.reports
+    assert shown.preview is not None
+    assert before.stage == shown.stage
+
+
 def test_the_time_of_every_stage_is_told() -> None:
     result = unlearn(TinyModel(), WITH_PICTURES, make_settings())
     assert list(result.seconds) == [

@@ -35,7 +35,7 @@ class Progress:
     stage: str
     """What is being done, in words for the user: LEARNING, FORGETTING, ..."""
     step: int
-    """Steps done in this stage, 1 to `total`."""
+    """Steps done in this stage, 0 to `total`."""
     total: int
     loss: float | None = None
     seconds_left: float | None = None
