@@ -7,8 +7,8 @@ objects of `many_concepts`, and the presets that use the UNet, with a few steps 
 pictures, for it is their bytes that are asked for. On the demo model: `many_concepts` itself,
 on one thread. Every aim is a ratio within one part, but for the seconds and bytes of one `quick`.
 FOLDER gets cost.json after each part, and the same command goes on from there; at the end aims.md,
-full-size-quick.png and many.png. 50 minutes on two cores with AMX, the first 27 of which nothing
-else may use them; `--heights 1,20 --seeds 0` has all that the aims ask for in half of that.
+full-size-quick.png and many.png. About 55 minutes on two cores with AMX, the first 32 of which
+nothing else may use them; `--heights 1,20 --seeds 0` has all that the aims ask for in half of that.
 """
 
 from __future__ import annotations
