@@ -1,5 +1,6 @@
 """What takes the concept's place."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.word_tables import find_noun, is_hypernym, same_thing
 from unlearn_core.words import stand_in
 from unlearn_core.words.neighbours import SAME, Neighbourhood, look_around
-from unlearn_core.words.stand_in import StandIn, candidates, choose_stand_in, drawn_as_concept
+from unlearn_core.words.stand_in import (
+    Drawings,
+    StandIn,
+    candidates,
+    choose_stand_in,
+    read_drawings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +206,17 @@ def test_no_piece_of_a_name_stands_in_for_it_or_is_kept(name: str, encoder: Text
 # What is drawn for a candidate
 
 
-def draws(monkeypatch: pytest.MonkeyPatch, shown: dict[str, int]) -> list[str]:
+def draws(
+    monkeypatch: pytest.MonkeyPatch, shown: dict[str, int], vague: Collection[str] = ()
+) -> list[str]:
     tried: list[str] = []
 
-    def draw(_: Any, __: Any, word: str, *___: Any) -> int:
-        tried.append(word)
-        return shown[word]
+    def read(_: Any, concept: Concept, word: str, *__: Any) -> Drawings:
+        if word != concept.name:
+            tried.append(word)
+        return Drawings(shown.get(word, 4), 0.1 if word in vague else 0.4)
 
-    monkeypatch.setattr(stand_in, "drawn_as_concept", draw)
+    monkeypatch.setattr(stand_in, "read_drawings", read)
     return tried
 
 
@@ -249,20 +259,38 @@ def test_nothing_is_drawn_without_a_model_or_pictures(
     assert (choice.drawn, choice.drawn_as_concept, asked) == (0, 0, [])
 
 
-def test_the_same_word_is_told_from_itself_by_nothing(encoder: TextEncoder) -> None:
-    model = TinyModel()
-    assert drawn_as_concept(encoder, Concept("dog"), "dog", model, 3, 0) == 0
-    counts = [drawn_as_concept(encoder, Concept("dog"), "cat", model, 5, seed) for seed in (1, 1)]
-    assert counts[0] == counts[1]
-    assert 0 <= counts[0] <= 5
+@pytest.mark.parametrize(
+    ("shown", "vague", "word"),
+    [
+        ({"cat": 0, "fox": 0}, ["cat"], "fox"),
+        ({"cat": 0, "fox": 1, "wolf": 2}, ["cat"], "fox"),
+        ({"cat": 2, "fox": 1, "wolf": 1}, ["cat", "fox", "wolf"], "fox"),
+    ],
+)
+def test_a_candidate_that_explains_little_of_its_own_pictures_gives_way_too(
+    shown: dict[str, int], vague: list[str], word: str, encoder: TextEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    draws(monkeypatch, shown, vague)
+    around = around_of("car", "cat", "fox", "wolf", "owl")
+    choice = choose_stand_in(encoder, Concept("dog"), around, TinyModel(), 4, 0, Recorder())
+    assert (choice.word, choice.drawn_as_concept) == (word, shown[word])
 
 
-def test_a_picture_counts_as_the_concept_if_it_denoises_better_so(
+def test_drawings_are_read_the_same_twice(encoder: TextEncoder) -> None:
+    read = [read_drawings(encoder, Concept("dog"), "cat", TinyModel(), 5, 1) for _ in range(2)]
+    assert read[0] == read[1]
+
+
+def test_a_picture_shows_the_concept_if_that_explains_it_about_as_well_as_its_word(
     encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.5, 2.5])])
+    word, concept, empty = [1.0, 1.0, 1.0, 4.0], [0.9, 1.2, 1.4, 3.9], [2.0, 2.0, 2.0, 3.0]
+    losses = iter([torch.tensor(each) for each in (word, concept, empty)])
     monkeypatch.setattr(stand_in, "denoising_losses", lambda *_: next(losses))
-    assert drawn_as_concept(encoder, Concept("dog"), "cat", TinyModel(), 3, 0) == 2
+    read = read_drawings(encoder, Concept("dog"), "cat", TinyModel(), 4, 0)
+    assert read.as_concept == 3
+    assert read.explained == pytest.approx((0.5 + 0.5 + 0.5 - 1 / 3) / 4)
 
 
 def test_it_stops_when_asked(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
