@@ -38,9 +38,10 @@ SHOWN = 0.3
 """How near the loss of a word's picture as the concept must be to its loss as the word, where that
 as nothing is at 1, for the picture to show the concept. On the demo models synonyms lie below 0.1,
 other things above 0.5 (a tomato as an apple)."""
-OWN = 1 / 3
+OWN = 0.4
 """What a word must explain of its own pictures, as a share of what the concept explains of its. On
-the demo models things that were taught have 0.7 and more, words from descriptions 0.1 ("bun")."""
+the demo models things that were taught have 0.6 and more, words that only occur in descriptions
+0.35 and less ("fruit salad" for an apple)."""
 DRAW_STEPS = 10
 DRAW_GUIDANCE = 5.0
 
