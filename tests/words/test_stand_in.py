@@ -182,10 +182,22 @@ def test_where_no_sibling_is_known_another_word_stands_in(encoder: TextEncoder) 
         ("hammer", ("food", "umbrella", "scissors"), "umbrella"),
         ("gizmo", ("fruit", "tool", "rose"), "rose"),
         ("gizmo", ("animal", "vehicle"), "animal"),
+        ("apple", ("fruit salad", "lemon"), "lemon"),
     ],
 )
 def test_a_vague_word_gives_way_to_a_thing(name: str, near: tuple[str, ...], best: str) -> None:
     assert found(Concept(name), *near)[0] == best
+
+
+def test_a_kind_of_a_candidate_gives_way_to_it() -> None:
+    near = ("school bus", "ice cream truck", "fire truck", "bus", "truck", "airplane")
+    assert found(Concept("car"), *near)[:3] == ["bus", "truck", "airplane"]
+    assert found(Concept("car"), "school bus", "airplane") == ["school bus", "airplane"]
+
+
+def test_a_part_of_a_body_stands_in_for_another_alone() -> None:
+    assert found(Concept("robot"), "nose", "guitar") == ["guitar"]
+    assert found(Concept("mouth"), "nose", "guitar")[0] == "nose"
 
 
 def test_a_sibling_that_is_far_gives_way_to_a_near_word() -> None:
@@ -217,6 +229,7 @@ def draws(
         return Drawings(shown.get(word, 4), 0.1 if word in vague else 0.4)
 
     monkeypatch.setattr(stand_in, "read_drawings", read)
+    monkeypatch.setattr(stand_in, "TRIED", 3)
     return tried
 
 

@@ -9,6 +9,7 @@ draws something of its own for it, and not the concept.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 FAR = -0.1
 """Cosine below which even a word of the concept's group is no neighbour: to the demo model "neon
 sign" is farther from "robot" than most words are. "dagger" and "bomb" have -0.05."""
-TRIED = 3
+TRIED = 6
 """Candidates that are drawn before the one that draws the concept least is taken."""
 SHOWN = 0.3
 """How near the loss of a word's picture as the concept must be to its loss as the word, where that
@@ -74,10 +75,12 @@ class Drawings:
 def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
     """The ranked words that may stand in: none that contains, is or generalises the concept.
 
-    General words come last, for "animal" a model draws anything, and sometimes the concept; among
-    the others those that are far.
+    General words come last, for "animal" a model draws anything, and sometimes the concept, as for
+    "fruit salad" an apple; among the others those that are far, then kinds of another candidate
+    ("school bus" beside "bus").
     Nor the name of a colour: "orange" is read as that, and anything may be drawn in it. Nor, for a
-    thing, a word for a picture: what is drawn for "drawing" is anything, the concept too.
+    thing, a part of a body, or a word for a picture: what is drawn for "drawing" is anything, the
+    concept too.
     """
     noun = find_noun(concept.name)
     kept = {word.casefold() for word in concept.keep}
@@ -91,6 +94,8 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float
         return free
     if not is_hypernym("picture", concept.name):
         free = [pair for pair in free if not is_hypernym("picture", pair[0])]
+    if not _is_of_body(concept.name):
+        free = [pair for pair in free if not _is_of_body(pair[0])]
     if concept.kind == "person":
         people = ((word, find_noun(word)) for word, _ in free)
         fitting = {word for word, other in people if other and other.category == "person"}
@@ -99,7 +104,30 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float
         if concept.kind == "unsafe":
             fitting = {word for word, _ in free} - fitting
     chosen = [pair for pair in free if pair[0] in fitting] or free
-    return sorted(chosen, key=lambda pair: (is_general(pair[0]), pair[1] <= FAR))
+    words = {word for word, _ in chosen}
+
+    def order(pair: tuple[str, float]) -> tuple[bool, bool, bool]:
+        word, cosine = pair
+        is_vague = is_general(word) or _holds_general(word, concept)
+        return is_vague, cosine <= FAR, _is_kind(word, words)
+
+    return sorted(chosen, key=order)
+
+
+def _holds_general(word: str, concept: Concept) -> bool:
+    """Whether a part of it is a more general word for the concept, as in "fruit salad"."""
+    return any(is_hypernym(part, name) for part in word.split() for name in concept.names)
+
+
+def _is_of_body(word: str) -> bool:
+    noun = find_noun(word)
+    return noun is not None and noun.category == "body"
+
+
+def _is_kind(word: str, words: Collection[str]) -> bool:
+    """Whether it is a compound of one of the words and what kind of that it is."""
+    _, space, last = word.rpartition(" ")
+    return bool(space) and last in words
 
 
 def choose_stand_in(
