@@ -34,9 +34,10 @@ class Progress:
 
     stage: str
     """What is being done, in words for the user: LEARNING, FORGETTING, ..."""
-    step: int
+    step: int = 0
     """Steps done in this stage, 0 to `total`."""
-    total: int
+    total: int = 0
+    """0 where the stage has begun and its steps are not counted."""
     loss: float | None = None
     seconds_left: float | None = None
     """Estimated seconds to the end of this stage; None before it can be told."""
@@ -45,12 +46,24 @@ class Progress:
 
     def in_words(self) -> str:
         """On one line: stage, step, and what is known of loss and time left."""
-        words = f"{self.stage}: {self.step} of {self.total}"
+        words = self.stage
+        if self.total:
+            words += f": {self.step} of {self.total}"
         if self.loss is not None:
             words += f", loss {self.loss:.3g}"
-        if self.seconds_left is not None:
-            words += f", {self.seconds_left:.0f} s left"
+        if self.seconds_left is not None and self.step < self.total:
+            words += f", {time_in_words(self.seconds_left)} left"
         return words
+
+
+def time_in_words(seconds: float) -> str:
+    """As "45 s", "12 min" or "2 h 5 min"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class RunMonitor(Protocol):
@@ -60,7 +73,7 @@ class RunMonitor(Protocol):
     """Whether previews can be seen; where not, none are drawn."""
 
     def report(self, progress: Progress) -> None:
-        """Show the progress; called about once a step."""
+        """Show the progress; called when a stage begins, and about once a step."""
 
     def should_stop(self) -> bool:
         """Whether the user wants to stop; asked once a step."""
