@@ -57,11 +57,13 @@ class Progress:
 
 
 def time_in_words(seconds: float) -> str:
-    """As "45 s", "12 min" or "2 h 5 min"."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
+    """As "45 s", "3 min 20 s" or "2 h 5 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 10:
+        return f"{minutes} min {rest} s"
+    if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
 
@@ -85,14 +87,20 @@ class StepReports:
     def __init__(self, monitor: RunMonitor, stage: str, total: int) -> None:
         """The first step begins now."""
         self._monitor, self._stage, self._total = monitor, stage, total
-        self._started = time.monotonic()
+        self._since, self._spent = time.monotonic(), 0.0
+
+    def go_on(self) -> None:
+        """The next step begins now: what came before it, such as preparing it, is no step's."""
+        self._since = time.monotonic()
 
     def done(self, step: int, loss: float, preview: Callable[[], Tensor]) -> None:
         """Report `step`, 1 to the total; `preview` draws what is reported PREVIEWS times."""
-        per_step = (time.monotonic() - self._started) / step
+        now = time.monotonic()
+        self._spent += now - self._since
+        self._since = now
         is_due = step % max(1, self._total // PREVIEWS) == 0
         shown = preview() if is_due and self._monitor.shows_pictures else None
-        left = per_step * (self._total - step)
+        left = self._spent / step * (self._total - step)
         self._monitor.report(Progress(self._stage, step, self._total, loss, left, shown))
 
 

@@ -7,7 +7,7 @@ const NAME = "unlearn_said"
 const PROGRESS_TEXT = "$$node-text-preview"
 const LINE = 16
 const CURVE = 44
-const MOST_LINES = 12
+const LEAST_LINES = 8
 const STYLE = `
     box-sizing: border-box; overflow: auto; padding: 6px 8px; border-radius: 6px; cursor: text;
     font: 12px/${LINE}px sans-serif; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -45,10 +45,10 @@ function curveOf(losses) {
     return curve
 }
 
-function heightOf(node, { text, losses }) {
+function heightOf(node, { text, losses }, mostLines) {
     const letters = Math.max(20, (node.size[0] - 50) / 6)
     const lines = text.split("\n").map((line) => Math.ceil(line.length / letters) || 1)
-    const height = LINE * Math.min(MOST_LINES, lines.reduce((sum, count) => sum + count, 0))
+    const height = LINE * Math.min(mostLines, lines.reduce((sum, count) => sum + count, 0))
     return height + (losses.length > 1 ? CURVE : 0) + 34
 }
 
@@ -61,15 +61,18 @@ function remove(node, name) {
     if (widget) node.removeWidget(widget)
 }
 
-function add(node) {
+function add(node, said) {
     const element = document.createElement("div")
+    element.said = said
     element.className = NAME
     element.style.cssText = STYLE
     element.tabIndex = 0
     element.dataset.captureWheel = "true"
     const widget = node.addDOMWidget(NAME, NAME, element, {
         serialize: false,
-        getMinHeight: () => heightOf(node, widget.said),
+        hideOnZoom: false,
+        getMinHeight: () => heightOf(node, element.said, LEAST_LINES),
+        getMaxHeight: () => heightOf(node, element.said, Infinity),
     })
     widget.serialize = false
     return widget
@@ -77,9 +80,10 @@ function add(node) {
 
 function draw(node, { text = "", losses = [] }) {
     if (!text) return remove(node, NAME)
-    const widget = find(node, NAME) ?? add(node)
-    widget.said = { text, losses }
-    widget.element.replaceChildren(text, ...(losses.length > 1 ? [curveOf(losses)] : []))
+    const said = { text, losses }
+    const { element } = find(node, NAME) ?? add(node, said)
+    element.said = said
+    element.replaceChildren(text, ...(losses.length > 1 ? [curveOf(losses)] : []))
     const [width, height] = node.size
     node.setSize([width, Math.max(height, node.computeSize()[1])])
     node.setDirtyCanvas(true, true)
