@@ -60,8 +60,9 @@ def page(server: ComfyServer, browser: Browser) -> Iterator[Page]:
 def open_page(server: ComfyServer, browser: Browser) -> Page:
     """Another user's front end."""
     page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.set_default_timeout(MINUTES)
     page.goto(server.address)
-    page.wait_for_function(READY, timeout=MINUTES)
+    page.wait_for_function(READY)
     page.evaluate(LISTEN)
     return page
 
@@ -84,14 +85,14 @@ def run(page: Page) -> list[str]:
     """Press Run and wait for the end; the progress texts that the page was sent."""
     page.evaluate("() => { window.texts = []; window.ended = false }")
     page.locator(RUN_BUTTON).first.click()
-    page.wait_for_function("() => window.ended", timeout=MINUTES)
+    page.wait_for_function("() => window.ended")
     return list(page.evaluate("() => window.texts"))
 
 
 def reload(page: Page) -> None:
     """Load the page anew, with the workflow that it was left with."""
     page.reload()
-    page.wait_for_function(READY, timeout=MINUTES)
+    page.wait_for_function(READY)
     page.wait_for_function("() => app.graph.nodes.some((node) => node.type === 'UnlearnForget')")
     page.evaluate(LISTEN)
 
