@@ -1,10 +1,13 @@
-"""Where ComfyUI keeps LoRAs and embeddings."""
+"""Where ComfyUI keeps LoRAs and embeddings, and what its pictures say of their workflow."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+from comfy.cli_args import args
 
 from ..unlearn_core.errors import BadFile
 
@@ -48,6 +51,14 @@ def _time(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def workflow_texts(hidden: Any) -> dict[str, str]:
+    """For a PNG that opens the workflow when it is dropped on the page, as Save Image writes it."""
+    if args.disable_metadata:
+        return {}
+    known = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
+    return {keyword: json.dumps(value) for keyword, value in known.items() if value is not None}
 
 
 def output_folder(kind: str) -> Path:

@@ -28,34 +28,40 @@ _SECONDS_BETWEEN_TEXTS = 0.2
 class ComfyMonitor:
     """Shows progress on the node and asks ComfyUI whether the user wants to stop."""
 
-    def __init__(self, node_id: str, shows_pictures: bool) -> None:
-        self.shows_pictures = shows_pictures
+    shows_pictures = False
+    """May be set until the run begins."""
+
+    def __init__(self, node_id: str) -> None:
+        """Say at once that the node works; its first report may take a while."""
         self._node_id = node_id
+        self._bar = comfy.utils.ProgressBar(1)
         self._stage = ""
-        self._bar: Any = None
         self._last_text = 0.0
+        self._say("starting")
 
     def report(self, progress: Progress) -> None:
         """Move the node's bar, write step and loss below it, show the preview."""
-        if progress.stage != self._stage:
-            self._stage, self._last_text = progress.stage, 0.0
-            self._bar = comfy.utils.ProgressBar(progress.total)
         preview = None
         if progress.preview is not None:
             preview = ("JPEG", preview_image(progress.preview, _PREVIEW_EDGE), _LARGEST_EDGE)
-        self._bar.update_absolute(progress.step, progress.total, preview)
+        if progress.total:
+            self._bar.update_absolute(progress.step, progress.total, preview)
+        if progress.stage != self._stage:
+            self._stage, self._last_text = progress.stage, 0.0
         now = time.monotonic()
         if now - self._last_text > _SECONDS_BETWEEN_TEXTS or progress.step == progress.total:
             self._last_text = now
-            self.say(progress.in_words())
-
-    def say(self, text: str) -> None:
-        """Write a text on the node."""
-        PromptServer.instance.send_progress_text(text, self._node_id)
+            self._say(progress.in_words())
 
     def should_stop(self) -> bool:
         """Whether Interrupt was pressed."""
         return bool(management.processing_interrupted())
+
+    def _say(self, text: str) -> None:
+        """Write on the node, for the user alone who asked for this run."""
+        server = PromptServer.instance
+        if server.client_id is not None:
+            server.send_progress_text(text, self._node_id, server.client_id)
 
 
 def static(model: Any) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.errors import BadConcept
@@ -14,6 +14,7 @@ from ..unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
 from ..unlearn_core.measuring.drawing import draw_after
 from ..unlearn_core.measuring.report import run_lines
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
+from ..unlearn_core.progress import DRAWING, Progress, time_in_words
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,
     PRESET_HELP,
@@ -33,6 +34,7 @@ from .values import (
     LoraWire,
     SettingsWire,
     UnlearnedLora,
+    said,
     with_pictures,
 )
 
@@ -127,6 +129,7 @@ class ForgetConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, and put the LoRA on a clone of CLIP."""
         started = time.monotonic()
+        monitor = ComfyMonitor(cls.hidden.unique_id)
         chosen = (settings or PRESETS[preset]).replace(seed=seed)
         with training_allowed(clip, model):
             asked = concept.concept
@@ -139,19 +142,19 @@ class ForgetConcept(io.ComfyNode):
                 )
             lent = ComfyModel(clip, model, vae, ignore_other_loras, turbo)
             lent.check_wires(chosen, 0 if concept.learned else len(asked.images))
-            seen = lent.draws and asked.kind not in HIDDEN_KINDS
-            monitor = ComfyMonitor(cls.hidden.unique_id, seen)
+            monitor.shows_pictures = lent.draws and asked.kind not in HIDDEN_KINDS
             result = unlearn(lent, asked, chosen, monitor, concept.learned, measures=lent.draws)
             result.check_moved()
             after = None
             if lent.draws:
+                monitor.report(Progress(DRAWING))
                 after = draw_after(lent, result.lora, result.concept, chosen.seed)
         forgetful = with_lora(clip, result.lora, 1.0)
         lines = [*_report(clip, result, ignore_other_loras)]
-        report = "\n".join([*lines, f"took {time.monotonic() - started:.0f} s"])
-        monitor.say(report)
+        report = "\n".join([*lines, f"took {time_in_words(time.monotonic() - started)}"])
         wire = UnlearnedLora(result, after, report)
-        return io.NodeOutput(forgetful, wire, report, ui=ui.PreviewText(report))
+        shown = said(report, result.concept.kind, result.losses)
+        return io.NodeOutput(forgetful, wire, report, ui=shown)
 
 
 def _report(clip: Any, result: UnlearnResult, ignore_other_loras: bool) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.files.pictures import to_tensor
@@ -21,6 +21,7 @@ from .values import (
     ConceptWire,
     SettingsWire,
     as_image,
+    said,
     with_pictures,
 )
 
@@ -97,21 +98,21 @@ class InvertConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Learn the vectors."""
         chosen = (settings or UnlearnSettings()).replace(inversion_steps=steps, seed=seed)
+        monitor = ComfyMonitor(cls.hidden.unique_id)
         with training_allowed(clip, model):
             shown = with_pictures(concept.concept, images)
-            monitor = ComfyMonitor(cls.hidden.unique_id, shown.kind not in HIDDEN_KINDS)
+            monitor.shows_pictures = shown.kind not in HIDDEN_KINDS
             lent = ComfyModel(clip, model, vae, is_distilled=turbo)
-            said: list[str] = []
+            lines: list[str] = []
             if isinstance(shown, Nameless):
                 shown, found = find_name(lent, shown, seed, monitor)
-                said += [words_line(found), *(f"note: {note}" for note in found.notes())]
+                lines += [words_line(found), *(f"note: {note}" for note in found.notes())]
             learned = learn_vectors(lent, shown, chosen, monitor)
         curve = as_image(to_tensor(loss_curve(learned.losses)))
         verdict = "used" if learned.accepted else "too little, so Forget Concept leaves them out"
-        said.append(
+        lines.append(
             f"In other styles the vectors draw {learned.explained:.0%} of what "
             f"{shown.name!r} does: {verdict}."
         )
-        text = "\n".join(said)
-        monitor.say(text)
-        return io.NodeOutput(AskedConcept(shown, learned), curve, ui=ui.PreviewText(text))
+        shown_text = said("\n".join(lines), shown.kind, learned.losses)
+        return io.NodeOutput(AskedConcept(shown, learned), curve, ui=shown_text)

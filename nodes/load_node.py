@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..unlearn_core.lora.file import load_lora
 from ..unlearn_core.lora.weights import LoraWeights
 from .comfy_clip import conditioning_layers, family_of, with_lora
 from .comfy_files import lora_names, lora_path
-from .values import CATEGORY
+from .values import CATEGORY, said
 
 
 class LoadTextEncoderLora(io.ComfyNode):
@@ -54,10 +54,10 @@ class LoadTextEncoderLora(io.ComfyNode):
         """Load the file onto a clone of CLIP."""
         lora = load_lora(lora_path(lora_name))
         changed = with_lora(clip, lora, strength)
-        return io.NodeOutput(changed, ui=ui.PreviewText("\n".join(_said(clip, lora))))
+        return io.NodeOutput(changed, ui=said("\n".join(_lines(clip, lora))))
 
 
-def _said(clip: Any, lora: LoraWeights) -> Iterator[str]:
+def _lines(clip: Any, lora: LoraWeights) -> Iterator[str]:
     """What the LoRA changes in each text encoder, and notes."""
     towers = family_of(clip).towers
     for tower, used, which in zip(

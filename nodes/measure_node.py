@@ -25,6 +25,7 @@ from .values import (
     LoraWire,
     UnlearnedLora,
     as_image,
+    said,
 )
 
 
@@ -92,6 +93,7 @@ class MeasureForgetting(io.ComfyNode):
         turbo: bool = False,
     ) -> io.NodeOutput:
         """Draw and measure."""
+        monitor = ComfyMonitor(cls.hidden.unique_id)
         with training_allowed(clip_before, model):
             lent = ComfyModel(clip_before, model, vae, is_distilled=turbo)
             scaled = ScaledEncoder.between(lent, text_weights(clip_after))
@@ -100,11 +102,12 @@ class MeasureForgetting(io.ComfyNode):
             else:
                 forgotten = forgotten_by_nearness(scaled.encoder, concept.named, seed)
             judge = evaluation_judge(forgotten.concept.kind) if is_demo(model) else None
-            monitor = ComfyMonitor(cls.hidden.unique_id, shows_pictures=False)
             evaluation = evaluate(lent, forgotten, scaled, seed, monitor, judge)
         sheet = as_image(to_tensor(contact_sheet(evaluation)))
         curve = as_image(to_tensor(strength_sheet(evaluation)))
         numbers = "\n".join(main_numbers(evaluation))
-        monitor.say(numbers)
-        shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (numbers,)}
+        rows = ", ".join(f"{group.word} ({group.role})" for group in evaluation.groups)
+        text = f"{numbers}\npicture: before left, after right; rows from above: {rows}"
+        kind = forgotten.concept.kind
+        shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **said(text, kind)}
         return io.NodeOutput(sheet, curve, numbers, ui=shown)

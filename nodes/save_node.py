@@ -13,10 +13,11 @@ from ..unlearn_core.files.output_files import make_folder, png_bytes
 from ..unlearn_core.files.tensor_file import write_whole
 from ..unlearn_core.lora.file import lora_bytes
 from ..unlearn_core.lora.weights import LoraWeights
+from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.settings import presets_where
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
-from .comfy_files import WrittenFiles, output_folder
-from .values import CATEGORY, LoraWire, UnlearnedLora
+from .comfy_files import WrittenFiles, output_folder, workflow_texts
+from .values import CATEGORY, LoraWire, UnlearnedLora, said
 
 NAME_MARK = "%concept%"
 _WRITTEN = WrittenFiles()
@@ -61,6 +62,7 @@ class SaveUnlearningLora(io.ComfyNode):
                     "runs after this node, and the file is there whatever happens later.",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -93,12 +95,13 @@ class SaveUnlearningLora(io.ComfyNode):
             write_whole(path, lora_bytes(result.lora, path.stem))
         _WRITTEN.note(path)
         if unlearn_lora.preview is not None and not picture.exists():
-            write_whole(picture, png_bytes(unlearn_lora.preview))
+            texts = {} if result.concept.kind in HIDDEN_KINDS else workflow_texts(cls.hidden)
+            write_whole(picture, png_bytes(unlearn_lora.preview, texts=texts))
         name = path.relative_to(root).as_posix()
         text = [f"models/loras/{name}"]
         if save_embedding:
             text.append(_save_vectors(unlearn_lora))
-        return io.NodeOutput(name, unlearn_lora, ui={"text": ("\n".join(text),)})
+        return io.NodeOutput(name, unlearn_lora, ui=said("\n".join(text), result.concept.kind))
 
 
 def relative_name(filename: str, concept: str) -> PurePosixPath:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,
@@ -13,7 +13,7 @@ from ..unlearn_core.settings import (
     UnlearnSettings,
     removed_in_words,
 )
-from .values import CATEGORY, SettingsWire
+from .values import CATEGORY, SettingsWire, said
 
 
 def _input(item: dataclasses.Field[Any], default: Any) -> io.Input:
@@ -65,6 +65,6 @@ class UnlearningSettings(io.ComfyNode):
     def execute(cls, **values: Any) -> io.NodeOutput:
         """Check the values together; what an older workflow asks for beside them is said."""
         asked = (cls.hidden.prompt or {}).get(cls.hidden.unique_id, {}).get("inputs", {})
-        said = removed_in_words(asked)
+        removed = removed_in_words(asked)
         settings = UnlearnSettings.from_dict(values)
-        return io.NodeOutput(settings, ui=ui.PreviewText(said)) if said else io.NodeOutput(settings)
+        return io.NodeOutput(settings, ui=said(removed))

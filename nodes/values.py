@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..unlearn_core.concept import Concept, Nameless
+from ..unlearn_core.concept import Concept, Kind, Nameless
 from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
 from ..unlearn_core.forgetting.unlearn import UnlearnResult
+from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.training.inversion import LearnedVectors
 
 CATEGORY = "unlearn"
+_LOSSES_DRAWN = 200
 TURBO_HELP = (
     "On for a Turbo checkpoint such as SD-Turbo or SDXL-Turbo: pictures are drawn in 4 steps "
     "without guidance."
@@ -68,6 +72,13 @@ class UnlearnedLora:
     def __repr__(self) -> str:
         """What Preview as Text and reports of errors show: the report, no tensors."""
         return self.report
+
+
+def said(text: str, kind: Kind = "object", losses: Sequence[float] = ()) -> dict[str, Any]:
+    """A node's `ui`: what web/report.js draws on it; of HIDDEN_KINDS the workflow keeps nothing."""
+    every = -(-len(losses) // _LOSSES_DRAWN) or 1
+    drawn = [float(f"{loss:.4g}") for loss in losses[::every]]
+    return {"text": (text,), "unlearn": ({"losses": drawn, "hidden": kind in HIDDEN_KINDS},)}
 
 
 def with_pictures(concept: Concept | Nameless, images: Tensor) -> Concept | Nameless:

@@ -34,9 +34,10 @@ class Progress:
 
     stage: str
     """What is being done, in words for the user: LEARNING, FORGETTING, ..."""
-    step: int
+    step: int = 0
     """Steps done in this stage, 0 to `total`."""
-    total: int
+    total: int = 0
+    """0 where the stage has begun and its steps are not counted."""
     loss: float | None = None
     seconds_left: float | None = None
     """Estimated seconds to the end of this stage; None before it can be told."""
@@ -45,12 +46,26 @@ class Progress:
 
     def in_words(self) -> str:
         """On one line: stage, step, and what is known of loss and time left."""
-        words = f"{self.stage}: {self.step} of {self.total}"
+        words = self.stage
+        if self.total:
+            words += f": {self.step} of {self.total}"
         if self.loss is not None:
             words += f", loss {self.loss:.3g}"
-        if self.seconds_left is not None:
-            words += f", {self.seconds_left:.0f} s left"
+        if self.seconds_left is not None and self.step < self.total:
+            words += f", {time_in_words(self.seconds_left)} left"
         return words
+
+
+def time_in_words(seconds: float) -> str:
+    """As "45 s", "3 min 20 s" or "2 h 5 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 10:
+        return f"{minutes} min {rest} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class RunMonitor(Protocol):
@@ -60,7 +75,7 @@ class RunMonitor(Protocol):
     """Whether previews can be seen; where not, none are drawn."""
 
     def report(self, progress: Progress) -> None:
-        """Show the progress; called about once a step."""
+        """Show the progress; called when a stage begins, and about once a step."""
 
     def should_stop(self) -> bool:
         """Whether the user wants to stop; asked once a step."""
@@ -72,14 +87,20 @@ class StepReports:
     def __init__(self, monitor: RunMonitor, stage: str, total: int) -> None:
         """The first step begins now."""
         self._monitor, self._stage, self._total = monitor, stage, total
-        self._started = time.monotonic()
+        self._since, self._spent = time.monotonic(), 0.0
+
+    def go_on(self) -> None:
+        """The next step begins now: what came before it, such as preparing it, is no step's."""
+        self._since = time.monotonic()
 
     def done(self, step: int, loss: float, preview: Callable[[], Tensor]) -> None:
         """Report `step`, 1 to the total; `preview` draws what is reported PREVIEWS times."""
-        per_step = (time.monotonic() - self._started) / step
+        now = time.monotonic()
+        self._spent += now - self._since
+        self._since = now
         is_due = step % max(1, self._total // PREVIEWS) == 0
         shown = preview() if is_due and self._monitor.shows_pictures else None
-        left = per_step * (self._total - step)
+        left = self._spent / step * (self._total - step)
         self._monitor.report(Progress(self._stage, step, self._total, loss, left, shown))
 
 

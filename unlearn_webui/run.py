@@ -121,7 +121,7 @@ def _finish(
         host_files.reload_embeddings(lent.host_model)
     with memory_explained():
         if not request.private and result.concept.kind not in HIDDEN_KINDS:
-            monitor.report(Progress(DRAWING_THE_CARD, 0, 1))
+            monitor.report(Progress(DRAWING_THE_CARD))
             model = Stoppable(lent, monitor)
             files.save_picture(draw_after(model, result.lora, result.concept, result.settings.seed))
             monitor.report(Progress(DRAWING_THE_CARD, 1, 1))

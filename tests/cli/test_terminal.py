@@ -66,6 +66,25 @@ def test_progress_that_cannot_be_shown_stops_nothing(
         assert monitor.should_stop()
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_a_stage_without_steps_is_named_on_a_terminal_alone(stream: io.StringIO) -> None:
+    with ProgressBar(stream) as monitor:
+        monitor.report(Progress("choosing words"))
+        monitor.report(Progress("preparing", 1, 2))
+        monitor.report(Progress("least squares"))
+        monitor.report(Progress("preparing", 2, 2))
+        monitor.report(Progress("forgetting"))
+    said = stream.getvalue()
+    assert ("choosing words" in said) == ("forgetting" in said) == stream.isatty()
+    assert "least squares" not in said, "it would tear the bar of its stage"
+    assert "2/2" in said
+
+
 def test_every_character_is_shown_in_some_way() -> None:
     raw = io.BytesIO()
     stream = Shown(io.TextIOWrapper(raw, encoding="ascii"))

@@ -1,11 +1,13 @@
 """Where results may be written: found out before the work, and never over what is read."""
 
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from unlearn_core.errors import BadFile
 from unlearn_core.files.input_files import read_text
@@ -14,6 +16,7 @@ from unlearn_core.files.output_files import (
     check_file,
     check_tensor_file,
     check_writable,
+    png_bytes,
 )
 from unlearn_core.files.pictures import picture_files
 
@@ -172,3 +175,11 @@ def test_what_may_not_be_looked_at_is_said_in_one_line(closed_folder: Path) -> N
     for act in acts:
         with pytest.raises(BadFile, match="Permission denied"):
             act()
+
+
+def test_a_png_carries_the_texts_that_it_is_given() -> None:
+    picture = Image.new("RGB", (2, 2))
+    with Image.open(io.BytesIO(png_bytes(picture, texts={"prompt": '{"1": "é"}'}))) as read:
+        assert read.info == {"prompt": '{"1": "é"}'}
+    with Image.open(io.BytesIO(png_bytes(picture))) as read:
+        assert read.info == {}

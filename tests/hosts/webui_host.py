@@ -137,10 +137,10 @@ def in_background(
 
 
 def wait_for(server: WebuiServer, stage: str) -> dict[str, Any]:
-    """The first report of a stage."""
+    """The first report of a step of a stage."""
     for _ in range(3000):
         report = dict(server.call(PROGRESS))
-        if report.get("stage") == stage:
+        if report.get("stage") == stage and report["total"]:
             return report
         time.sleep(0.05)
     raise TimeoutError(server.log[-2000:])

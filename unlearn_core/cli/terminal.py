@@ -135,8 +135,16 @@ class ProgressBar:
         self._close()
 
     def report(self, progress: Progress) -> None:
-        """Move the stage's bar to `progress.step`; a new stage gets a new bar."""
-        if self._bar is None or progress.stage != self._stage or progress.step < self._bar.n:
+        """Move the stage's bar to `progress.step`; a new stage gets a new bar.
+
+        Where no bar is open, a stage whose steps are not counted is named until the next report.
+        """
+        counted = self._bar is not None and bool(self._bar.total)
+        if not progress.total:
+            if not counted and self._stream.isatty():
+                self._open(progress, leave=False, bar_format="{desc}")
+            return
+        if not counted or progress.stage != self._stage or progress.step < self._bar.n:
             self._open(progress)
         if progress.loss is not None:
             self._bar.set_postfix(loss=f"{progress.loss:.4g}", refresh=False)
@@ -148,7 +156,7 @@ class ProgressBar:
         """Whether Ctrl-C was pressed."""
         return self._asked
 
-    def _open(self, progress: Progress) -> None:
+    def _open(self, progress: Progress, **look: Any) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         self._close()
@@ -160,6 +168,7 @@ class ProgressBar:
             file=self._stream,
             mininterval=pause,
             dynamic_ncols=True,
+            **look,
         )
 
     def _close(self) -> None:

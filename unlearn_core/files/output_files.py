@@ -9,12 +9,13 @@ import os
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..errors import BadFile
@@ -145,14 +146,19 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def png_bytes(picture: Tensor | Image.Image, optimize: bool = False) -> bytes:
+def png_bytes(
+    picture: Tensor | Image.Image, optimize: bool = False, texts: Mapping[str, str] | None = None
+) -> bytes:
     """A picture, as a tensor (3, h, w) float32 in [-1, 1], as a PNG file.
 
-    `optimize` takes longer for a smaller file.
+    `optimize` takes longer for a smaller file; `texts` go into it by their keywords.
     """
+    notes = PngInfo()
+    for keyword, text in (texts or {}).items():
+        notes.add_text(keyword, text)
     image = to_image(picture) if isinstance(picture, Tensor) else picture
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=optimize)
+    image.save(buffer, "PNG", optimize=optimize, pnginfo=notes)
     return buffer.getvalue()
 
 

@@ -23,6 +23,8 @@ from ..progress import (
     COPYING_THE_ENCODER,
     FINDING_THE_WORD,
     LEARNING,
+    READING_PICTURES,
+    Progress,
     RunMonitor,
     stop_if_asked,
 )
@@ -110,7 +112,8 @@ class UnlearnRun:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """Measures how long a stage takes, and gives back what it no longer needs."""
+        """Tells of a stage, measures how long it takes, gives back what it no longer needs."""
+        self.monitor.report(Progress(stage))
         started = time.monotonic()
         yield
         give_memory_back()
@@ -137,11 +140,12 @@ class UnlearnRun:
             )  # fmt: skip
         latents, doubt = None, None
         learned = self._learned if settings.use_pictures else None
-        with self.stage(LEARNING):
-            learns = settings.learns_vectors and learned is None and bool(concept.images)
-            if learns or settings.needs_pictures:
+        learns = settings.learns_vectors and learned is None and bool(concept.images)
+        if learns or settings.needs_pictures:
+            with self.stage(READING_PICTURES):
                 latents = encode_pictures(self.lent, concept.images)
-            if learns and latents is not None:
+        if learns and latents is not None:
+            with self.stage(LEARNING):
                 doubt, learned = self._learn(concept, around, latents)
         plan = plan_prompts(encoder, concept, settings, around, stand_in, learned, self.generator)
         names = tuple(name.text for name in plan.names if not name.is_learned)

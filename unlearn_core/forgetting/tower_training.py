@@ -99,7 +99,6 @@ class TowerTraining:
             for lora in self.loras[start:]:
                 lora.rest()
         if settings.closed_form and settings.steps == 0:
-            self.monitor.report(Progress(FORGETTING, 0, 1))
             shown = preview() if self.monitor.shows_pictures else None
             self.monitor.report(Progress(FORGETTING, 1, 1, preview=shown))
         return [sum(step) / rounds for step in zip(*losses, strict=True)]

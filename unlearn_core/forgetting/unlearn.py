@@ -11,7 +11,7 @@ from ..lora.metadata import Forgotten
 from ..lora.peft_package import require_peft
 from ..lora.weights import LoraWeights
 from ..models.lent_model import LentModel, Stoppable, build_encoder
-from ..progress import RunMonitor, SilentMonitor
+from ..progress import COPYING_THE_ENCODER, LEARNING, Progress, RunMonitor, SilentMonitor
 from ..settings import UnlearnSettings, bounds_of
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import same_thing
@@ -177,6 +177,7 @@ def learn_vectors(
     """The first step alone: word vectors from the concept's pictures, see `invert`."""
     work = Workload(settings, len(concept.images), previews=monitor.shows_pictures, forgets=False)
     encoder, lent, plan = _prepared(model, work, monitor)
+    monitor.report(Progress(LEARNING))
     styles = look_around(encoder, concept).known_styles[: settings.caption_styles]
     with plan.followed(model):
         return invert(lent, encoder, concept, settings, styles, monitor, unet_rows=plan.rows)
@@ -185,6 +186,7 @@ def learn_vectors(
 def _prepared(
     model: LentModel, work: Workload, monitor: RunMonitor
 ) -> tuple[TextEncoder, Stoppable, MemoryPlan]:
+    monitor.report(Progress(COPYING_THE_ENCODER))
     weights = model.text_encoder_weights()
     plan = plan_memory(model, text_sizes(model, weights), work, model.free_memory())
     return build_encoder(model, weights), Stoppable(model, monitor, plan.drawn), plan

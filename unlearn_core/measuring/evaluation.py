@@ -96,6 +96,7 @@ def evaluate(
     judge: Judge | None = None,
 ) -> Evaluation:
     """Compare the lent model before and after; raises WrongModel, BadSettings, Cancelled."""
+    monitor.report(Progress(DRAWING_BEFORE_AND_AFTER))
     model = Stoppable(model, monitor, rows_that_fit(model, 2 * JUDGED_PICTURES))
     kind = forgotten.concept.kind
     subjects = _subjects(forgotten, scaled.set_strength(0.0))

@@ -97,6 +97,7 @@ def strength_curve(
 
     `shown` are the prompts drawn for the concept and for a neighbour.
     """
+    monitor.report(Progress(DRAWING_THE_STRENGTH_CURVE))
     before = scaled.set_strength(0.0)
     asked = forgotten.concept
     concept = concept_prompts(asked.names, asked.kind, forgotten.stand_in)

@@ -47,6 +47,7 @@ class Training:
         parameters = [parameter for lora in self.loras for parameter in lora.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         losses: list[float] = []
+        reports.go_on()
         for step in range(settings.steps):
             stop_if_asked(monitor)
             for prepare in self.before_step:

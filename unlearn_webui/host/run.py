@@ -37,12 +37,13 @@ class WebuiMonitor:
     def report(self, progress: Progress) -> None:
         """Move the bar; say stage, step, loss and time left; show the preview."""
         state = shared.state
-        if progress.stage not in self._stages:
-            self._stages.append(progress.stage)
-        # Set again each time: other tabs' calls reset the host's state.
-        state.job_count = len(self._stages)
-        state.job_no = self._stages.index(progress.stage)
-        state.sampling_steps, state.sampling_step = progress.total, progress.step
+        if progress.total:
+            if progress.stage not in self._stages:
+                self._stages.append(progress.stage)
+            # Set again each time: other tabs' calls reset the host's state.
+            state.job_count = len(self._stages)
+            state.job_no = self._stages.index(progress.stage)
+            state.sampling_steps, state.sampling_step = progress.total, progress.step
         if progress.preview is not None:
             state.assign_current_image(preview_image(progress.preview, _PREVIEW_EDGE))
         self._job.progress = progress
