@@ -89,7 +89,9 @@ def test_a_look_at_the_start_imports_nothing_and_finds_peft() -> None:
         "import sys; from unlearn_core.lora.peft_package import what_peft_lacks;"
         "print(what_peft_lacks(), 'peft' in sys.modules, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert done.stdout.split() == ["None", "False", "False"], done.stderr
 
 
