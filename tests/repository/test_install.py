@@ -190,6 +190,30 @@ def test_demo_makes_an_environment_once_and_passes_arguments_and_status_on(
     assert "making .venv" in process.stdout
 
 
+def test_a_torch_in_a_folder_of_any_script_is_lent_in_any_locale(
+    checkout: Path, tmp_path: Path
+) -> None:
+    host = Host(tmp_path / "host")
+    folder = tmp_path / "Größe 犬"
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch/__init__.py").write_text("__version__ = '2.99.0'", "utf-8")
+    line = f"import os, sys; sys.path.append(os.fsdecode({os.fsencode(folder)!r}))"
+    (host.packages / "elsewhere.pth").write_text(line, "ascii")
+    for locale in ("C", "C.UTF-8"):
+        given = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        command = [str(host.python), str(checkout / "install.py"), "--demo"]
+        process = subprocess.run(
+            command,
+            env={**os.environ, **given},
+            capture_output=True,
+            encoding="utf-8",
+            cwd=tmp_path,
+        )
+        assert process.returncode == 7, process.stderr
+        assert process.stdout.splitlines()[-1] == "2.99.0 ['demo']"
+        shutil.rmtree(checkout / ".venv")
+
+
 def test_tests_run_side_by_side_and_nothing_turns_pip_or_python_away_from_the_environment(
     checkout: Path, tmp_path: Path
 ) -> None:
