@@ -48,6 +48,18 @@ def test_the_registrys_pictures_have_the_sizes_it_asks_for() -> None:
     assert max(picture(key).stat().st_size for key in ("Icon", "Banner")) <= 60_000
 
 
+def test_the_guides_name_the_pack_as_the_registry_does() -> None:
+    name, shown = (
+        re.search(rf'^{key} = "(.+)"$', project(), re.MULTILINE) for key in ("name", "DisplayName")
+    )
+    assert name is not None
+    assert shown is not None
+    for guide in ("README.md", "docs/comfyui.md"):
+        text = (ROOT / guide).read_text("utf-8")
+        assert f"comfy node install {name[1]}`" in text
+        assert f"*{shown[1]}*" in text.replace("\n", " ")
+
+
 def test_no_message_of_the_pack_names_a_file_that_it_lacks() -> None:
     """install.py stays behind."""
     named = [
