@@ -120,7 +120,7 @@ def test_diffusers_loads_a_lora_beside(
     folders = [folder_of(package) for package in packages] if diffusers else []
     path = os.pathsep.join(map(str, folders))
     process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD_A_LORA, str(tmp_path)], timeout=300,
+        [sys.executable, "-W", "ignore", "-c", LOAD_A_LORA, str(tmp_path)], timeout=600,
         env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True, encoding="utf-8",
     )  # fmt: skip
