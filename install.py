@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import re
@@ -72,14 +73,27 @@ def installed(package: str) -> str | None:
         return None
 
 
+def ask(python: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python and keep what it says, in UTF-8 whatever the locale is."""
+    environment = {
+        **os.environ,
+        "PYTHONIOENCODING": "utf-8",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    return subprocess.run(
+        [str(python), *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
 def pip(python: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run pip of `python`, silent but for errors."""
     user_site = ["-s"] if sys.flags.no_user_site else []
-    command = [str(python), *user_site, "-m", "pip", *arguments, "-qq", "--no-input"]
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    return subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    return ask(python, *user_site, "-m", "pip", *arguments, "-qq", "--no-input")
 
 
 def last_line(process: subprocess.CompletedProcess[str]) -> str:
@@ -192,20 +206,21 @@ def make_venv(folder: Path) -> None:
 
 def lend_torch() -> bool:
     """Let .venv use the torch of the Python that runs this; tell whether there is a fit one."""
-    code = "import torch; print(torch.__version__); print(torch.__file__)"
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    found = subprocess.run(command, capture_output=True, text=True)
+    # JSON and the .pth line are ASCII: a path comes through whole in every locale.
+    code = "import json, torch; print(json.dumps([torch.__version__, torch.__file__]))"
+    found = ask(sys.executable, "-W", "ignore", "-c", code)
     if found.returncode != 0:
         return False
-    version, file = found.stdout.splitlines()[-2:]
+    version, file = json.loads(found.stdout.splitlines()[-1])
     if numbers(version) < OLDEST_TORCH:
         say(f"torch {version} of this Python is too old, it will get its own")
         return False
     # A .pth line, not system-site-packages: that would miss a torch that lives in another venv.
     lender = Path(file).parents[1]
-    query = [str(VENV_PYTHON), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-    (Path(packages) / "lent_torch.pth").write_text(f"{lender}\n")
+    code = "import json, sysconfig; print(json.dumps(sysconfig.get_path('purelib')))"
+    packages = Path(json.loads(ask(VENV_PYTHON, "-c", code).stdout))
+    line = f"import sys; sys.path.append({str(lender)!a})\n"
+    (packages / "lent_torch.pth").write_text(line, "ascii")
     say(f"using torch {version} of this Python, and what is installed beside it")
     return True
 
@@ -241,12 +256,7 @@ def download_size(requirement: str) -> str:
 
 def install_torch() -> None:
     """Put torch into .venv: a CPU build where pip can reach one, else the platform's default."""
-    listed = subprocess.run(
-        [str(VENV_PYTHON), "-m", "pip", "index", "versions", "torch"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    listed = ask(VENV_PYTHON, "-m", "pip", "index", "versions", "torch")
     cpu_build = newest_cpu_build(listed.stdout)
     requirement = f"torch=={cpu_build}" if cpu_build else "torch"
     kind = "CPU build" if cpu_build else "the platform's default"
@@ -364,6 +374,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -66,7 +66,9 @@ def in_fresh_process() -> Callable[..., str]:
 
     def run(code: str, *arguments: str) -> str:
         command = [sys.executable, "-c", code, *arguments]
-        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        process = subprocess.run(
+            command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120
+        )
         assert process.returncode == 0, process.stderr
         return process.stdout
 

@@ -181,13 +181,13 @@ def main(words: Sequence[str]) -> None:
     args = parser.parse_args(words)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "cost.json"
-    parts: Parts = json.loads(file.read_text()) if file.exists() else {}
+    parts: Parts = json.loads(file.read_text("utf-8")) if file.exists() else {}
     for name, measure in measures(args.heights, args.seeds).items():
         if not is_whole(parts.get(name), args.heights):
             print(f"{name} ...", flush=True)
             parts[name] = measure()
-            file.write_text(json.dumps(parts, indent=1) + "\n")
+            file.write_text(json.dumps(parts, indent=1) + "\n", "utf-8")
     table = aims_table(parts)
-    (args.out / "aims.md").write_text(table + "\n")
+    (args.out / "aims.md").write_text(table + "\n", "utf-8")
     save_plots(parts, args.out)
     print(table)

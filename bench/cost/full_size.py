@@ -241,6 +241,6 @@ def main(words: Sequence[str]) -> None:
         sys.exit(f"Out of memory: {error}")
     print(as_text(numbers))
     if args.json:
-        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n", "utf-8")
     if args.plot:
         save_plot(numbers, args.plot)

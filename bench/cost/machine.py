@@ -84,7 +84,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpus = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpus.read_text()) if cpus.is_file() else None
+    found = re.search(r"model name\s*:\s*(.+)", cpus.read_text("utf-8")) if cpus.is_file() else None
     return found[1] if found else platform.processor() or platform.machine()
 
 

@@ -88,7 +88,7 @@ def _tarball(emoji_set: EmojiSet, folder: Path) -> Path:
         try:
             subprocess.run(
                 ["npm", "pack", "--silent", request],
-                cwd=folder, check=True, capture_output=True, text=True,
+                cwd=folder, check=True, capture_output=True, encoding="utf-8",
             )  # fmt: skip
         except (OSError, subprocess.CalledProcessError) as error:
             detail = getattr(error, "stderr", None) or error

@@ -92,7 +92,8 @@ def load_renders(split: Split, folder: Path) -> Renders:
     scenes_file = pixels_file.with_suffix(".json")
     if scenes_file.exists():
         scenes = [
-            Scene(tuple(o), style, bg) for o, style, bg in json.loads(scenes_file.read_text())
+            Scene(tuple(o), style, bg)
+            for o, style, bg in json.loads(scenes_file.read_text("utf-8"))
         ]
         return Renders(np.load(pixels_file), scenes)
     load_drawings(folder)

@@ -91,7 +91,7 @@ def do_jobs(
     base, world, model = choice.open()
     out.mkdir(parents=True, exist_ok=True)
     model |= {"processes": args.processes, **(about or {})}
-    (out / "run.json").write_text(json.dumps(model, indent=1) + "\n")
+    (out / "run.json").write_text(json.dumps(model, indent=1) + "\n", "utf-8")
     beside = None
     if args.processes > 1:
         beside = partial(run_beside, choice, plan, out, processes=args.processes)

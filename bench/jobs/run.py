@@ -69,8 +69,8 @@ def _attacked_methods(runner: Runner) -> tuple[str, ...]:
         chosen = best_methods(read_rows(runner.out))
         if not chosen:
             return ()
-        path.write_text(json.dumps(chosen) + "\n")
-    return tuple(json.loads(path.read_text()))
+        path.write_text(json.dumps(chosen) + "\n", "utf-8")
+    return tuple(json.loads(path.read_text("utf-8")))
 
 
 def _words(row: Row) -> str:

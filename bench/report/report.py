@@ -33,7 +33,7 @@ def write_report(out: Path) -> Path:
     rows = read_rows(out)
     folder = out / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    about = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {}
+    about = json.loads((out / "run.json").read_text("utf-8")) if (out / "run.json").exists() else {}
     main, sweeps = Table(rows), Table(rows, "sweeps")
     lora_methods = list(dict.fromkeys(r["method"] for r in rows if r["stage"] == "curves"))
     (folder / "tables.md").write_text(_text(rows, main, sweeps, lora_methods, about), "utf-8")

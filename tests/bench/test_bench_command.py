@@ -68,17 +68,17 @@ def test_run_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main(["run", *asked.split(), "--out", str(tmp_path)])
     assert "2/2 main, neon, negative_prompt, seed 0" in capsys.readouterr().out
     tables = tmp_path / "report" / "tables.md"
-    first = tables.read_text()
+    first = tables.read_text("utf-8")
     tables.unlink()
     main(["report", str(tmp_path)])
-    assert tables.read_text() == first
+    assert tables.read_text("utf-8") == first
 
 
 def test_report_reads_the_kept_rows(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "attacks.jsonl"):
         shutil.copy(RESULTS / "ablations" / name, tmp_path)
     main(["report", str(tmp_path)])
-    assert "| balanced:" in (tmp_path / "report" / "tables.md").read_text()
+    assert "| balanced:" in (tmp_path / "report" / "tables.md").read_text("utf-8")
 
 
 def test_ablate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_ablate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablations, "Plan", partial(Plan, seeds=(0,)))
     monkeypatch.setattr(ablations, "ModelChoice", partial(ModelChoice, steps=1))
     main(["ablate", "--out", str(tmp_path)])
-    assert "| negative_prompt:0 |" in (tmp_path / "ablations.md").read_text()
+    assert "| negative_prompt:0 |" in (tmp_path / "ablations.md").read_text("utf-8")
     assert (tmp_path / "few.png").exists()
 
 
@@ -98,7 +98,7 @@ def test_trial_found_words(
     for name, few in (("TUNING", ("sketch",)), ("CONTROLS", ()), ("SEEDS", (0,))):
         monkeypatch.setattr(found_words, name, few)
     main(["trial", "found_words", "--json", str(tmp_path / "rows.json")])
-    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    (row,) = json.loads((tmp_path / "rows.json").read_text("utf-8"))
     assert (row["concept"], row["rank"]) == ("sketch", 1)
     assert json.loads(capsys.readouterr().out) == row
 
@@ -124,8 +124,8 @@ def test_cost_goes_on_from_the_kept_numbers(
 ) -> None:
     shutil.copy(RESULTS / "cost" / "cost.json", tmp_path)
     main(["cost", "--out", str(tmp_path)])
-    aims = (RESULTS / "cost" / "aims.md").read_text()
-    assert (tmp_path / "aims.md").read_text() == aims
+    aims = (RESULTS / "cost" / "aims.md").read_text("utf-8")
+    assert (tmp_path / "aims.md").read_text("utf-8") == aims
     assert aims in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_full_size(
     preset = "quick:forget_prompts=8+keep_prompts=8"
     file = tmp_path / "numbers.json"
     main(["full-size", "--device", "cpu", "--preset", preset, "--json", str(file)])
-    assert json.loads(file.read_text())["method"] == preset
+    assert json.loads(file.read_text("utf-8"))["method"] == preset
     assert capsys.readouterr().out.startswith(f"{preset}, dog, 512 pixels")
 
 

@@ -131,8 +131,8 @@ def test_a_second_start_measures_what_is_missing(
     broken.clear()
     cost_aims.main(words)
     assert done == list(parts)
-    assert json.loads((tmp_path / "cost.json").read_text()) == parts
-    assert (tmp_path / "aims.md").read_text() == aims_table(parts) + "\n"
+    assert json.loads((tmp_path / "cost.json").read_text("utf-8")) == parts
+    assert (tmp_path / "aims.md").read_text("utf-8") == aims_table(parts) + "\n"
     assert aims_table(parts) in capsys.readouterr().out
     for plot in ("full-size-quick.png", "many.png"):
         assert (tmp_path / plot).stat().st_size > 1000

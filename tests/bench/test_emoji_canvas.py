@@ -222,10 +222,10 @@ def test_every_stage_runs_and_measures_itself(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "world", "rebuild", "--warm"]
     root = Path(world.__file__).parents[2]
     subprocess.run([*command, "--folder", tmp_path, "--minutes", "2"], cwd=root, check=True)
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert report["autoencoder"]["decibel"] > 20
     assert report["generator"]["pictures"] == len(OBJECTS) * len(STYLES) + 10
     assert set(report["judges"]) == {"judges-test", "unseen-test"}
     for name in ("model/unet", "model/text_encoder", "judge", "second_judge", "pictures/dagger"):
         assert list((tmp_path / "demo" / name).iterdir())
-    assert json.loads((tmp_path / "demo" / "world.json").read_text()) == world.world_json()
+    assert json.loads((tmp_path / "demo" / "world.json").read_text("utf-8")) == world.world_json()

@@ -53,7 +53,7 @@ def runner(base: Erased, tmp_path: Path) -> Runner:
 def test_a_run_goes_on_where_it_stopped_and_reports(runner: Runner) -> None:
     assert run_jobs(runner, ("main",), minutes=0) == 0
     append_row(runner.out, runner.run(runner.plan.jobs(("main",))[0]))
-    with (runner.out / "rows.jsonl").open("a") as file:
+    with (runner.out / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"stage": "main", "conc')  # a process was killed here
     assert run_jobs(runner, ("main",)) == 2
     assert run_jobs(runner, ("main",)) == 0
@@ -66,10 +66,10 @@ def test_a_run_goes_on_where_it_stopped_and_reports(runner: Runner) -> None:
     folder = write_report(runner.out)
     written = {path.name for path in folder.iterdir()}
     assert written == {"tables.md", "bench.json", "pareto.png", "cost.png", "sheet-cat.png"}
-    text = (folder / "tables.md").read_text()
+    text = (folder / "tables.md").read_text("utf-8")
     assert "| negative_prompt | prompt | 1 |" in text
     assert "not resolved" in text
-    numbers = json.loads((folder / "bench.json").read_text())
+    numbers = json.loads((folder / "bench.json").read_text("utf-8"))
     assert numbers["results"]["negative_prompt"]["cat"]["shown"]["count"] == 2
 
 
@@ -113,9 +113,11 @@ def test_the_full_run_is_counted_without_a_model() -> None:
 @pytest.mark.slow
 def test_the_quick_run(tmp_path: Path, root: Path) -> None:
     command = [sys.executable, "-m", "bench", "run", "--quick", "--out", str(tmp_path)]
-    finished = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800)
+    finished = subprocess.run(
+        command, cwd=root, capture_output=True, encoding="utf-8", timeout=1800
+    )
     assert finished.returncode == 0, finished.stderr[-2000:]
-    numbers = json.loads((tmp_path / "report" / "bench.json").read_text())
+    numbers = json.loads((tmp_path / "report" / "bench.json").read_text("utf-8"))
     assert numbers["failed"] == []
     assert numbers["results"]["quick"]["cat"]["ua"] > 0.8
     assert numbers["results"]["base"]["cat"]["ua"] < 0.2

@@ -113,7 +113,7 @@ def test_a_family_of_ablations_becomes_a_table_and_a_plot(
         return pareto(table, title, words)
 
     monkeypatch.setattr(plots, "pareto", remember)
-    lines = write_ablations(tmp_path).read_text().splitlines()
+    lines = write_ablations(tmp_path).read_text("utf-8").splitlines()
     assert plotted == [("least squares: rank", {"quick": "quick", "quick:rank=1": "quick:rank=1"})]
     assert (tmp_path / "least-squares-rank.png").exists()
     assert [line for line in lines if line.startswith("## ")] == [

@@ -128,7 +128,7 @@ def test_pictures_that_the_preset_leaves_out_are_read_and_not_held(
 
 def test_the_same_seed_gives_the_same_bytes_and_replaces_the_file(tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
-    out.write_text("old")
+    out.write_text("old", "utf-8")
     written = []
     for seed in ("5", "5", "6"):
         assert main([*FORGET, "--concept", "dog", "--seed", seed, "--out", str(out)]) == 0
@@ -294,7 +294,7 @@ def hostile(tmp_path: Path) -> Path:
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps({"a": 1}))
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"a": 1}))
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", "utf-8")
     return tmp_path
 
 
@@ -483,7 +483,7 @@ def test_generate_names_pictures_after_lines_and_refuses_a_folder_with_pngs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "pictures"
-    prompts.write_text("a photo of a dog\n\na photo of a cat\n")
+    prompts.write_text("a photo of a dog\n\na photo of a cat\n", "utf-8")
     command = ["generate", "--model", "demo", "--prompts", str(prompts), "--out", str(out)]
     command += ["--count", "2", "--steps", "1", "--size", "72x64", "--negative", "blurry"]
     assert main(command) == 0
@@ -587,7 +587,7 @@ def test_a_tag_of_the_webui_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delattr(commands, "load_model")
-    (tmp_path / "p.txt").write_text("a dog\na dog <lora:forget-dog:1>\n")
+    (tmp_path / "p.txt").write_text("a dog\na dog <lora:forget-dog:1>\n", "utf-8")
     command = ["generate", "--model", "demo", "--prompts", str(tmp_path / "p.txt")]
     assert main([*command, "--out", str(tmp_path / "out")]) == 1
     assert "<lora:forget-dog:1>, which only the WebUI reads" in capsys.readouterr().err
@@ -639,7 +639,7 @@ def test_measure_reads_from_the_lora_what_it_forgets(
     command = ["measure", "--model", "demo", "--lora", str(lora), "--report", str(report)]
     report.mkdir()
     older = {"concept": "cat", "strengths": [], "recommended_strength": 1.0}
-    (report / "report.json").write_text(json.dumps(older))
+    (report / "report.json").write_text(json.dumps(older), "utf-8")
     (report / "loss.png").write_bytes(b"of an older report")
     assert main(command) == 0
     said = capsys.readouterr().out

@@ -430,7 +430,7 @@ def test_a_lock_that_can_not_be_made_is_an_error_of_one_line(
 ) -> None:
     write_list(tmp_path, *LINES)
     no_folder = tmp_path / "file"
-    no_folder.write_text("")
+    no_folder.write_text("", "utf-8")
     monkeypatch.setattr(output_files.tempfile, "gettempdir", lambda: str(no_folder))
     assert run(tmp_path) == 1
     assert "can't be written" in capsys.readouterr().err
@@ -528,7 +528,7 @@ def test_places_that_cannot_be_meant_are_refused_before_anything_runs(
     for name in ("model", "out"):
         (tmp_path / name).mkdir()
     for name in ("list", "out/forgotten.jsonl"):
-        (tmp_path / name).write_text(f"{LINES[1]}\n")
+        (tmp_path / name).write_text(f"{LINES[1]}\n", "utf-8")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     os.mkfifo(tmp_path / "pipe")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}

@@ -24,13 +24,13 @@ def closed() -> TextIO:
 
 
 def full() -> TextIO:
-    return Path("/dev/full").open("w")
+    return Path("/dev/full").open("w", encoding="utf-8")
 
 
 def unread() -> TextIO:
     reader, writer = os.pipe()
     os.close(reader)
-    return os.fdopen(writer, "w")
+    return os.fdopen(writer, "w", encoding="utf-8")
 
 
 NOWHERE = [
@@ -112,13 +112,17 @@ def test_a_stream_is_wrapped_once() -> None:
 @pytest.fixture
 def no_torch(tmp_path: Path) -> dict[str, str]:
     """An environment whose torch says that it is being imported and takes its time."""
-    (tmp_path / "torch.py").write_text("import time; print('torch', flush=True); time.sleep(60)")
+    (tmp_path / "torch.py").write_text(
+        "import time; print('torch', flush=True); time.sleep(60)", "utf-8"
+    )
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
 def test_the_terminal_is_there_before_torch(root: Path) -> None:
     code = "import sys, unlearn_core.cli.terminal; print('torch' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, encoding="utf-8"
+    )
     assert ran.stdout == "False\n"
 
 
@@ -137,7 +141,7 @@ def test_ctrl_c_while_torch_is_imported_ends_in_one_line(
         env=no_torch,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         preexec_fn=listen_to_ctrl_c,
     )
     assert process.stdout is not None

@@ -35,7 +35,7 @@ def test_without_ray_the_pip_command_is_said_before_anything_runs(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     path = tmp_path / "concepts.jsonl"
-    path.write_text('{"concept": "dog"}\n')
+    path.write_text('{"concept": "dog"}\n', "utf-8")
     command = ["forget", "--model", "demo", "--list", str(path), "--out", str(tmp_path / "out")]
     assert main([*command, "--ray"]) == 1
     assert "--ray needs Ray" in (error := capsys.readouterr().err)
@@ -150,7 +150,7 @@ def is_below(pid: int, ancestor: int) -> bool:
     while pid > 1:
         if pid == ancestor:
             return True
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text("utf-8")
         pid = int(status.split("PPid:")[1].split()[0])
     return False
 
@@ -189,7 +189,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(
     monkeypatch.setitem(settings.PRESETS, "quick", small)
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.1)
     path, out = tmp_path / "concepts.jsonl", tmp_path / "out"
-    path.write_text("".join(f'{{"concept": "{name}"}}\n' for name in NAMES))
+    path.write_text("".join(f'{{"concept": "{name}"}}\n' for name in NAMES), "utf-8")
     journal = out / "forgotten.jsonl"
     killed: list[int] = []
 

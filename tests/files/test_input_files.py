@@ -29,9 +29,9 @@ def test_what_is_no_utf_8_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_endless_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(input_files, "MOST_TEXT", 4)
-    (tmp_path / "a.txt").write_text("abcd")
+    (tmp_path / "a.txt").write_text("abcd", "utf-8")
     assert read_text(tmp_path / "a.txt") == "abcd"
-    (tmp_path / "a.txt").write_text("abcde")
+    (tmp_path / "a.txt").write_text("abcde", "utf-8")
     with pytest.raises(BadFile, match="is longer than"):
         read_text(tmp_path / "a.txt")
 

@@ -33,7 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):  # fmt: skip
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(name)
+        path.write_text(name, "utf-8")
     (tmp_path / "model" / "vae").mkdir()
     (tmp_path / "model" / "vae" / "v.safetensors").symlink_to(tmp_path / "blobs/b.safetensors")
     (tmp_path / "again").symlink_to(tmp_path / "model")

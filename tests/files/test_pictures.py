@@ -86,7 +86,7 @@ def test_a_photo_is_turned_upright(
 def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name, level in (("b.png", 255), ("a.PNG", 0), ("c.webp", 255)):
         Image.new("RGB", (2, 2), (level,) * 3).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture", "utf-8")
     assert [round(float(p.mean())) for p in read_pictures(tmp_path)] == [-1, 1, 1]
 
 
@@ -230,7 +230,7 @@ def test_hidden_files_and_folders_are_none_of_the_users_pictures(tmp_path: Path)
     colourful(40, 32).save(tmp_path / "0.png")
     (tmp_path / "._0.png").write_bytes(b"\0\5\x16\7 macOS keeps its own here")
     (tmp_path / "sub.png").mkdir()
-    (tmp_path / "0.txt").write_text("a caption")
+    (tmp_path / "0.txt").write_text("a caption", "utf-8")
     assert len(read_pictures(tmp_path)) == 1
     assert left_out(tmp_path) is None
 

@@ -68,7 +68,7 @@ def lend_packages(folder: Path) -> None:
     """
     mine = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     packages = next(folder.glob("lib/python3.*/site-packages"))
-    (packages / "lent.pth").write_text("\n".join(mine))
+    (packages / "lent.pth").write_text("\n".join(mine), "utf-8")
 
 
 def pip_install(python: Path, *arguments: str) -> None:

@@ -37,7 +37,7 @@ class HostServer:
 
     def start(self, command: Sequence[str], environment: dict[str, str], cwd: Path) -> None:
         """Start the process; what it prints goes into the log."""
-        with self.log_file.open("w") as log:
+        with self.log_file.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=cwd
             )
@@ -45,7 +45,7 @@ class HostServer:
     @property
     def log(self) -> str:
         """Everything that the server has printed."""
-        return self.log_file.read_text(errors="replace")
+        return self.log_file.read_text("utf-8", errors="replace")
 
     @property
     def address(self) -> str:

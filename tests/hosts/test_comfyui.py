@@ -416,12 +416,13 @@ def test_without_peft_the_log_and_forget_concept_say_how_to_install_it(
     python, packages = install(), tmp_path / "packages"
     packages.mkdir()
     file = next(python.parents[1].glob("lib/python3.*/site-packages/lent.pth"))
-    lent = file.read_text().splitlines()
+    lent = file.read_text("utf-8").splitlines()
     for entry in (entry for folder in lent for entry in Path(folder).iterdir()):
         if not entry.name.startswith("peft") and not (packages / entry.name).exists():
             (packages / entry.name).symlink_to(entry)
     (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nsys.path[:] = [p for p in sys.path if p not in {lent}] + [{str(packages)!r}]"
+        f"import sys\nsys.path[:] = [p for p in sys.path if p not in {lent}] + [{str(packages)!r}]",
+        "utf-8",
     )
     requirements = str(ROOT / "requirements.txt")
     command = shlex.join([str(python), "-m", "pip", "install", "-r", requirements])

@@ -21,7 +21,7 @@ def measured(script: str, *arguments: str) -> dict[str, Any]:
     """What a script of this folder prints."""
     python, file = install(), Path(comfy_host.__file__).with_name(script)
     command = [str(python), str(file), str(HOME / "ComfyUI"), str(ROOT), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith("MEASURED ")), None)
     assert line, done.stderr[-3000:]
     return dict(json.loads(line.removeprefix("MEASURED ")))

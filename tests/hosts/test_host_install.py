@@ -43,7 +43,7 @@ class Filling:
         assert list(self.home.iterdir()) == []
         self.times += 1
         time.sleep(SLOWLY)
-        (self.home / "content").write_text(str(self.times))
+        (self.home / "content").write_text(str(self.times), "utf-8")
 
 
 def test_a_folder_is_filled_again_only_for_another_wish(tmp_path: Path) -> None:
@@ -51,14 +51,14 @@ def test_a_folder_is_filled_again_only_for_another_wish(tmp_path: Path) -> None:
     fill = Filling(home)
     for wish, times in (("one", 1), ("one", 1), ("two", 2), ("two", 2)):
         install_once(home, wish, "a host", fill, 1)
-        assert (home / "content").read_text() == str(times)
+        assert (home / "content").read_text("utf-8") == str(times)
 
 
 def test_a_filling_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
     home = tmp_path / "a-host"
 
     def cut_off() -> None:
-        (home / "torn").write_text("")
+        (home / "torn").write_text("", "utf-8")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -84,11 +84,12 @@ def test_the_terminal_says_it_while_pytest_captures_and_in_one_line_what_is_miss
     workers: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "test_it.py"
-    file.write_text(TEST_FILE)
+    file.write_text(TEST_FILE, "utf-8")
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", workers, "-p", "conftest", str(file)],
-        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, encoding="utf-8",
+        cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
     assert "\nsd-unlearn: this takes a while\n" in process.stderr

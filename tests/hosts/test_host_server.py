@@ -26,7 +26,7 @@ def chromium() -> str:
 
 def stub(folder: Path, name: str, script: str) -> None:
     file = folder / name
-    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.write_text(f"#!/bin/sh\n{script}\n", "utf-8")
     file.chmod(0o755)
 
 

@@ -31,7 +31,8 @@ def measured() -> Measured:
             wheel.extractall(HOME, [n for n in wheel.namelist() if n.startswith("open_clip/")])
     process = subprocess.run(
         [str(install("a1111")), str(SCRIPT), str(HOME)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, encoding="utf-8",
+        timeout=600,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     found: Measured = json.loads(process.stdout.partition("MEASURED ")[2])

@@ -52,8 +52,8 @@ def tiny_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "configs"
     folder.mkdir()
     for key, changes in TINY.items():
-        configs = json.loads((model_configs.CONFIGS_FOLDER / f"{key}.json").read_text())
+        configs = json.loads((model_configs.CONFIGS_FOLDER / f"{key}.json").read_text("utf-8"))
         small = {part: {**config, **changes.get(part, {})} for part, config in configs.items()}
-        (folder / f"{key}.json").write_text(json.dumps(small))
+        (folder / f"{key}.json").write_text(json.dumps(small), "utf-8")
     monkeypatch.setattr(model_configs, "CONFIGS_FOLDER", folder)
     return folder

@@ -71,14 +71,14 @@ def test_the_pipeline_loads_without_network_and_draws(no_network: None) -> None:
 
 def save_part(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
     if weights:
         stem = "diffusion_pytorch_model" if folder.name == "unet" else "model"
         save_file(weights, folder / f"{stem}.safetensors")
 
 
 def config_of(part: str, **changes: Any) -> dict[str, Any]:
-    config = json.loads((demo_folder() / "model" / part / "config.json").read_text())
+    config = json.loads((demo_folder() / "model" / part / "config.json").read_text("utf-8"))
     return {**config, **changes}
 
 
@@ -94,7 +94,9 @@ def demos_that_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         scheduler = tmp_path / name / "scheduler"
         scheduler.mkdir(parents=True)
         shutil.copy(model / "scheduler" / "scheduler_config.json", scheduler)
-        (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+        (tmp_path / name / "model_index.json").write_text(
+            json.dumps({"_class_name": kind}), "utf-8"
+        )
     clip_l = config_of("text_encoder", hidden_act="quick_gelu", pad_token_id=49407)
     negated = {name: -value if value.is_floating_point() else value for name, value in text.items()}
     save_part(tmp_path / "sd1" / "text_encoder", clip_l, negated)
@@ -240,15 +242,15 @@ def test_a_damaged_installation_is_explained(
         load_demo_pipeline()
     with pytest.raises(BadFile, match="missing"):
         load_demo_world()
-    (tmp_path / "world.json").write_text("[1]")
+    (tmp_path / "world.json").write_text("[1]", "utf-8")
     with pytest.raises(BadFile, match="list"):
         load_demo_world()
-    (tmp_path / "world.json").write_text("{")
+    (tmp_path / "world.json").write_text("{", "utf-8")
     with pytest.raises(BadFile, match="JSON"):
         load_demo_world()
     (tmp_path / "judge").mkdir()
     config = {"objects": ["a"], "styles": ["b"], "stem_width": 2, "block_widths": [2]}
-    (tmp_path / "judge" / "judge.json").write_text(json.dumps(config))
+    (tmp_path / "judge" / "judge.json").write_text(json.dumps(config), "utf-8")
     (tmp_path / "judge" / "judge.safetensors").write_bytes(b"nonsense")
     with pytest.raises(BadFile, match="safetensors"):
         load_demo_judge()

@@ -44,7 +44,7 @@ def with_tensors(path: Path, *names: str) -> Path:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
 
 
 def states(pipeline: Any) -> dict[str, torch.Tensor]:
@@ -281,11 +281,11 @@ def test_parts_of_a_folder_that_do_not_belong_together_are_refused(tmp_path: Pat
         (folder / "text_encoder" / "config.json", {"num_hidden_layers": 1}, "number from 2 to 100"),
         (folder / "text_encoder_2" / "config.json", {"hidden_act": "relu"}, "'relu', not gelu"),
     ):
-        before = path.read_text()
+        before = path.read_text("utf-8")
         edit(path, **changes)
         with pytest.raises(WrongModel, match=message):
             load_model(folder)
-        path.write_text(before)
+        path.write_text(before, "utf-8")
 
 
 def test_lent_pipelines_of_other_families_are_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def copy_of_demo(folder: Path) -> Path:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
 
 
 def test_a_saved_pipeline_loads_to_the_same_weights(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_sidecar_tells_the_prediction(tiny_configs: Path, tmp_path: Path) -> N
         ("model: {}\n", "epsilon", "guessed"),
         ("# parameterization: v\n", "epsilon", "guessed"),
     ):
-        (tmp_path / "tiny.yaml").write_text(text)
+        (tmp_path / "tiny.yaml").write_text(text, "utf-8")
         found, reason = single_file.SingleFile(tmp_path / "tiny.safetensors").guess_prediction()
         assert (found, ground in reason) == (prediction, True), text
 
@@ -155,7 +155,7 @@ def test_a_safetensors_file_under_another_ending_is_read(
 
 def test_a_sidecar_of_blank_lines_is_read_at_once(tiny_configs: Path, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "tiny.safetensors")
-    (tmp_path / "tiny.yaml").write_text("\n" * 1_000_000 + "parameterization: v\n")
+    (tmp_path / "tiny.yaml").write_text("\n" * 1_000_000 + "parameterization: v\n", "utf-8")
     start = time.perf_counter()
     found, _ = single_file.SingleFile(tmp_path / "tiny.safetensors").guess_prediction()
     assert found == "v"

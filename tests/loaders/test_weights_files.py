@@ -24,7 +24,7 @@ def save(folder: Path, name: str, **values: float) -> None:
 
 
 def index(folder: Path, name: str, weight_map: Any) -> None:
-    (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), "utf-8")
 
 
 def read(folder: Path) -> dict[str, float]:

@@ -113,7 +113,7 @@ def test_every_process_writes_the_same_bytes() -> None:
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
         for seed in ("0", "1", "2")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tiny_model import TinyModel, pictures
 
+import install
 from unlearn_core.concept import Concept, Nameless
 from unlearn_core.errors import MissingPackage
 from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
@@ -16,6 +17,7 @@ from unlearn_core.lora import peft_package
 from unlearn_core.settings import preset
 
 ROOT = Path(__file__).resolve().parents[2]
+SAFE = ["-m", "pip", "install", "--no-deps", f"peft=={install.SAFE_PEFT}"]
 PIP = shlex.join([sys.executable, "-m", "pip", "install", "-r", str(ROOT / "requirements.txt")])
 
 
@@ -68,7 +70,7 @@ def test_without_peft_several_concepts_are_refused_too(monkeypatch: pytest.Monke
         (
             ImportError("cannot import name 'HybridCache' from 'transformers'"),
             "peft can't be imported: cannot import name 'HybridCache' from 'transformers'.",
-            shlex.join([sys.executable, str(ROOT / "install.py")]),
+            shlex.join([sys.executable, *SAFE]),
         ),
     ],
 )
@@ -89,7 +91,9 @@ def test_a_look_at_the_start_imports_nothing_and_finds_peft() -> None:
         "import sys; from unlearn_core.lora.peft_package import what_peft_lacks;"
         "print(what_peft_lacks(), 'peft' in sys.modules, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert done.stdout.split() == ["None", "False", "False"], done.stderr
 
 

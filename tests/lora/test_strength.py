@@ -39,7 +39,7 @@ def save_diffusers(path: Path, **said: Any) -> Path:
 
 
 def save_peft(folder: Path, config: str) -> Path:
-    (folder / "adapter_config.json").write_text(config)
+    (folder / "adapter_config.json").write_text(config, "utf-8")
     save_file(tensors(PEFT), folder / "adapter_model.safetensors")
     return folder / "adapter_model.safetensors"
 
@@ -92,7 +92,9 @@ def test_peft_itself_scales_so(tmp_path: Path) -> None:
 def test_without_a_word_about_alpha_a_note_says_that_the_rank_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(tensors(DIFFUSERS), path)
-    (tmp_path / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 32}')  # of another file
+    (tmp_path / "adapter_config.json").write_text(
+        '{"r": 8, "lora_alpha": 32}', "utf-8"
+    )  # of another file
     assert scales(path) == [1.0, 1.0]
     assert "a.safetensors does not say its alpha" in load_lora(path).notes[0]
     only_unet = {"lora_adapter_metadata": '{"unet.r": 8, "unet.lora_alpha": 32}'}

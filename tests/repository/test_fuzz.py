@@ -42,7 +42,9 @@ def test_no_damaged_input_does_more_than_be_refused(
 ) -> None:
     command = [sys.executable, "tests/fuzzers.py", kind, str(SEED), str(count), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    process = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, encoding="utf-8"
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     found = json.loads(process.stdout.splitlines()[-1])
     assert found["tried"] >= count

@@ -41,10 +41,10 @@ class Host:
         windows = sys.platform == "win32"
         self.python = folder / ("Scripts/python.exe" if windows else "bin/python")
         code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        found = subprocess.run([self.python, "-c", code], capture_output=True, text=True)
+        found = subprocess.run([self.python, "-c", code], capture_output=True, encoding="utf-8")
         self.packages = Path(found.stdout.strip())
         (self.packages / "pip").mkdir()
-        (self.packages / "pip/__main__.py").write_text(STUB_PIP)
+        (self.packages / "pip/__main__.py").write_text(STUB_PIP, "utf-8")
         for name, version in packages.items():
             self.add(name, version)
 
@@ -52,12 +52,12 @@ class Host:
         folder = self.packages / f"{name}-{version}.dist-info"
         folder.mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        (folder / "METADATA").write_text(metadata)
+        (folder / "METADATA").write_text(metadata, "utf-8")
 
     def start(self) -> str:
         """Run install.py as a host does when it starts; return its only line."""
         command = [str(self.python), str(install.ROOT / "install.py")]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        process = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
         assert process.returncode == 0, process.stderr
         assert process.stderr == ""
         lines = process.stdout.splitlines()
@@ -68,7 +68,9 @@ class Host:
         """What pip was asked to install, call by call, options aside."""
         notes = self.packages / "asked.jsonl"
         calls = (
-            [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+            [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
+            if notes.exists()
+            else []
         )
         assert all(call[:2] == ["install", "--no-deps"] for call in calls)
         return [[word for word in call[1:] if not word.startswith("-")] for call in calls]
@@ -111,7 +113,7 @@ def test_a_host_gets_the_peft_that_fits_and_only_once(
 @pytest.mark.parametrize("version", ["0.13.2", "0.14.0", "0.21.2"])
 def test_a_peft_that_works_is_kept(version: str, tmp_path: Path) -> None:
     host = Host(tmp_path, **A1111, peft=version)
-    (host.packages / "peft.py").write_text("")
+    (host.packages / "peft.py").write_text("", "utf-8")
     assert host.start() == f"nothing to install, peft {version} is here"
     assert host.asked() == []
 
@@ -158,10 +160,10 @@ def checkout(tmp_path: Path) -> Path:
     (folder / "unlearn_core").mkdir(parents=True)
     shutil.copy(install.ROOT / "install.py", folder)
     for name in install.TEST_FILES:
-        (folder / name).write_text("")
+        (folder / name).write_text("", "utf-8")
     demo = "import sys, torch\nprint(torch.__version__, sys.argv[1:])\nsys.exit(7)\n"
-    (folder / "unlearn_core/__init__.py").write_text("")
-    (folder / "unlearn_core/__main__.py").write_text(demo)
+    (folder / "unlearn_core/__init__.py").write_text("", "utf-8")
+    (folder / "unlearn_core/__main__.py").write_text(demo, "utf-8")
     return folder
 
 
@@ -170,12 +172,12 @@ def test_demo_makes_an_environment_once_and_passes_arguments_and_status_on(
 ) -> None:
     host = Host(tmp_path / "host")
     (host.packages / "torch").mkdir()
-    (host.packages / "torch/__init__.py").write_text("__version__ = '2.99.0'")
+    (host.packages / "torch/__init__.py").write_text("__version__ = '2.99.0'", "utf-8")
     command = [str(host.python), str(checkout / "install.py"), "--demo", "--out", "pictures"]
     said = []
     for _ in range(2):
         start = time.monotonic()
-        process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        process = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path)
         assert process.returncode == 7, process.stderr
         said.append(process.stdout.splitlines())
     assert said[0][-1] == "2.99.0 ['demo', '--out', 'pictures']"
@@ -183,9 +185,33 @@ def test_demo_makes_an_environment_once_and_passes_arguments_and_status_on(
     assert said[1] == said[0][-1:], "the second start should find everything in place"
     assert time.monotonic() - start < 10
 
-    (checkout / "requirements.txt").write_text("# changed\n")
-    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    (checkout / "requirements.txt").write_text("# changed\n", "utf-8")
+    process = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path)
     assert "making .venv" in process.stdout
+
+
+def test_a_torch_in_a_folder_of_any_script_is_lent_in_any_locale(
+    checkout: Path, tmp_path: Path
+) -> None:
+    host = Host(tmp_path / "host")
+    folder = tmp_path / "Größe 犬"
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch/__init__.py").write_text("__version__ = '2.99.0'", "utf-8")
+    line = f"import os, sys; sys.path.append(os.fsdecode({os.fsencode(folder)!r}))"
+    (host.packages / "elsewhere.pth").write_text(line, "ascii")
+    for locale in ("C", "C.UTF-8"):
+        given = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        command = [str(host.python), str(checkout / "install.py"), "--demo"]
+        process = subprocess.run(
+            command,
+            env={**os.environ, **given},
+            capture_output=True,
+            encoding="utf-8",
+            cwd=tmp_path,
+        )
+        assert process.returncode == 7, process.stderr
+        assert process.stdout.splitlines()[-1] == "2.99.0 ['demo']"
+        shutil.rmtree(checkout / ".venv")
 
 
 def test_tests_run_side_by_side_and_nothing_turns_pip_or_python_away_from_the_environment(
@@ -195,15 +221,15 @@ def test_tests_run_side_by_side_and_nothing_turns_pip_or_python_away_from_the_en
     shows = "import json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ)]))"
     for name, content in (("torch", "__version__ = '2.99.0'"), ("pytest", "")):
         (host.packages / name).mkdir()
-        (host.packages / name / "__init__.py").write_text(content)
-    (host.packages / "pytest/__main__.py").write_text(shows)
+        (host.packages / name / "__init__.py").write_text(content, "utf-8")
+    (host.packages / "pytest/__main__.py").write_text(shows, "utf-8")
     elsewhere = dict.fromkeys(("PYTHONPATH", "PIP_TARGET", "PIP_PREFIX"), str(tmp_path))
 
     def start(*asked: str, **given: str) -> tuple[list[str], dict[str, str]]:
         surroundings = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         command = [str(host.python), str(checkout / "install.py"), "--test", *asked]
         environment = {**surroundings, **elsewhere, "PIP_USER": "1", **given}
-        process = subprocess.run(command, env=environment, capture_output=True, text=True)
+        process = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
         assert process.returncode == 0, process.stderr
         arguments, seen = json.loads(process.stdout.splitlines()[-1])
         return arguments, seen
@@ -223,27 +249,27 @@ def test_an_environment_that_somebody_else_made_is_not_emptied(
 ) -> None:
     theirs = tmp_path / "theirs" if linked else checkout / ".venv"
     theirs.mkdir()
-    (theirs / "pyvenv.cfg").write_text("home = elsewhere\n")
+    (theirs / "pyvenv.cfg").write_text("home = elsewhere\n", "utf-8")
     if linked:
-        (theirs / install.STAMP).write_text("{}")
+        (theirs / install.STAMP).write_text("{}", "utf-8")
         (checkout / ".venv").symlink_to(theirs)
     command = [sys.executable, str(checkout / "install.py"), "--demo"]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert process.returncode == 1
     assert "was not made by install.py" in process.stderr
     assert len(process.stderr.splitlines()) == 1
-    assert (theirs / "pyvenv.cfg").read_text() == "home = elsewhere\n"
+    assert (theirs / "pyvenv.cfg").read_text("utf-8") == "home = elsewhere\n"
 
 
 def test_an_environment_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / ".venv"
     folder.mkdir()
-    (folder / "torn").write_text("")
-    (folder / install.STAMP).write_text("{}")
+    (folder / "torn").write_text("", "utf-8")
+    (folder / install.STAMP).write_text("{}", "utf-8")
     install.make_venv(folder)
     assert not (folder / "torn").exists()
     assert (folder / "pyvenv.cfg").is_file()
-    assert (folder / install.STAMP).read_text() == "{}"
+    assert (folder / install.STAMP).read_text("utf-8") == "{}"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +284,7 @@ def test_a_python_that_cannot_make_environments_says_what_to_do(
     )
     script = str(checkout / "install.py")
     command = [sys.executable, "-c", code, module, script, "--demo"]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert process.returncode == 1
     assert f"has no {module}" in process.stderr
     assert advice in process.stderr

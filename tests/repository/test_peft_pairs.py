@@ -43,7 +43,9 @@ SAFE_PEFT = f"peft=={install.SAFE_PEFT}"
 def take_one_step(folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-c", TAKE_ONE_STEP]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=120
+    )
     assert process.returncode == 0, process.stderr
     return process.stdout.strip()
 

@@ -117,7 +117,9 @@ def test_peft_is_asked_for_alike_everywhere(root: Path) -> None:
 
 
 def test_pre_commit_uses_the_pinned_ruff(root: Path) -> None:
-    pinned = re.search(r"^ruff==\S+$", (root / "requirements-test.txt").read_text(), re.MULTILINE)
+    pinned = re.search(
+        r"^ruff==\S+$", (root / "requirements-test.txt").read_text("utf-8"), re.MULTILINE
+    )
     assert pinned is not None
     hooks = (root / ".pre-commit-config.yaml").read_text("utf-8")
     assert set(re.findall(r"ruff==[\d.]+", hooks)) == {pinned[0]}

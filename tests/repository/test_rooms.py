@@ -47,7 +47,9 @@ def test_no_room_imports_a_room_above_it(root: Path) -> None:
 )
 def test_an_arrow_upwards_is_seen(tmp_path: Path, line: str) -> None:
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "pictures.py").write_text(f"if True:\n    pass\n{line.strip()}\n")
+    (tmp_path / "files" / "pictures.py").write_text(
+        f"if True:\n    pass\n{line.strip()}\n", "utf-8"
+    )
     assert len(arrows_upwards(tmp_path)) == 1
 
 

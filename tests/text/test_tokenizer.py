@@ -180,7 +180,7 @@ def test_a_missing_vocabulary_says_to_install_again(tmp_path: Path) -> None:
 
 
 def test_a_damaged_vocabulary_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "vocab.json").write_text('{"a": 0}')
-    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    (tmp_path / "vocab.json").write_text('{"a": 0}', "utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n", "utf-8")
     with pytest.raises(BadFile, match="damaged"):
         tokenizer._read_vocabulary(tmp_path)

@@ -40,7 +40,7 @@ def test_a_name_that_any_lora_has_is_not_taken_again(tmp_path: Path) -> None:
 
 
 def test_a_card_that_is_left_over_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "forget-dog.json").write_text("{}")
+    (tmp_path / "forget-dog.json").write_text("{}", "utf-8")
     (tmp_path / "forget-dog-2.png").write_bytes(b"")
     assert LoraFiles.unused(tmp_path, "dog", False, ()).stem == "forget-dog-3"
 

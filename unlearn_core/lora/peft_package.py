@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 from ..errors import MissingPackage
 
-_ROOT = Path(__file__).resolve().parents[2]
-_INSTALL = ("-m", "pip", "install", "-r", str(_ROOT / "requirements.txt"))
-_REPAIR = (str(_ROOT / "install.py"),)
+_REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
+_INSTALL = ("-m", "pip", "install", "-r", str(_REQUIREMENTS))
+_REPAIR = ("-m", "pip", "install", "--no-deps", "peft==0.13.2")
+"""The one that can be imported beside transformers 4.30 to 5.23."""
 
 
 def what_peft_lacks() -> str | None:
@@ -46,5 +46,7 @@ def _run(arguments: tuple[str, ...]) -> str:
     """The command for the Python that runs this, as the shell of the system reads it."""
     user_site = ("-s",) if sys.flags.no_user_site else ()
     words = [sys.executable, *user_site, *arguments]
-    command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    command = shlex.join(words)
+    if os.name == "nt":
+        command = " ".join(f'"{word}"' if " " in word else word for word in words)
     return f"Run this, then start again: {command}"
