@@ -17,6 +17,7 @@ from ..unlearn_core.errors import Cancelled, TrainingFailed
 from ..unlearn_core.files.pictures import preview_image
 from ..unlearn_core.progress import Progress
 from ..unlearn_core.settings import presets_where
+from .comfy_dynamic import static
 
 TRAINING_MEMORY = 4
 """Memory of a step with gradient over ComfyUI's estimate for sampling; an estimate too."""
@@ -56,13 +57,6 @@ class ComfyMonitor:
     def should_stop(self) -> bool:
         """Whether Interrupt was pressed."""
         return bool(management.processing_interrupted())
-
-
-def static(model: Any) -> Any:
-    """MODEL without the lazy weights of newer hosts, which have no gradient."""
-    if hasattr(model, "get_non_dynamic_delegate"):
-        return model.get_non_dynamic_delegate()
-    return model
 
 
 def room_for(model: Any) -> int | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
-
 from ..unlearn_core.concept import KINDS, as_typed
+from .node_api import io, schema
 from .values import CATEGORY, AskedConcept, ConceptWire
 
 
@@ -14,7 +13,8 @@ class ConceptToForget(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return schema(
+            search_aliases=["erase concept", "remove concept", "unlearn", "forget", "safety"],
             node_id="UnlearnConcept",
             display_name="Concept to Forget",
             category=CATEGORY,

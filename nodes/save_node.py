@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from comfy_api.latest import io
-
 from ..unlearn_core.errors import BadConcept, BadSettings
 from ..unlearn_core.files.file_names import safe_file_name, unused_name
 from ..unlearn_core.files.output_files import make_folder, png_bytes
@@ -16,6 +14,7 @@ from ..unlearn_core.lora.weights import LoraWeights
 from ..unlearn_core.settings import presets_where
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder
+from .node_api import io, schema
 from .values import CATEGORY, LoraWire, UnlearnedLora
 
 NAME_MARK = "%concept%"
@@ -28,7 +27,8 @@ class SaveUnlearningLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return schema(
+            search_aliases=["erase concept", "unlearn", "export lora", "save embedding"],
             node_id="UnlearnSaveLora",
             display_name="Save Unlearning LoRA",
             category=CATEGORY,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from comfy_api.latest import io
 from torch import Tensor
 
 from ..unlearn_core.concept import Concept, Nameless
@@ -12,8 +11,9 @@ from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
 from ..unlearn_core.forgetting.unlearn import UnlearnResult
 from ..unlearn_core.training.inversion import LearnedVectors
+from .node_api import io
 
-CATEGORY = "unlearn"
+CATEGORY, CATEGORY_ADVANCED, CATEGORY_DEMO = "unlearn", "unlearn/advanced", "unlearn/demo"
 TURBO_HELP = (
     "On for a Turbo checkpoint such as SD-Turbo or SDXL-Turbo: pictures are drawn in 4 steps "
     "without guidance."

@@ -9,7 +9,7 @@ from typing import Any
 
 import comfy_host
 import pytest
-from comfy_host import HOME, ROOT, install
+from comfy_host import ROOT, SOURCE, install
 
 from unlearn_core.settings import UnlearnSettings
 
@@ -20,7 +20,7 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 def measured(script: str, *arguments: str) -> dict[str, Any]:
     """What a script of this folder prints."""
     python, file = install(), Path(comfy_host.__file__).with_name(script)
-    command = [str(python), str(file), str(HOME / "ComfyUI"), str(ROOT), *arguments]
+    command = [str(python), str(file), str(SOURCE), str(ROOT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith("MEASURED ")), None)
     assert line, done.stderr[-3000:]
