@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..unlearn_core.concept import KINDS, as_typed
-from .node_api import io, schema
+from .node_api import found_by, io
 from .values import CATEGORY, AskedConcept, ConceptWire
 
 
@@ -13,8 +13,8 @@ class ConceptToForget(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
-            search_aliases=["erase concept", "remove concept", "unlearn", "forget", "safety"],
+        return io.Schema(
+            **found_by("erase concept", "remove concept", "unlearn", "forget", "safety"),
             node_id="UnlearnConcept",
             display_name="Concept to Forget",
             category=CATEGORY,

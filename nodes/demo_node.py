@@ -9,7 +9,7 @@ import torch
 from ..unlearn_core.files.pictures import read_pictures
 from ..unlearn_core.loaders.demo_model import demo_folder
 from .comfy_demo import FAMILIES, load_demo
-from .node_api import io, schema
+from .node_api import found_by, io
 from .values import CATEGORY_DEMO, as_image
 
 
@@ -19,8 +19,8 @@ class LoadDemoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
-            search_aliases=["unlearn demo", "emoji", "tiny model", "offline example"],
+        return io.Schema(
+            **found_by("unlearn demo", "emoji", "tiny model", "offline example"),
             node_id="UnlearnDemoModel",
             display_name="Load Demo Model",
             category=CATEGORY_DEMO,

@@ -24,7 +24,7 @@ from .comfy_clip import clip_skip, conditioning_layers, has_loras, with_lora
 from .comfy_graph import notes_on_clip_skip
 from .comfy_model import ComfyModel, missing_wire
 from .comfy_run import ComfyMonitor, training_allowed
-from .node_api import ADVANCED, io, schema, ui
+from .node_api import ADVANCED, found_by, io, ui
 from .values import (
     CATEGORY,
     TURBO_HELP,
@@ -47,8 +47,8 @@ class ForgetConcept(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         presets = "\n".join(f"{name}: {text}" for name, text in PRESET_HELP.items())
-        return schema(
-            search_aliases=["erase concept", "remove concept", "unlearn", "safety", "train lora"],
+        return io.Schema(
+            **found_by("erase concept", "remove concept", "unlearn", "safety", "train lora"),
             node_id="UnlearnForget",
             display_name="Forget Concept",
             category=CATEGORY,

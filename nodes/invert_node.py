@@ -12,7 +12,7 @@ from ..unlearn_core.measuring.sheets import HIDDEN_KINDS, loss_curve
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
-from .node_api import io, schema, ui
+from .node_api import found_by, io, ui
 from .values import (
     CATEGORY_ADVANCED,
     TURBO_HELP,
@@ -32,8 +32,8 @@ class InvertConcept(io.ComfyNode):
         """Inputs and outputs."""
         defaults = UnlearnSettings()
         low, high = bounds_of("inversion_steps")
-        return schema(
-            search_aliases=["textual inversion", "train embedding", "learn concept", "unlearn"],
+        return io.Schema(
+            **found_by("textual inversion", "train embedding", "learn concept", "unlearn"),
             node_id="UnlearnInvert",
             display_name="Invert Concept",
             category=CATEGORY_ADVANCED,

@@ -9,7 +9,7 @@ from ..unlearn_core.lora.file import load_lora
 from ..unlearn_core.lora.weights import LoraWeights
 from .comfy_clip import conditioning_layers, family_of, with_lora
 from .comfy_files import lora_names, lora_path
-from .node_api import io, schema, ui
+from .node_api import found_by, io, ui
 from .values import CATEGORY
 
 
@@ -19,8 +19,8 @@ class LoadTextEncoderLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
-            search_aliases=["load unlearning lora", "lora clip only", "erase concept", "unlearn"],
+        return io.Schema(
+            **found_by("load unlearning lora", "lora clip only", "erase concept", "unlearn"),
             node_id="UnlearnLoadLora",
             display_name="Load Text-Encoder LoRA",
             category=CATEGORY,

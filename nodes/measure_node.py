@@ -15,7 +15,7 @@ from .comfy_clip import text_weights
 from .comfy_demo import is_demo
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
-from .node_api import io, schema, ui
+from .node_api import found_by, io, ui
 from .values import (
     CATEGORY,
     TURBO_HELP,
@@ -33,8 +33,8 @@ class MeasureForgetting(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
-            search_aliases=["compare before and after", "evaluate unlearning", "lora strengths"],
+        return io.Schema(
+            **found_by("compare before and after", "evaluate unlearning", "lora strengths"),
             node_id="UnlearnMeasure",
             display_name="Measure Forgetting",
             category=CATEGORY,

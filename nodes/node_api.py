@@ -11,7 +11,7 @@ try:
 except ImportError:  # a host that has dropped this version, or never had it
     from comfy_api.latest import ComfyExtension, io, ui
 
-__all__ = ["ADVANCED", "ComfyExtension", "io", "schema", "ui"]
+__all__ = ["ADVANCED", "ComfyExtension", "found_by", "io", "ui"]
 
 ADVANCED: dict[str, Any] = (
     {"advanced": True} if "advanced" in inspect.signature(io.WidgetInput).parameters else {}
@@ -19,8 +19,7 @@ ADVANCED: dict[str, Any] = (
 """For an input that few need: folded away by hosts that can."""
 
 
-def schema(search_aliases: list[str], **described: Any) -> Any:
-    """An io.Schema; hosts that search for more than titles find it by `search_aliases` too."""
-    if "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}:
-        described["search_aliases"] = search_aliases
-    return io.Schema(**described)
+def found_by(*words: str) -> dict[str, Any]:
+    """For io.Schema: what else one may type to find the node, in hosts that search for that."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return {"search_aliases": list(words)} if "search_aliases" in known else {}

@@ -14,7 +14,7 @@ from ..unlearn_core.lora.weights import LoraWeights
 from ..unlearn_core.settings import presets_where
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder
-from .node_api import io, schema
+from .node_api import found_by, io
 from .values import CATEGORY, LoraWire, UnlearnedLora
 
 NAME_MARK = "%concept%"
@@ -27,8 +27,8 @@ class SaveUnlearningLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
-            search_aliases=["erase concept", "unlearn", "export lora", "save embedding"],
+        return io.Schema(
+            **found_by("erase concept", "unlearn", "export lora", "save embedding"),
             node_id="UnlearnSaveLora",
             display_name="Save Unlearning LoRA",
             category=CATEGORY,

@@ -11,7 +11,7 @@ from ..unlearn_core.settings import (
     UnlearnSettings,
     removed_in_words,
 )
-from .node_api import ADVANCED, io, schema, ui
+from .node_api import ADVANCED, found_by, io, ui
 from .values import CATEGORY_ADVANCED, SettingsWire
 
 _RARELY_SET = frozenset((
@@ -45,8 +45,8 @@ class UnlearningSettings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """One input for each field of the engine's settings but the seed."""
         defaults = PRESETS[DEFAULT_PRESET]
-        return schema(
-            search_aliases=["unlearning options", "training settings", "hyperparameters"],
+        return io.Schema(
+            **found_by("unlearning options", "training settings", "hyperparameters"),
             node_id="UnlearnSettings",
             display_name="Unlearning Settings",
             category=CATEGORY_ADVANCED,
