@@ -24,12 +24,12 @@ def static(model: Any) -> Any:
     """
     if not hasattr(model, "get_non_dynamic_delegate"):
         return model
-    if model.non_dynamic_delegate_model is None:
+    if getattr(model, "non_dynamic_delegate_model", True) is None:
         _check_room(model)
     try:
         return model.get_non_dynamic_delegate()
     except RuntimeError as error:
-        if model.cached_patcher_init is not None:
+        if getattr(model, "cached_patcher_init", None) is not None:
             raise
         raise WrongModel(
             "MODEL comes from a custom loader, and with dynamic VRAM ComfyUI can't give its "
@@ -41,7 +41,7 @@ def _check_room(model: Any) -> None:
     needed, free = model.model_size(), management.get_free_memory(torch.device("cpu"))
     if needed > free:
         raise NotEnoughMemory(
-            f"With dynamic VRAM ComfyUI reads a second UNet into RAM for training: it takes "
+            "With dynamic VRAM ComfyUI reads a second UNet into RAM for training: it takes "
             f"{needed / 2**30:.1f} GB, and {free / 2**30:.1f} GB are free. {_FLAG}"
         )
 

@@ -34,11 +34,13 @@ def notes_on_clip_skip(
 
 def _last_layers(prompt: dict[str, Any], output: list[Any]) -> Iterator[int]:
     for node_id, node in prompt.items():
-        kind, inputs = node["class_type"], node["inputs"]
+        # Nodes that lead to no output were checked by nobody.
+        kind, inputs = node.get("class_type"), node.get("inputs", {})
         if kind not in _PASSES_ON or inputs.get("clip") != output:
             continue
-        if kind == _LAST_LAYER and isinstance(inputs["stop_at_clip_layer"], int):
-            yield inputs["stop_at_clip_layer"]
+        last = inputs.get("stop_at_clip_layer")
+        if kind == _LAST_LAYER and isinstance(last, int):
+            yield last
         yield from _last_layers(prompt, [node_id, _PASSES_ON[kind]])
 
 
