@@ -67,6 +67,13 @@ def clip_skip(clip: Any) -> int | None:
     return None if clip.layer_idx in usual else clip.layer_idx
 
 
+def conditioning_layers_at(clip: Any, last: int) -> tuple[int, ...]:
+    """`conditioning_layers` behind a CLIP Set Last Layer of this value; raises as that does."""
+    moved = clip.clone()
+    moved.clip_layer(last)
+    return conditioning_layers(moved)
+
+
 def text_weights(clip: Any, alone: bool = False) -> dict[str, Tensor]:
     """As LentModel wants them, float32 copies; with the LoRAs that CLIP carries unless `alone`."""
     weights = {}

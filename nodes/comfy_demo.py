@@ -25,6 +25,7 @@ from ..unlearn_core.loaders.demo_model import DEMOS, demo_folder, demo_folders
 from ..unlearn_core.loaders.ldm_keys import UNET_PREFIX, unet_key
 from ..unlearn_core.loaders.model_files import PROJECTION, TEXT_PREFIX, read_weights, reshaped
 from ..unlearn_core.loaders.pipeline_folder import restore_token_table
+from .comfy_dynamic import plain_weights
 
 FAMILIES = tuple(DEMOS.values())
 _UNET_FILE, _TEXT_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
@@ -72,7 +73,8 @@ def load_demo(family: str = "sd2") -> tuple[Any, Any, Any]:
 
     Raises BadFile if a file of demo/ is missing or damaged.
     """
-    return load_unet(family), _load_clip(family), _load_vae(demo_folder() / "model")
+    with plain_weights():
+        return load_unet(family), _load_clip(family), _load_vae(demo_folder() / "model")
 
 
 def load_unet(family: str = "sd2", stored: torch.dtype = torch.float32) -> Any:

@@ -26,7 +26,8 @@ from ..unlearn_core.models.unet_sizes import UnetSizes
 from ..unlearn_core.settings import UnlearnSettings, presets_where
 from ..unlearn_core.text.conditioning import Conditioning
 from .comfy_clip import conditioning_layers, family_of, seen_of, text_weights
-from .comfy_run import TRAINING_MEMORY, room_for, static
+from .comfy_dynamic import static
+from .comfy_run import TRAINING_MEMORY, room_for
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +87,9 @@ class ComfyModel(ModelAdapter):
 
         `pictures` is how many there are to learn from.
         """
-        reads = settings.needs_pictures or learns(settings, pictures)
-        if reads or settings.stand_in_pictures > 0:
-            self._needed(self._model, "MODEL")
-        if reads:
-            self._needed(self._vae, "VAE")
+        told = missing_wire(settings, pictures, self._model is not None, self._vae is not None)
+        if told:
+            raise WrongModel(told)
 
     def free_memory(self) -> int | None:
         """See LentModel; ComfyUI makes room by itself for what it runs."""
@@ -120,10 +119,7 @@ class ComfyModel(ModelAdapter):
 
     def _needed(self, part: Any, name: str) -> Any:
         if part is None:
-            raise WrongModel(
-                f"{name} is not connected, and these settings draw or read pictures: connect it, "
-                f"or choose the preset {presets_where(needs_unet=False)}."
-            )
+            raise WrongModel(_not_connected(name))
         return part
 
     def _load_unet(self, shape: torch.Size) -> None:
@@ -183,6 +179,23 @@ class ComfyModel(ModelAdapter):
             if hasattr(part, "comfy_cast_weights"):
                 part.comfy_cast_weights = True
         unet.manual_cast_dtype = self.compute_dtype = torch.float32
+
+
+def missing_wire(
+    settings: UnlearnSettings, pictures: int, has_model: bool, has_vae: bool
+) -> str | None:
+    """What to tell the user where a run with these settings and pictures would ask for more."""
+    reads = settings.needs_pictures or learns(settings, pictures)
+    if not has_model and (reads or settings.stand_in_pictures > 0):
+        return _not_connected("MODEL")
+    return _not_connected("VAE") if reads and not has_vae else None
+
+
+def _not_connected(name: str) -> str:
+    return (
+        f"{name} is not connected, and these settings draw or read pictures: connect it, or choose "
+        f"the preset {presets_where(needs_unet=False)}."
+    )
 
 
 def _seen_with(seen: Seen, unet: Any) -> Seen:

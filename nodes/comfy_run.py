@@ -17,6 +17,7 @@ from ..unlearn_core.errors import Cancelled, TrainingFailed
 from ..unlearn_core.files.pictures import preview_image
 from ..unlearn_core.progress import Progress
 from ..unlearn_core.settings import presets_where
+from .comfy_dynamic import static
 
 TRAINING_MEMORY = 4
 """Memory of a step with gradient over ComfyUI's estimate for sampling; an estimate too."""
@@ -62,13 +63,6 @@ class ComfyMonitor:
         server = PromptServer.instance
         if server.client_id is not None:
             server.send_progress_text(text, self._node_id, server.client_id)
-
-
-def static(model: Any) -> Any:
-    """MODEL without the lazy weights of newer hosts, which have no gradient."""
-    if hasattr(model, "get_non_dynamic_delegate"):
-        return model.get_non_dynamic_delegate()
-    return model
 
 
 def room_for(model: Any) -> int | None:

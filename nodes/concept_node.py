@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
-
 from ..unlearn_core.concept import KINDS, as_typed
+from .node_api import found_by, io
 from .values import CATEGORY, AskedConcept, ConceptWire
 
 
@@ -15,6 +14,7 @@ class ConceptToForget(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         return io.Schema(
+            **found_by("erase concept", "remove concept", "unlearn", "forget", "safety"),
             node_id="UnlearnConcept",
             display_name="Concept to Forget",
             category=CATEGORY,

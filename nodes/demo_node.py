@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from comfy_api.latest import io
 
 from ..unlearn_core.files.pictures import read_pictures
 from ..unlearn_core.loaders.demo_model import demo_folder
 from .comfy_demo import FAMILIES, load_demo
-from .values import CATEGORY, as_image
+from .node_api import found_by, io
+from .values import CATEGORY_DEMO, as_image
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -20,9 +20,10 @@ class LoadDemoModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         return io.Schema(
+            **found_by("unlearn demo", "emoji", "tiny model", "offline example"),
             node_id="UnlearnDemoModel",
             display_name="Load Demo Model",
-            category=CATEGORY,
+            category=CATEGORY_DEMO,
             description="A small Stable Diffusion model of 64 x 64 pixels that ships with this "
             "pack and knows a world of emoji: templates that start with it run offline, on a CPU, "
             "in about two minutes. Draw at 64 x 64.",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import ComfyExtension, io
-
 from .concept_node import ConceptToForget
 from .demo_node import LoadDemoModel
 from .forget_node import ForgetConcept
 from .invert_node import InvertConcept
 from .load_node import LoadTextEncoderLora
 from .measure_node import MeasureForgetting
+from .node_api import ComfyExtension, io
 from .save_node import SaveUnlearningLora
 from .settings_node import UnlearningSettings
 

@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_api.latest import io
-
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
@@ -24,8 +22,10 @@ from ..unlearn_core.settings import (
     help_of,
 )
 from .comfy_clip import clip_skip, conditioning_layers, has_loras, with_lora
-from .comfy_model import ComfyModel
+from .comfy_graph import notes_on_clip_skip
+from .comfy_model import ComfyModel, missing_wire
 from .comfy_run import ComfyMonitor, training_allowed
+from .node_api import ADVANCED, found_by, io
 from .values import (
     CATEGORY,
     TURBO_HELP,
@@ -38,6 +38,9 @@ from .values import (
     with_pictures,
 )
 
+_LOOSE = object()
+"""In the place of an input without a wire."""
+
 
 class ForgetConcept(io.ComfyNode):
     """Trains the text-encoder LoRA with which the model no longer draws the concept."""
@@ -47,6 +50,7 @@ class ForgetConcept(io.ComfyNode):
         """Inputs and outputs."""
         presets = "\n".join(f"{name}: {text}" for name, text in PRESET_HELP.items())
         return io.Schema(
+            **found_by("erase concept", "remove concept", "unlearn", "safety", "train lora"),
             node_id="UnlearnForget",
             display_name="Forget Concept",
             category=CATEGORY,
@@ -73,6 +77,7 @@ class ForgetConcept(io.ComfyNode):
                     default=False,
                     tooltip="Off: the LoRA is trained on top of those that CLIP carries already "
                     "and is valid only with them. On: on the bare checkpoint.",
+                    **ADVANCED,
                 ),
                 io.Model.Input(
                     "model",
@@ -110,8 +115,23 @@ class ForgetConcept(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="What was done, in words."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        preset: str | None = None,
+        model: Any = _LOOSE,
+        vae: Any = _LOOSE,
+        settings: Any = _LOOSE,
+    ) -> bool | str:
+        """Refuse a preset without the wires that it needs; ComfyUI gives None for what is wired."""
+        if preset is None or settings is not _LOOSE:
+            return True  # both come by wire, so that they are not known before the run
+        if preset not in PRESETS:
+            return f"There is no preset {preset!r}: choose {', '.join(PRESETS)}."
+        return missing_wire(PRESETS[preset], 0, model is not _LOOSE, vae is not _LOOSE) or True
 
     @classmethod
     def execute(
@@ -151,6 +171,7 @@ class ForgetConcept(io.ComfyNode):
                 after = draw_after(lent, result.lora, result.concept, chosen.seed)
         forgetful = with_lora(clip, result.lora, 1.0)
         lines = [*_report(clip, result, ignore_other_loras)]
+        lines += notes_on_clip_skip(clip, result.lora, cls.hidden.prompt, cls.hidden.unique_id)
         report = "\n".join([*lines, f"took {time_in_words(time.monotonic() - started)}"])
         wire = UnlearnedLora(result, after, report)
         shown = said(report, result.concept.kind, result.losses)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
-
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.files.pictures import to_tensor
 from ..unlearn_core.forgetting.unlearn import find_name, learn_vectors
@@ -14,8 +12,9 @@ from ..unlearn_core.measuring.sheets import HIDDEN_KINDS, loss_curve
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
+from .node_api import found_by, io
 from .values import (
-    CATEGORY,
+    CATEGORY_ADVANCED,
     TURBO_HELP,
     AskedConcept,
     ConceptWire,
@@ -35,9 +34,10 @@ class InvertConcept(io.ComfyNode):
         defaults = UnlearnSettings()
         low, high = bounds_of("inversion_steps")
         return io.Schema(
+            **found_by("textual inversion", "train embedding", "learn concept", "unlearn"),
             node_id="UnlearnInvert",
             display_name="Invert Concept",
-            category=CATEGORY,
+            category=CATEGORY_ADVANCED,
             description="Textual inversion: learns word vectors that mean what the pictures show, "
             "so that Forget Concept forgets more than the name. Forget Concept does it by itself "
             "when pictures are wired there.",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_api.latest import io
-
 from ..unlearn_core.lora.file import load_lora
 from ..unlearn_core.lora.weights import LoraWeights
 from .comfy_clip import conditioning_layers, family_of, with_lora
 from .comfy_files import lora_names, lora_path
+from .node_api import found_by, io
 from .values import CATEGORY, said
 
 
@@ -21,6 +20,7 @@ class LoadTextEncoderLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         return io.Schema(
+            **found_by("load unlearning lora", "lora clip only", "erase concept", "unlearn"),
             node_id="UnlearnLoadLora",
             display_name="Load Text-Encoder LoRA",
             category=CATEGORY,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
-
 from ..unlearn_core.files.pictures import to_tensor
 from ..unlearn_core.measuring.demo_judge import evaluation_judge
 from ..unlearn_core.measuring.evaluation import evaluate, forgotten_by_nearness
@@ -17,6 +15,7 @@ from .comfy_clip import text_weights
 from .comfy_demo import is_demo
 from .comfy_model import ComfyModel
 from .comfy_run import ComfyMonitor, training_allowed
+from .node_api import found_by, io, ui
 from .values import (
     CATEGORY,
     TURBO_HELP,
@@ -36,6 +35,7 @@ class MeasureForgetting(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         return io.Schema(
+            **found_by("compare before and after", "evaluate unlearning", "lora strengths"),
             node_id="UnlearnMeasure",
             display_name="Measure Forgetting",
             category=CATEGORY,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from comfy_api.latest import io
-
 from ..unlearn_core.errors import BadConcept, BadSettings
 from ..unlearn_core.files.file_names import safe_file_name, unused_name
 from ..unlearn_core.files.output_files import make_folder, png_bytes
@@ -17,6 +15,7 @@ from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.settings import presets_where
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder, workflow_texts
+from .node_api import found_by, io
 from .values import CATEGORY, LoraWire, UnlearnedLora, said
 
 NAME_MARK = "%concept%"
@@ -30,6 +29,7 @@ class SaveUnlearningLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         return io.Schema(
+            **found_by("erase concept", "unlearn", "export lora", "save embedding"),
             node_id="UnlearnSaveLora",
             display_name="Save Unlearning LoRA",
             category=CATEGORY,

@@ -5,34 +5,37 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comfy_api.latest import io
-
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,
     PRESETS,
     UnlearnSettings,
     removed_in_words,
 )
-from .values import CATEGORY, SettingsWire, said
+from .node_api import ADVANCED, found_by, io
+from .values import CATEGORY_ADVANCED, SettingsWire, said
+
+_RARELY_SET = frozenset((
+    "modules", "closed_form", "objective", "forget_weight", "keep_weight", "guard_weight",
+    "null_space_guard", "forget_prompts", "keep_prompts", "inversion_learning_rate",
+    "caption_styles",
+))  # fmt: skip
 
 
 def _input(item: dataclasses.Field[Any], default: Any) -> io.Input:
-    text = item.metadata["help"]
+    shown: dict[str, Any] = {"default": default, "tooltip": item.metadata["help"]}
+    shown |= ADVANCED if item.name in _RARELY_SET else {}
     if "choices" in item.metadata:
-        options = list(item.metadata["choices"])
-        return io.Combo.Input(item.name, options=options, default=default, tooltip=text)
+        return io.Combo.Input(item.name, options=list(item.metadata["choices"]), **shown)
     if isinstance(default, bool):
-        return io.Boolean.Input(item.name, default=default, tooltip=text)
+        return io.Boolean.Input(item.name, **shown)
     if "bounds" not in item.metadata:
-        return io.String.Input(item.name, default=default, tooltip=text)
+        return io.String.Input(item.name, **shown)
     low, high = item.metadata["bounds"]
     if isinstance(default, int):
-        return io.Int.Input(item.name, default=default, min=low, max=high, tooltip=text)
+        return io.Int.Input(item.name, min=low, max=high, **shown)
     # The arrows' step: a twentieth for weights and strengths, the lowest value for learning rates.
     step = 0.05 if low == 0 or low >= 0.1 else low
-    return io.Float.Input(
-        item.name, default=default, min=low, max=high, step=step, round=False, tooltip=text
-    )
+    return io.Float.Input(item.name, min=low, max=high, step=step, round=False, **shown)
 
 
 class UnlearningSettings(io.ComfyNode):
@@ -43,9 +46,10 @@ class UnlearningSettings(io.ComfyNode):
         """One input for each field of the engine's settings but the seed."""
         defaults = PRESETS[DEFAULT_PRESET]
         return io.Schema(
+            **found_by("unlearning options", "training settings", "hyperparameters"),
             node_id="UnlearnSettings",
             display_name="Unlearning Settings",
-            category=CATEGORY,
+            category=CATEGORY_ADVANCED,
             description="Every setting of the unlearning. Starts at the preset balanced; wired "
             "into Forget Concept or Invert Concept it takes the preset's place.",
             inputs=[

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_api.latest import io
 from torch import Tensor
 
 from ..unlearn_core.concept import Concept, Kind, Nameless
@@ -15,8 +14,9 @@ from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
 from ..unlearn_core.forgetting.unlearn import UnlearnResult
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
 from ..unlearn_core.training.inversion import LearnedVectors
+from .node_api import io
 
-CATEGORY = "unlearn"
+CATEGORY, CATEGORY_ADVANCED, CATEGORY_DEMO = "unlearn", "unlearn/advanced", "unlearn/demo"
 _LOSSES_DRAWN = 200
 TURBO_HELP = (
     "On for a Turbo checkpoint such as SD-Turbo or SDXL-Turbo: pictures are drawn in 4 steps "

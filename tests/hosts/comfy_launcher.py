@@ -1,13 +1,14 @@
 """Runs ComfyUI's main.py: `comfy_launcher.py COMFYUI [arguments]`.
 
 The CPU build of torchvision that pip finds may lack its operators, which are not used here; two
-schemas keep its import alive. diffusers is hidden, as ComfyUI does not bring it, and what the pack
-imports of the heavy packages is printed.
+schemas keep its import alive. torchaudio, which newer ComfyUIs import, is empty. diffusers is
+hidden, as ComfyUI does not bring it, and what the pack imports of the heavy packages is printed.
 """
 
 from __future__ import annotations
 
 import importlib.abc
+import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
@@ -45,13 +46,26 @@ class _Hidden(importlib.abc.MetaPathFinder):
         return None
 
 
-def main(folder: str) -> None:
-    """Start ComfyUI, and stay until it ends."""
+def stand_in_for_packages() -> list[object]:
+    """Keep the imports of torchvision and torchaudio alive, as long as the caller holds these."""
     import torch
 
     torchvision = torch.library.Library("torchvision", "FRAGMENT")
     torchvision.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     torchvision.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    if importlib.util.find_spec("torchaudio") is None:
+        for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):
+            module = sys.modules[name] = ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None)
+            parent, _, own = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], own, module)
+    return [torchvision]
+
+
+def main(folder: str) -> None:
+    """Start ComfyUI, and stay until it ends."""
+    held = stand_in_for_packages()  # noqa: F841
     sys.meta_path.insert(0, _Hidden())
     sys.argv = ["main.py", *sys.argv[2:]]
     sys.path[0] = folder

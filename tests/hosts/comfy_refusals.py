@@ -15,6 +15,8 @@ comfy_clip, comfy_demo = ours("nodes.comfy_clip"), ours("nodes.comfy_demo")
 comfy_model, errors = ours("nodes.comfy_model"), ours("unlearn_core.errors")
 keys, weights = ours("unlearn_core.lora.keys"), ours("unlearn_core.lora.weights")
 families = ours("unlearn_core.models.families")
+comfy_run, lent_model = ours("nodes.comfy_run"), ours("unlearn_core.models.lent_model")
+preview, Concept = ours("unlearn_core.training.preview"), ours("unlearn_core.concept").Concept
 flux, sd3_clip = comfy.text_encoders.flux, comfy.text_encoders.sd3_clip
 pixart_t5 = comfy.text_encoders.pixart_t5
 Target = comfy.supported_models_base.ClipTarget
@@ -121,6 +123,69 @@ def layers(demos: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def broken(demos: dict[str, Any]) -> dict[str, str]:
+    """A UNet and a VAE that give numbers that are not finite, as ComfyUI's stay silent about."""
+    model, clip, vae = demos["sd2"]
+    parts = {"UNet": model.model.diffusion_model.out[2], "VAE": vae.first_stage_model.decoder}
+    found = {}
+    for name, part in parts.items():
+        hook = part.register_forward_hook(lambda *given: given[-1] * torch.nan)
+        with comfy_run.training_allowed(clip, model):
+            lent = comfy_model.ComfyModel(clip, model, vae)
+            encoder = lent_model.build_encoder(lent)
+            found[name] = refused(preview.draw_concept, lent, encoder, Concept("dog"), 0)
+        hook.remove()
+        with comfy_run.training_allowed(clip, model):
+            lent = comfy_model.ComfyModel(clip, model, vae)
+            found[f"{name} mended"] = refused(
+                preview.draw_concept, lent, encoder, Concept("dog"), 0
+            )
+    return found
+
+
+def lazy(demos: dict[str, Any]) -> dict[str, str]:
+    """MODEL of a host with dynamic VRAM: of a custom loader, of a core loader, and in little RAM.
+
+    On a CPU no host makes one, so this is what 0.33.0's gives: its error, and a second patcher.
+    """
+    model, clip, _ = demos["sd2"]
+
+    class Lazy(comfy.model_patcher.ModelPatcher):
+        non_dynamic_delegate_model = None
+        cached_patcher_init: Any = None
+
+        def get_non_dynamic_delegate(self) -> Any:
+            if self.cached_patcher_init is None:
+                raise RuntimeError("cached_patcher_init is not initialized.")
+            return model
+
+    def told(free: int, loader: Any) -> str:
+        patcher = Lazy(model.model, model.load_device, model.offload_device)
+        patcher.cached_patcher_init = loader
+        management.get_free_memory = lambda *_: free
+        return refused(comfy_model.ComfyModel, clip, patcher)
+
+    management, before = comfy.model_management, comfy.model_management.get_free_memory
+    try:
+        return {
+            "custom loader": told(2**40, None),
+            "core loader": told(2**40, ()),
+            "little RAM": told(0, ()),
+        }
+    finally:
+        management.get_free_memory = before
+
+
+def lazy_demo() -> str:
+    """The demo models where ComfyUI builds layers without weights, and how it is set afterwards."""
+    memory = getattr(comfy, "memory_management", None)
+    if memory is None:
+        return "this host has no such layers"
+    memory.aimdo_enabled = True
+    told = [refused(comfy_demo.load_demo, family) for family in comfy_demo.FAMILIES]
+    return f"{told} {memory.aimdo_enabled}"
+
+
 def missing() -> str:
     """A demo model whose folder is not there."""
     comfy_demo.demo_folders = lambda family: (Path("nowhere") / family,)
@@ -136,6 +201,9 @@ def main() -> dict[str, Any]:
         "models": models(demos),
         "loras": loras(demos),
         "layers": layers(demos),
+        "broken": broken(demos),
+        "lazy": lazy(demos),
+        "lazy demo": lazy_demo(),
         "missing": missing(),
     }
 

@@ -1,4 +1,4 @@
-"""The ComfyUI pack in a real ComfyUI 0.3.75, on the CPU, with the demo model."""
+"""The ComfyUI pack in a real ComfyUI, on the CPU, with the demo model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_host import ROOT, ComfyServer, Failed, Graph, error_of, install
+from comfy_host import ROOT, VERSION, ComfyServer, Failed, Graph, error_of, install
 
 from unlearn_core.lora.file import load_lora
 from unlearn_core.settings import PRESETS
@@ -70,8 +70,21 @@ def test_the_pack_is_loaded_without_heavy_packages_and_every_input_is_explained(
         for group in ("required", "optional"):
             for key, (_, options) in inputs.get(group, {}).items():
                 assert options.get("tooltip"), f"{name}.{key} has no tooltip"
-        assert info[name]["category"] == "unlearn"
+        assert info[name]["category"] in ("unlearn", "unlearn/advanced", "unlearn/demo")
         assert info[name]["description"]
+
+
+@pytest.mark.skipif(
+    tuple(map(int, VERSION.split("."))) < (0, 11), reason="ComfyUI 0.11 is the first that knows it"
+)
+def test_every_node_is_found_by_other_words_and_rare_inputs_are_folded_away(
+    server: ComfyServer,
+) -> None:
+    info = server.get("object_info")
+    assert all(info[name]["search_aliases"] for name in NODES)
+    rows = info["UnlearnForget"]["input"]["required"]
+    folded = {key for key, (_, options) in rows.items() if options.get("advanced")}
+    assert folded == {"ignore_other_loras"}
 
 
 def test_the_time_said_is_that_of_the_whole_node(server: ComfyServer) -> None:
@@ -237,6 +250,7 @@ def test_what_follows_saving_runs_again_only_where_the_file_is_gone(server: Comf
 def cached(server: ComfyServer, graph: Graph) -> set[str]:
     """Run a graph; which nodes' results were still there."""
     entry = server.wait(server.queue(graph))
+    assert entry["status"]["status_str"] == "success", error_of(entry)
     return set(dict(entry["status"]["messages"])["execution_cached"]["nodes"])
 
 
@@ -380,7 +394,66 @@ def test_without_model_the_quick_preset_runs_and_the_others_say_what_is_missing(
     graph["forget"]["inputs"]["preset"] = "balanced"
     del graph["forget"]["inputs"]["settings"]
     with pytest.raises(Failed, match="MODEL is not connected"):
-        server.run(graph)
+        server.queue(graph)  # before anything is loaded
+    graph["forget"]["inputs"]["model"] = ["demo", 0]
+    assert server.queue(graph)
+    server.post("interrupt", {})
+    graph["forget"]["inputs"]["preset"] = "paper"
+    with pytest.raises(Failed, match="VAE is not connected"):
+        server.queue(graph)
+    graph["forget"]["inputs"]["preset"] = "fast"
+    with pytest.raises(Failed, match="There is no preset 'fast': choose quick, balanced"):
+        server.queue(graph)
+
+
+def test_a_second_run_equals_the_first_whatever_was_sampled_between_them(
+    server: ComfyServer,
+) -> None:
+    graph = forget_graph("balanced")
+    graph["forget"]["inputs"]["images"] = ["demo", 3]  # learned from through the UNet
+    graph["save"]["inputs"]["save_embedding"] = True
+    files, embeddings = set(), set()
+    for number, blanks in (("first", ""), ("second", " "), ("third", "  ")):
+        if number == "third":
+            server.run(other_sampling())
+        # Blanks make it another graph with the same concept, on the demo model that is there.
+        graph["concept"]["inputs"]["synonyms"] = blanks
+        graph["save"]["inputs"]["filename"] = f"{number}/forget-dog"
+        entry = server.wait(server.queue(graph))
+        assert entry["status"]["status_str"] == "success", error_of(entry)
+        kept = dict(entry["status"]["messages"])["execution_cached"]["nodes"]
+        assert "forget" not in kept
+        assert "demo" in kept or number == "first"
+        file, embedding = entry["outputs"]["save"]["text"][0].splitlines()
+        files.add((server.folder / file).read_bytes())
+        embeddings.add(embedding)  # the same vectors are not written twice
+    assert len(files) == len(embeddings) == 1
+
+
+def other_sampling() -> Graph:
+    """A picture on another noise schedule and prediction than the demo model's own."""
+    graph = drawing_graph(0.0)
+    for name in ("lora", "again", "save"):
+        del graph[name]
+    for name in ("prompt", "empty"):
+        graph[name]["inputs"]["clip"] = ["demo", 1]
+    graph["schedule"] = node("ModelSamplingDiscrete", model=["demo", 0], sampling="eps", zsnr=True)
+    graph["sampler"]["inputs"]["model"] = ["schedule", 0]
+    graph["shown"] = node("PreviewImage", images=["pixels", 0])
+    return graph
+
+
+def test_a_last_layer_that_leaves_the_lora_without_effect_is_noted(server: ComfyServer) -> None:
+    graph = forget_graph(name="owl")
+    came_from = "forget"
+    for last in (-2, -4):
+        graph[f"at {last}"] = node("CLIPSetLastLayer", clip=[came_from, 0], stop_at_clip_layer=last)
+        graph[f"shown {last}"] = node("CLIPTextEncode", clip=[f"at {last}", 0], text="an owl")
+        graph[f"as text {last}"] = node("PreviewAny", source=[f"shown {last}", 0])
+        came_from = f"at {last}"
+    report = server.run(graph)["forget"]["text"][0]
+    assert report.count("comes after this node") == 1
+    assert "note: CLIP Set Last Layer -4 comes after this node. It stops at layer 3 " in report
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import comfy_host
 import pytest
-from comfy_host import HOME, ROOT, install
+from comfy_host import ROOT, SOURCE, install
 
 from unlearn_core.settings import UnlearnSettings
 
@@ -20,7 +21,7 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 def measured(script: str, *arguments: str) -> dict[str, Any]:
     """What a script of this folder prints."""
     python, file = install(), Path(comfy_host.__file__).with_name(script)
-    command = [str(python), str(file), str(HOME / "ComfyUI"), str(ROOT), *arguments]
+    command = [str(python), str(file), str(SOURCE), str(ROOT), *arguments]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     line = next((x for x in done.stdout.splitlines() if x.startswith("MEASURED ")), None)
     assert line, done.stderr[-3000:]
@@ -154,6 +155,35 @@ def test_a_lora_that_does_not_say_its_family_needs_as_many_text_encoders(
 
 def test_a_demo_model_that_is_not_there_is_named(refused: dict[str, Any]) -> None:
     assert refused["missing"].startswith("The demo model nowhere/sdxl is missing:")
+
+
+def test_numbers_that_are_not_finite_are_an_error_in_place_of_a_black_picture(
+    refused: dict[str, Any],
+) -> None:
+    said = refused["broken"]
+    assert said["UNet"].startswith("The model's UNet gives numbers that are not finite")
+    assert said["VAE"].startswith("The VAE gave numbers that are not finite while drawing")
+    assert said["UNet mended"] == said["VAE mended"] == "taken"
+
+
+def test_lazy_weights_are_read_again_or_refused_with_the_flag_that_helps(
+    refused: dict[str, Any],
+) -> None:
+    said = refused["lazy"]
+    assert said["core loader"] == "taken"
+    assert said["custom loader"].startswith("MODEL comes from a custom loader, and with dynamic")
+    assert re.search(
+        r"a second UNet into RAM .* takes 0\.0 GB, and 0\.0 GB are free", said["little RAM"]
+    )
+    assert all("--disable-dynamic-vram" in said[name] for name in ("custom loader", "little RAM"))
+
+
+def test_the_demo_models_load_where_layers_are_built_without_weights(
+    refused: dict[str, Any],
+) -> None:
+    assert refused["lazy demo"] in (
+        "['taken', 'taken', 'taken'] True", "this host has no such layers",
+    )  # fmt: skip
 
 
 def test_a_last_layer_that_a_family_never_uses_is_refused_with_those_that_can_be_set(

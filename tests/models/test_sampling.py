@@ -5,8 +5,9 @@ import torch
 from tiny_model import WIDTH, TinyModel, draw
 from torch import Tensor
 
-from unlearn_core.errors import WrongModel
+from unlearn_core.errors import TrainingFailed, WrongModel
 from unlearn_core.models import sampling
+from unlearn_core.models.denoising import denoising_losses
 from unlearn_core.models.families import Prediction
 from unlearn_core.models.sampling import denoise, draw_pictures, paired_noise, steps_of
 from unlearn_core.text.conditioning import Conditioning
@@ -78,6 +79,11 @@ def test_what_is_not_finite_is_an_error_in_place_of_a_black_picture(part: str) -
         model.decode_latents = lambda latents: latents * torch.nan  # type: ignore[method-assign]
     with pytest.raises(WrongModel, match=f"The model's {part} gives numbers that are not finite"):
         draw_pictures(model, text, EMPTY, NOISE, 2, 3.0)
+
+
+def test_a_loss_that_is_not_a_number_is_an_error_and_never_a_verdict() -> None:
+    with pytest.raises(TrainingFailed, match="predicts for the pictures is not a number"):
+        denoising_losses(TinyModel(broken=True), NOISE, TEXT, (200, 700), 0)
 
 
 def test_the_noise_depends_on_seed_and_index_only() -> None:

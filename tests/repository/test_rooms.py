@@ -77,3 +77,9 @@ def test_rooms_are_small(root: Path) -> None:
     counts = {room: len(list((engine / room).glob("*.py"))) for room in FLOORS}
     assert {room: count for room, count in counts.items() if count > MOST_FILES} == {}
     assert len(list(engine.glob("*.py"))) <= MOST_FILES_AT_THE_TOP
+
+
+def test_one_module_alone_names_comfyuis_node_api(root: Path) -> None:
+    files = (root / "nodes").glob("*.py")
+    naming = [file.name for file in files if "comfy_api" in file.read_text("utf-8")]
+    assert naming == ["node_api.py"]

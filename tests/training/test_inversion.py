@@ -101,6 +101,8 @@ def test_every_step_is_reported() -> None:
 
 def test_a_loss_that_is_no_number_fails() -> None:
     with pytest.raises(TrainingFailed, match="at step 1"):
+        run(TinyModel(broken=True), styles=())
+    with pytest.raises(TrainingFailed, match="predicts for the pictures is not a number"):
         run(TinyModel(broken=True))
 
 

@@ -67,13 +67,7 @@ class NoisedPictures:
             word, copy = part // copies, part % copies
             output = model.predict(self.noisy[copy], self.timesteps[copy], texts[word])
             found.append((output - self.targets[copy]).pow(2).mean((1, 2, 3)).float().cpu())
-        losses = torch.cat(found)
-        if not bool(losses.isfinite().all()):
-            raise TrainingFailed(
-                "What the model's UNet predicts for the pictures is not a number: its weights are "
-                "broken, or half precision is too small for them. Load the model's file again."
-            )
-        return losses.view(len(texts), copies)
+        return _checked(torch.cat(found)).view(len(texts), copies)
 
 
 def draw_batch(
@@ -178,7 +172,8 @@ def denoising_losses(
     """Mean squared error of the prediction per picture, over given timesteps. (N,) float32.
 
     latents (N, 4, h, w), text of N prompts. The noise depends on seed, picture and timestep
-    only, so that two texts are compared on the same noise.
+    only, so that two texts are compared on the same noise. Raises TrainingFailed when a loss is
+    not a number.
     """
     height, width = (8 * edge for edge in latents.shape[2:])
     total = latents.new_zeros(len(latents))
@@ -189,4 +184,13 @@ def denoising_losses(
         t = torch.full((len(latents),), time_step, dtype=torch.int64, device=latents.device)
         noisy, target = noised_and_target(model, latents, noise, t)
         total = total + (model.predict(noisy, t, text) - target).pow(2).mean((1, 2, 3))
-    return total / len(timesteps)
+    return _checked(total / len(timesteps))
+
+
+def _checked(losses: Tensor) -> Tensor:
+    if not bool(losses.isfinite().all()):
+        raise TrainingFailed(
+            "What the model's UNet predicts for the pictures is not a number: its weights are "
+            "broken, or half precision is too small for them. Load the model's file again."
+        )
+    return losses
