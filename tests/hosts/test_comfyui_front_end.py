@@ -108,9 +108,9 @@ def test_a_template_runs_by_its_button_with_progress_preview_and_result(
     prompt_id = server.newest_prompt()
     entry = server.wait(prompt_id)
     assert entry["status"]["status_str"] == "success"
-    seen = page.evaluate("() => window.seen")
-    assert seen["progress"] > 300
-    assert seen["texts"] > 10
+    page.wait_for_function(
+        "() => window.seen.progress > 300 && window.seen.texts > 10", timeout=60_000
+    )
     page.wait_for_function(
         "() => app.graph.nodes.find(n => n.type === 'UnlearnMeasure').imgs?.length > 0",
         timeout=30_000,
