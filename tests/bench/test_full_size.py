@@ -20,7 +20,7 @@ from bench.protocol.cost import CPU, MemoryGauge
 from unlearn_core.errors import BadSettings
 from unlearn_core.loaders.pipeline_parts import empty_parts
 from unlearn_core.models.devices import give_memory_back
-from unlearn_core.progress import LEARNING
+from unlearn_core.progress import READING_PICTURES
 from unlearn_core.settings import preset
 from unlearn_core.text.conditioning import Conditioning
 
@@ -299,7 +299,7 @@ def test_pictures_are_counted_where_no_vectors_are_learned_from_them() -> None:
         "paper:steps=1+forget_prompts=8+keep_prompts=8", "dog", small(dtype=torch.float32)
     )
     stages = {stage["name"]: stage for stage in numbers["stages"]}
-    assert stages[LEARNING]["flops"]["float32"] > 1e7
+    assert stages[READING_PICTURES]["flops"]["float32"] > 1e7
     assert numbers["stages"][-1]["name"] == BETWEEN
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWN = os.environ.get("UNLEARN_COMFYUI")
 VERSION = "0.3.75"
 if OWN:
-    VERSION = re.findall(r"[0-9.]+[0-9]", (Path(OWN) / "comfyui_version.py").read_text())[-1]
+    VERSION = re.findall(r"[0-9.]+[0-9]", (Path(OWN) / "comfyui_version.py").read_text("utf-8"))[-1]
 HOME = ROOT / ".hosts" / f"comfyui-{VERSION}"
 SOURCE = Path(OWN) if OWN else HOME / "ComfyUI"
 PYTHON = HOME / "venv" / "bin" / "python"
