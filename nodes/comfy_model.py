@@ -186,7 +186,7 @@ def missing_wire(
 ) -> str | None:
     """What to tell the user where a run with these settings and pictures would ask for more."""
     reads = settings.needs_pictures or learns(settings, pictures)
-    if not has_model and (reads or settings.stand_in_pictures > 0):
+    if not has_model and (reads or settings.needs_unet):
         return _not_connected("MODEL")
     return _not_connected("VAE") if reads and not has_vae else None
 

@@ -30,6 +30,7 @@ from unlearn_core.lora.weights import complete, round_to_half
 from unlearn_core.measuring.report import run_lines
 from unlearn_core.models.families import Prediction
 from unlearn_core.models.lent_model import build_encoder
+from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
 from unlearn_core.text.frozen_layers import FrozenLinear
 from unlearn_core.text.text_encoder import TextEncoder
@@ -40,9 +41,11 @@ from unlearn_core.words.naming import FoundWord, FoundWords
 from unlearn_core.words.neighbours import KEPT_FIRST
 from unlearn_core.words.prompt_writer import PromptWriter
 from unlearn_core.words.prompts import Prompts, whole_prompts
+from unlearn_core.words.stand_in import pictures_to_draw
 
 DOG = Concept("dog", ("puppy",), keep=("cat",))
 WITH_PICTURES = DOG.replace(images=pictures())
+SD2_UNET = UnetSizes((320, 640, 1280, 1280), (1, 1, 1, 0), 2, 1024)
 
 
 def small(name: str = "balanced", **changes: object) -> UnlearnSettings:
@@ -166,12 +169,37 @@ def test_a_run_needs_pictures_only_where_it_says_so(built: list[TextEncoder]) ->
     check_unchanged(built[0])
 
 
-def test_the_quick_preset_never_calls_the_unet_but_for_previews() -> None:
-    model, monitor = TinyModel(), Recorder()
-    settings = preset("quick", forget_prompts=12, keep_prompts=16, steps=1)
-    unlearn(model, WITH_PICTURES, settings, monitor)
+@pytest.mark.parametrize(
+    ("sizes", "native_size", "drawn"),
+    [(UnetSizes((8,), (1,), 1, 64), 64, 2), (SD2_UNET, 768, 0), (None, 64, 0)],
+)
+def test_the_quick_preset_draws_its_stand_in_only_where_that_takes_seconds(
+    sizes: UnetSizes | None, native_size: int, drawn: int
+) -> None:
+    model = TinyModel()
+    model.unet_sizes, model.native_size = sizes, native_size
+    settings = preset("quick", forget_prompts=12, keep_prompts=16)
+    result = unlearn(model, WITH_PICTURES, settings)
+    assert result.stand_in.drawn == drawn
     assert model.calls["encode_image"] == 0
+    assert (model.calls["predict"] > 0) is (drawn > 0)
+    assert (sum("was not tested" in note for note in result.notes) == 1) is (drawn == 0)
+
+
+def test_the_quick_preset_calls_a_large_unet_only_for_previews() -> None:
+    model, monitor = TinyModel(), Recorder()
+    settings = preset("quick", forget_prompts=12, keep_prompts=16)
+    unlearn(model, WITH_PICTURES, settings, monitor)
     assert model.calls["predict"] == 2 * PREVIEW_STEPS  # before and after
+
+
+def test_a_gpu_draws_the_stand_in_of_quick_at_any_size() -> None:
+    model = TinyModel()
+    model.unet_sizes, model.native_size = SD2_UNET, 768
+    assert pictures_to_draw(preset("quick"), model) == 0
+    assert pictures_to_draw(preset("balanced"), model) == 16
+    model.device = torch.device("cuda")
+    assert pictures_to_draw(preset("quick"), model) == 2
 
 
 # The same seed, the same file

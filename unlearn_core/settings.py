@@ -75,7 +75,11 @@ class UnlearnSettings:
     keep_prompts: int = _number(384, 8, 8192, "Different prompts that must not change.")
 
     stand_in_pictures: int = _number(
-        16, 0, 256, "Pictures drawn for a stand-in to see that they don't show the concept."
+        16,
+        0,
+        256,
+        "Pictures drawn for a stand-in to see that they don't show the concept. Without steps only "
+        "where that takes seconds.",
     )
 
     adversary: str = _choice(
@@ -127,8 +131,11 @@ class UnlearnSettings:
 
     @property
     def needs_unet(self) -> bool:
-        """Whether these settings use the UNet even without pictures of the concept."""
-        return self.needs_pictures or self.stand_in_pictures > 0
+        """Whether these settings can't do without the UNet, even without pictures of the concept.
+
+        A run without steps tests its stand-in only where that takes seconds.
+        """
+        return self.needs_pictures or (self.steps > 0 and self.stand_in_pictures > 0)
 
     @property
     def learns_vectors(self) -> bool:
@@ -203,7 +210,7 @@ PRESETS: dict[str, UnlearnSettings] = {
         layers="last:1",
         closed_form=True,
         use_pictures=False,
-        stand_in_pictures=0,
+        stand_in_pictures=2,
         forget_prompts=256,
         keep_prompts=256,
     ),
@@ -224,7 +231,7 @@ PRESETS: dict[str, UnlearnSettings] = {
 }
 
 PRESET_HELP: dict[str, str] = {
-    "quick": "No UNet, pictures unused: one least-squares solution, no steps.",
+    "quick": "One least-squares solution, no steps; pictures unused, needs no UNet.",
     "balanced": "The default: names, synonyms and, with pictures, learned vectors.",
     "robust": "Slower: an adversary searches ways back while training.",
     "paper": "The idea of arXiv 2505.12395: raise the pictures' loss, keep the rest. For "

@@ -50,9 +50,10 @@ _ALWAYS_SHOWN = ("float32", "bfloat16")
 _SHORT = {"bfloat16": "bf16"}
 
 
-def text_only(settings: UnlearnSettings) -> bool:
-    """Whether a run with these settings never asks for the UNet."""
-    return not (settings.uses_pictures or settings.stand_in_pictures)
+def text_only(settings: UnlearnSettings, device: torch.device) -> bool:
+    """Whether a run with these settings at full size never asks for the UNet."""
+    draws = settings.needs_unet or (settings.stand_in_pictures > 0 and device.type != "cpu")
+    return not (settings.uses_pictures or draws)
 
 
 def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def measure(method: str, concept: str, host: Host) -> dict[str, Any]:
     ]
     machine = measure_machine(host.device)
     with capped(host):
-        whole = None if text_only(settings) else RandomModel(host)
+        whole = None if text_only(settings, host.device) else RandomModel(host)
         model = whole or RandomTextModel(host)
         counter = ProductCounter()
         with counter:

@@ -182,12 +182,12 @@ def needed_bytes(
     family: Family, settings: UnlearnSettings, edge: int, checkpointing: bool, whole: bool
 ) -> int:
     """Of a run in half precision beside the model, whole batches or a picture at a time."""
-    learning = settings.use_pictures and settings.inversion_steps > 0
-    use = None
-    if settings.needs_unet or learning or settings.stand_in_pictures:
+    learning, use = settings.learns_vectors, None
+    if learning or settings.needs_pictures or settings.stand_in_pictures:
         drawn = 2 * max(settings.stand_in_pictures, 12 if learning else 0) if whole else 1
         rows = settings.inversion_batch if whole else 1
-        use = UnetUse(unet_sizes(family), edge, 2, rows, drawn, checkpointing)
+        pictures = learning or settings.needs_pictures
+        use = UnetUse(unet_sizes(family), edge, 2, rows, drawn, checkpointing, pictures)
     return max(estimate(text_sizes(family), use, Workload(settings, PICTURES)).values())
 
 

@@ -240,11 +240,16 @@ def test_the_products_of_the_unet_are_counted() -> None:
         ({}, True),
         ({"use_pictures": True}, False),
         ({"use_pictures": True, "inversion_steps": 0}, True),
-        ({"stand_in_pictures": 16}, False),
+        ({"stand_in_pictures": 16, "steps": 1}, False),
     ],
 )
 def test_which_settings_never_ask_for_the_unet(changes: dict, expected: bool) -> None:
-    assert text_only(preset("quick", **changes)) is expected
+    assert text_only(preset("quick", **changes), torch.device("cpu")) is expected
+
+
+def test_a_gpu_draws_the_stand_in_of_quick_too() -> None:
+    assert not text_only(preset("quick"), torch.device("cuda"))
+    assert text_only(preset("quick", stand_in_pictures=0), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

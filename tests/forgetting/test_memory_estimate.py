@@ -81,6 +81,8 @@ def test_a_stage_holds_the_copy_and_its_own() -> None:
     assert stages[COPYING] == int(GAPS * text.copy_bytes)
     vae = 1000 * 32 * 32
     assert stages[DRAWING] == int(GAPS * (text.copy_bytes + 2 * max(vae, 6 * 3360)))
+    unseen = dataclasses.replace(use, pictures=False)
+    assert unseen.drawing_bytes == 2 * 6 * 3360 < use.drawing_bytes
     unet = 2 * 3 * (ONE_LEVEL.kept(4, 4, False) + ONE_LEVEL.working(4, 4))
     learning = 2 * 3 * 77 * 10 * 10 * 4
     assert stages[LEARNING] == int(GAPS * (text.copy_bytes + learning + unet))

@@ -104,6 +104,16 @@ def test_a_refusal_names_the_numbers_and_a_way_out() -> None:
     assert quick > 0
 
 
+def test_what_draws_only_a_stand_in_counts_no_vae() -> None:
+    model = full_size()
+    model.device = torch.device("cuda")
+    unseen = plan_memory(model, [SD2_TEXT], Workload(preset("quick")), None)
+    seen = plan_memory(model, [SD2_TEXT], Workload(preset("quick"), previews=True), None)
+    assert unseen.drawn == 4
+    assert unseen.stage == DRAWING
+    assert unseen.needed < seen.needed
+
+
 def test_where_memory_is_not_known_large_pictures_recompute_and_nothing_is_refused() -> None:
     made = plan(None)
     assert (made.rows, made.checkpointing, made.drawn) == (8, True, 32)

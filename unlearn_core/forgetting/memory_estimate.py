@@ -114,6 +114,8 @@ class UnetUse:
     drawn: int
     """The same when none is; each picture drawn counts twice, for the empty prompt."""
     checkpointing: bool
+    pictures: bool = True
+    """Whether the VAE makes pictures of latents, or latents of pictures."""
 
     @property
     def gradient_bytes(self) -> int:
@@ -127,10 +129,8 @@ class UnetUse:
     def drawing_bytes(self) -> int:
         """Held by one prediction without, or by the VAE."""
         edge = self.native_size // 8
-        numbers = max(
-            self.drawn * self.sizes.drawing(edge, edge), VAE_NUMBERS * self.native_size**2
-        )
-        return numbers * self.number_bytes
+        vae = VAE_NUMBERS * self.native_size**2 if self.pictures else 0
+        return max(self.drawn * self.sizes.drawing(edge, edge), vae) * self.number_bytes
 
 
 def learns(settings: UnlearnSettings, pictures: int) -> bool:

@@ -19,6 +19,7 @@ from ..text.tower_encoder import last_layer_of
 from ..training.inversion import TEST_PICTURES
 from ..training.preview import NEIGHBOURS_SHOWN
 from ..training.terms import BATCH_PICTURES
+from ..words.stand_in import pictures_to_draw
 from .memory_estimate import DRAWING, TextSizes, UnetUse, Workload, estimate, learns
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def plan_memory(
     First fewer pictures go through the UNet together, down to one; then its blocks run again on
     the way back. Raises NotEnoughMemory if nothing fits.
     """
-    asked, drawn = _asked_rows(work), _drawn(work, model.native_size)
+    asked, drawn = _asked_rows(work), _drawn(work, model)
     draws = bool(asked or drawn or work.measures)
     known = model.unet_sizes is not None or not draws
 
@@ -141,7 +142,10 @@ def plan_memory(
         use = None
         if model.unet_sizes is not None and draws:
             width = model.compute_dtype.itemsize
-            use = UnetUse(model.unet_sizes, model.native_size, width, rows, shown, checkpointing)
+            pictures = bool(asked or work.previews or work.finds_name or work.measures)
+            use = UnetUse(
+                model.unet_sizes, model.native_size, width, rows, shown, checkpointing, pictures
+            )
         return estimate(text, use, work)
 
     if free is not None:
@@ -179,15 +183,15 @@ def _asked_rows(work: Workload) -> int:
     return max(learning, BATCH_PICTURES if work.settings.needs_pictures else 0)
 
 
-def _drawn(work: Workload, native_size: int) -> int:
+def _drawn(work: Workload, model: LentModel) -> int:
     """Pictures that go through the UNet together without a gradient.
 
     What is drawn counts twice, with and without its prompt; what is read for a name once.
     """
     testing = TEST_PICTURES if learns(work.settings, work.pictures) else 0
     seen = 1 + NEIGHBOURS_SHOWN if work.previews else 0
-    read = max(1, BATCH_PIXELS // (native_size // 8) ** 2) if work.finds_name else 0
-    return max(2 * max(work.settings.stand_in_pictures, testing, seen), read)
+    read = max(1, BATCH_PIXELS // (model.native_size // 8) ** 2) if work.finds_name else 0
+    return max(2 * max(pictures_to_draw(work.settings, model), testing, seen), read)
 
 
 def _ways(asked: int, native_size: int, free: int | None) -> Iterator[tuple[int, bool]]:

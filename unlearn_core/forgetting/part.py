@@ -142,7 +142,10 @@ def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterato
             "commas between them."
         )
     if stand_in.drawn == 0:
-        yield f"Whether {stand_in.word!r} draws the concept was not tested (it takes the UNet)."
+        yield (
+            f"Whether {stand_in.word!r} draws the concept was not tested: that takes the UNet, "
+            "and minutes on a CPU."
+        )
     elif stand_in.drawn_as_concept:
         yield (
             f"{stand_in.word!r} itself looks like the concept in {stand_in.drawn_as_concept} "

@@ -32,7 +32,7 @@ from ..settings import UnlearnSettings, presets_where
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import FoundWords, doubt_name, name_concept
 from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around
-from ..words.stand_in import choose_stand_in
+from ..words.stand_in import choose_stand_in, pictures_to_draw
 from .memory_estimate import Workload
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
 from .part import Decision, Part, metadata, notes
@@ -134,10 +134,10 @@ class UnlearnRun:
             stop_if_asked(self.monitor)
             around = look_around(encoder, concept, known)
         with self.stage(CHOOSING_THE_STAND_IN):
+            pictures = pictures_to_draw(settings, self.lent)
             stand_in = choose_stand_in(
-                encoder, concept, around, self.lent, settings.stand_in_pictures, settings.seed,
-                self.monitor,
-            )  # fmt: skip
+                encoder, concept, around, self.lent, pictures, settings.seed, self.monitor
+            )
         latents, doubt = None, None
         learned = self._learned if settings.use_pictures else None
         learns = settings.learns_vectors and learned is None and bool(concept.images)

@@ -20,6 +20,7 @@ from ..models.denoising import READ_TIMESTEPS, denoising_losses
 from ..models.lent_model import LentModel
 from ..models.sampling import denoise, paired_noise
 from ..progress import RunMonitor, stop_if_asked
+from ..settings import UnlearnSettings
 from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
 from ..text.word_tables import find_noun, is_general, is_hypernym
@@ -43,6 +44,9 @@ OWN = 0.4
 """What a word must explain of its own pictures, as a share of what the concept explains of its. On
 the demo models things that were taught have 0.6 and more, words that only occur in descriptions
 0.35 and less ("fruit salad" for an apple)."""
+SECONDS_ON_CPU = 1_000_000
+"""Numbers that a UNet holds for one picture, see UnetSizes.drawing, up to which a CPU draws in
+seconds: the demo models hold 90,000, Stable Diffusion 1 31 million."""
 DRAW_STEPS = 10
 DRAW_GUIDANCE = 5.0
 
@@ -128,6 +132,17 @@ def _is_kind(word: str, words: Collection[str]) -> bool:
     """Whether it is a compound of one of the words and what kind of that it is."""
     _, space, last = word.rpartition(" ")
     return bool(space) and last in words
+
+
+def pictures_to_draw(settings: UnlearnSettings, model: LentModel) -> int:
+    """How many pictures test a stand-in: without steps none, unless that takes but seconds."""
+    if settings.needs_unet:
+        return settings.stand_in_pictures
+    if model.unet_sizes is None:
+        return 0
+    edge = model.native_size // 8
+    is_small = model.unet_sizes.drawing(edge, edge) <= SECONDS_ON_CPU
+    return settings.stand_in_pictures if is_small or model.device.type == "cuda" else 0
 
 
 def choose_stand_in(
