@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,9 +24,14 @@ class Aim:
     """Of PRESETS."""
     measure: Callable[[Result], Measured]
 
-    def name(self) -> str:
+    def limit(self, preset: str) -> float:
+        """For the median with one of PRESETS."""
+        return self.limits[PRESETS.index(preset)]
+
+    def name(self, presets: Sequence[str]) -> str:
         """`IRA, drop ≤ 1, 1, 2 %`; one number where the limits are the same."""
-        limits = self.limits if len(set(self.limits)) > 1 else self.limits[:1]
+        limits = [self.limit(preset) for preset in presets]
+        limits = limits if len(set(limits)) > 1 else limits[:1]
         numbers = [f"{100 * limit:g}" for limit in limits]
         return f"{self.text} ≤ {', '.join(numbers)} %"
 
@@ -45,17 +50,17 @@ AIMS = (
 
 
 def aims_table(table: Table) -> str:
-    """Aim by aim and preset by preset: median / worst concept [95 % interval]; met or missed."""
-    lines = []
+    """Aim by aim and preset by preset: median / worst concept [95 % interval]; met or missed.
+
+    Of the presets that the table holds.
+    """
+    lines, there = [], [name for name in PRESETS if name in table.methods]
     for aim in AIMS:
-        if not any(aim.measure(r) for name in PRESETS for r in table.results(name)):
+        if not any(aim.measure(r) for name in there for r in table.results(name)):
             continue
-        cells = [
-            _cell(aim, limit, table.results(name))
-            for name, limit in zip(PRESETS, aim.limits, strict=True)
-        ]
-        lines.append([aim.name(), *cells])
-    return markdown(("aim of the median", *(f"`{name}`" for name in PRESETS)), lines)
+        cells = [_cell(aim, aim.limit(name), table.results(name)) for name in there]
+        lines.append([aim.name(there), *cells])
+    return markdown(("aim of the median", *(f"`{name}`" for name in there)), lines)
 
 
 def _cell(aim: Aim, limit: float, results: list[Result]) -> str:

@@ -82,7 +82,7 @@ def _text(
             + ", ".join(main.left_out)
             + "."
         )
-    if set(PRESETS) <= set(main.methods):
+    if set(PRESETS) & set(main.methods):
         parts += ["## Aims of the presets", aims_table(main)]
     parts += ["## Limits", tables.limits(main)]
     for method in main.methods:

@@ -94,6 +94,14 @@ def test_the_aims_are_held_against_the_median_and_the_worst_is_named() -> None:
     assert sum("1.50 / pizza 2.10; **missed**" in line for line in lines) == 1
 
 
+def test_the_aims_name_only_the_presets_that_ran() -> None:
+    found = cells("0000", None, {"fox": "1" * 10}, "1111", "1111")
+    rows = [row("cat", method, cells=found) for method in ("base", "quick", "balanced")]
+    lines = aims_table(Table(rows)).splitlines()
+    assert lines[0] == "| aim of the median | `quick` | `balanced` |"
+    assert any(line.startswith("| IRA, drop ≤ 1 % |") for line in lines)
+
+
 def test_a_family_of_ablations_becomes_a_table_and_a_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
