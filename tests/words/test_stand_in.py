@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_model import NOUNS, PEOPLE, STYLES, UNKNOWN, Recorder, TinyModel, tiny_encoder
 
-from unlearn_core.concept import Concept
+from unlearn_core.concept import Concept, Kind
 from unlearn_core.errors import BadConcept, Cancelled, WrongModel
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.text.word_tables import find_noun, is_hypernym, same_thing
@@ -288,6 +288,31 @@ def test_a_candidate_that_explains_little_of_its_own_pictures_gives_way_too(
     around = around_of("car", "cat", "fox", "wolf", "owl")
     choice = choose_stand_in(encoder, Concept("dog"), around, TinyModel(), 4, 0, Recorder())
     assert (choice.word, choice.drawn_as_concept) == (word, shown[word])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "word"), [("zorp", "object", "fox"), ("dog", "object", "cat")]
+)
+def test_a_word_of_another_group_must_be_drawn_nearly_as_plainly_as_the_concept(
+    name: str, kind: Kind, word: str, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained = {name: 0.4, "cat": 0.3, "fox": 0.4}
+    monkeypatch.setattr(
+        stand_in, "read_drawings", lambda _, __, word, *___: Drawings(0, explained[word])
+    )
+    around = around_of("cat", "fox")
+    asked = Concept(name, kind=kind)
+    choice = choose_stand_in(encoder, asked, around, TinyModel(), 4, 0, Recorder())
+    assert choice.word == word
+
+
+def test_where_no_word_will_do_one_that_mostly_shows_the_concept_is_the_last(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws(monkeypatch, {"cat": 2, "fox": 0, "wolf": 1}, ["fox", "wolf"])
+    around = around_of("cat", "fox", "wolf")
+    choice = choose_stand_in(encoder, Concept("dog"), around, TinyModel(), 4, 0, Recorder())
+    assert choice.word == "fox"
 
 
 def test_drawings_are_read_the_same_twice(encoder: TextEncoder) -> None:

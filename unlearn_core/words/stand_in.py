@@ -43,7 +43,10 @@ other things above 0.5 (a tomato as an apple)."""
 OWN = 0.4
 """What a word must explain of its own pictures, as a share of what the concept explains of its. On
 the demo models things that were taught have 0.6 and more, words that only occur in descriptions
-0.35 and less ("fruit salad" for an apple)."""
+mostly 0.35 and less ("fruit salad" for an apple)."""
+OWN_OF_STRANGERS = 0.85
+"""The same where no word of the concept's group is known. There taught things have 1.0 and more of
+what a dog has; "meadow", "farm" and "paper", which occur in descriptions, mostly 0.65 to 0.82."""
 SECONDS_ON_CPU = 1_000_000
 """Numbers that a UNet holds for one picture, see UnetSizes.drawing, up to which a CPU draws in
 seconds: the demo models hold 90,000, Stable Diffusion 1 31 million."""
@@ -179,20 +182,25 @@ def choose_stand_in(
     if model is None or pictures == 0:
         return StandIn(tries[0][0], "nearness", tries[0][1])
     own = read_drawings(encoder, concept, concept.name, model, pictures, seed).explained
-    tried: list[tuple[bool, int, StandIn]] = []
+    noun, words = find_noun(concept.name), [find_noun(word) for word, _ in tries]
+    strangers = concept.kind != "style" and not any(_are_siblings(noun, word) for word in words)
+    least = own * (OWN_OF_STRANGERS if strangers else OWN)
+    tried: list[tuple[bool, bool, int, float, int, StandIn]] = []
     for word, cosine in tries:
         stop_if_asked(monitor)
         drawn = read_drawings(encoder, concept, word, model, pictures, seed)
         choice = StandIn(word, "nearness", cosine, pictures, drawn.as_concept)
-        is_vague = drawn.explained < OWN * own
+        is_vague = drawn.explained < least
         if not is_vague and drawn.as_concept == 0:
             return choice
         logger.info(
             "%s draws the concept %d of %d times and explains %.2f of its pictures, the concept "
             "%.2f", word, drawn.as_concept, pictures, drawn.explained, own,
         )  # fmt: skip
-        tried.append((is_vague, drawn.as_concept, choice))
-    return min(tried, key=lambda each: each[:2])[2]
+        is_concept = 2 * drawn.as_concept >= pictures
+        worse = (is_concept, is_vague, drawn.as_concept, -drawn.explained)
+        tried.append((*worse, len(tried), choice))
+    return min(tried)[-1]
 
 
 @torch.no_grad()
