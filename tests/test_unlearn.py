@@ -171,7 +171,7 @@ def test_a_run_needs_pictures_only_where_it_says_so(built: list[TextEncoder]) ->
 
 @pytest.mark.parametrize(
     ("sizes", "native_size", "drawn"),
-    [(UnetSizes((8,), (1,), 1, 64), 64, 2), (SD2_UNET, 768, 0), (None, 64, 0)],
+    [(UnetSizes((8,), (1,), 1, 64), 64, 8), (SD2_UNET, 768, 0), (None, 64, 0)],
 )
 def test_the_quick_preset_draws_its_stand_in_only_where_that_takes_seconds(
     sizes: UnetSizes | None, native_size: int, drawn: int
@@ -199,7 +199,7 @@ def test_a_gpu_draws_the_stand_in_of_quick_at_any_size() -> None:
     assert pictures_to_draw(preset("quick"), model) == 0
     assert pictures_to_draw(preset("balanced"), model) == 16
     model.device = torch.device("cuda")
-    assert pictures_to_draw(preset("quick"), model) == 2
+    assert pictures_to_draw(preset("quick"), model) == 8
 
 
 # The same seed, the same file

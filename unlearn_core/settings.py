@@ -210,7 +210,7 @@ PRESETS: dict[str, UnlearnSettings] = {
         layers="last:1",
         closed_form=True,
         use_pictures=False,
-        stand_in_pictures=2,
+        stand_in_pictures=8,
         forget_prompts=256,
         keep_prompts=256,
     ),

@@ -109,7 +109,7 @@ def test_what_draws_only_a_stand_in_counts_no_vae() -> None:
     model.device = torch.device("cuda")
     unseen = plan_memory(model, [SD2_TEXT], Workload(preset("quick")), None)
     seen = plan_memory(model, [SD2_TEXT], Workload(preset("quick"), previews=True), None)
-    assert unseen.drawn == 4
+    assert unseen.drawn == 16
     assert unseen.stage == DRAWING
     assert unseen.needed < seen.needed
 
