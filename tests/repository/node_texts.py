@@ -124,3 +124,10 @@ NODES = read_nodes()
 def translation(language: str) -> dict[str, Any]:
     """A language's nodeDefs.json."""
     return dict(json.loads((LOCALES / language / "nodeDefs.json").read_text("utf-8")))
+
+
+def shown(value: object) -> str:
+    """An input's value as the help pages write it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "empty"

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from node_texts import NEVER_TRANSLATED, NODES, ROOT, SETTINGS, translation
+from node_texts import NEVER_TRANSLATED, NODES, ROOT, SETTINGS, shown, translation
 
 from unlearn_core.settings import DEFAULT_PRESET, PRESETS
 
@@ -78,13 +78,6 @@ def inputs_of(node_id: str) -> list[re.Match[str]]:
     matches = [INPUT.match(item) for item in items(node_id, 1)]
     assert None not in matches
     return [match for match in matches if match]
-
-
-def shown(value: object) -> str:
-    """A setting's value as the help pages write it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def fixed(block: str) -> tuple[str, Counter[str]]:
