@@ -35,6 +35,7 @@ load_helper("hosts/webui_slim_pipeline")
 load_helper("hosts/webui_slim_towers")
 load_helper("hosts/webui_demo_model")
 load_helper("hosts/webui_host")
+load_helper("repository/node_texts")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,12 +6,14 @@ import json
 import re
 import shlex
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_host import ROOT, VERSION, ComfyServer, Failed, Graph, error_of, install
+from node_texts import shown
 
 from unlearn_core.lora.file import load_lora
 from unlearn_core.settings import PRESETS
@@ -72,6 +74,35 @@ def test_the_pack_is_loaded_without_heavy_packages_and_every_input_is_explained(
                 assert options.get("tooltip"), f"{name}.{key} has no tooltip"
         assert info[name]["category"] in ("unlearn", "unlearn/advanced", "unlearn/demo")
         assert info[name]["description"]
+
+
+def default_said(key: str, group: str, options: dict[str, Any]) -> str:
+    """What a help page says in brackets behind an input."""
+    if "default" in options:
+        return shown(options["default"])
+    if group == "optional":
+        return "optional"
+    return "the first one" if key == "lora_name" else "needed"
+
+
+def test_help_pages_have_the_defaults_that_the_nodes_have(server: ComfyServer) -> None:
+    for name, node in server.get("object_info").items():
+        if name not in NODES:
+            continue
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text("utf-8")
+        listed = dict(re.findall(r"^- `(\w+)` \((?:default )?(.+?)\): ", page, re.MULTILINE))
+        assert listed == {
+            key: default_said(key, group, options)
+            for group in ("required", "optional")
+            for key, (_, options) in node["input"].get(group, {}).items()
+        }
+
+
+@pytest.mark.parametrize("name", ["UnlearnForget.md", "UnlearnForget/zh.md", "UnlearnForget.png"])
+def test_the_help_is_where_the_page_looks_for_it(server: ComfyServer, name: str) -> None:
+    address = f"{server.address}/extensions/sd-unlearn/docs/{name}"
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert answer.read() == (ROOT / "web" / "docs" / name).read_bytes()
 
 
 @pytest.mark.skipif(

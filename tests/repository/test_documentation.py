@@ -24,12 +24,13 @@ from unlearn_core.settings import PRESETS
 from unlearn_webui.request import ForgetRequest
 
 ROOT = Path(__file__).resolve().parents[2]
+HELP = ROOT / "web/docs"
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [
     *GUIDES,
     *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "demo/README.md")),
     *sorted((ROOT / "bench").rglob("*.md")),
-    *sorted((ROOT / "web/docs").rglob("*.md")),
+    *sorted(HELP.rglob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -61,7 +62,9 @@ def broken_links(page: Path) -> list[str]:
 
 def leads_somewhere(page: Path, link: str) -> bool:
     path, _, anchor = link.partition("#")
-    target = page.parent / path if path else page
+    # ComfyUI looks for the pictures of every help page, also of a translated one, in web/docs.
+    folder = HELP if page.is_relative_to(HELP) else page.parent
+    target = folder / path if path else page
     return target.exists() and (not anchor or anchor in anchors(target))
 
 
