@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from modules import sd_hijack, shared
+from modules import shared
 
 from unlearn_core.errors import BadFile
 
@@ -53,6 +53,7 @@ def reload_embeddings(model: Any) -> None:
         engine.embeddings.load_textual_inversion_embeddings()
     if engines:
         return
+    sd_hijack = sys.modules.get("modules.sd_hijack")  # Forge Neo has none
     database = getattr(getattr(sd_hijack, "model_hijack", None), "embedding_db", None)
     if database is not None:
         database.load_textual_inversion_embeddings(force_reload=True)
