@@ -7,7 +7,9 @@ they leave behind (LoRAs in the weights, requires_grad, inference tensors) is th
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,20 @@ def test_loras_of_the_last_picture_are_taken_out_first(thin: Any) -> None:
         assert thin.shared.loaded_hypernetworks == []
         assert fingerprint(model)[0] == before[0]
     assert fingerprint(model) == before
+
+
+def test_a_host_without_hypernetworks_and_hijack_lends_its_model_too(
+    thin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Forge Neo."""
+    monkeypatch.delattr(thin.shared, "loaded_hypernetworks")
+    monkeypatch.setitem(sys.modules, "modules.sd_hijack", None)
+    monkeypatch.delattr(sys.modules["modules"], "sd_hijack")
+    monkeypatch.delitem(sys.modules, "unlearn_webui.host.files")
+    model = webui_demo_model.ForgeDemo()
+    thin.sd_models.lend(model)
+    with thin.host_run.borrowed():
+        importlib.import_module("unlearn_webui.host.files").reload_embeddings(model)
 
 
 def test_forge_looks_at_the_next_prompt_anew(thin: Any) -> None:
