@@ -41,8 +41,9 @@ def reload_loras() -> None:
     networks: Any = sys.modules.get("networks")
     if hasattr(networks, "list_available_networks"):
         networks.list_available_networks()
-    if hasattr(networks, "load_lora_state_dict"):  # Forge remembers a file by its name
-        networks.load_lora_state_dict.cache_clear()
+    read = getattr(networks, "load_lora_state_dict", None)
+    if hasattr(read, "cache_clear"):  # Forge remembers a file by its name, Forge Neo does not
+        read.cache_clear()
 
 
 def reload_embeddings(model: Any) -> None:
