@@ -6,6 +6,7 @@ they leave behind (LoRAs in the weights, requires_grad, inference tensors) is th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
@@ -148,7 +149,7 @@ def test_loras_of_the_last_picture_are_taken_out_first(thin: Any) -> None:
     assert fingerprint(model) == before
 
 
-def test_a_host_without_hypernetworks_and_hijack_lends_its_model_too(
+def test_a_host_without_hypernetworks_hijack_and_cache_is_served_too(
     thin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Forge Neo."""
@@ -156,10 +157,15 @@ def test_a_host_without_hypernetworks_and_hijack_lends_its_model_too(
     monkeypatch.setitem(sys.modules, "modules.sd_hijack", None)
     monkeypatch.delattr(sys.modules["modules"], "sd_hijack")
     monkeypatch.delitem(sys.modules, "unlearn_webui.host.files")
+    reader = functools.partial(dict)
+    monkeypatch.setattr(thin.networks, "load_lora_state_dict", reader, raising=False)
     model = webui_demo_model.ForgeDemo()
     thin.sd_models.lend(model)
     with thin.host_run.borrowed():
-        importlib.import_module("unlearn_webui.host.files").reload_embeddings(model)
+        pass
+    files = importlib.import_module("unlearn_webui.host.files")
+    files.reload_embeddings(model)
+    files.reload_loras()
 
 
 def test_forge_looks_at_the_next_prompt_anew(thin: Any) -> None:
