@@ -74,7 +74,7 @@ def installed(package: str) -> str | None:
 
 
 def ask(python: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python and keep what it says, in UTF-8 whatever the locale is."""
+    """Run a program, such as a Python, and keep what it says, in UTF-8 whatever the locale is."""
     environment = {
         **os.environ,
         "PYTHONIOENCODING": "utf-8",
@@ -96,10 +96,26 @@ def pip(python: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return ask(python, *user_site, "-m", "pip", *arguments, "-qq", "--no-input")
 
 
-def last_line(process: subprocess.CompletedProcess[str]) -> str:
-    """Return the last line a failed command said."""
+def add_to_host(requirement: str) -> subprocess.CompletedProcess[str]:
+    """Install a package, without its dependencies, into this Python: by pip, else by uv.
+
+    Raises CannotInstallError where there is neither.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return pip(sys.executable, "install", "--no-deps", requirement)
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        raise CannotInstallError(f"this Python has no pip, and there is no uv ({sys.executable})")
+    arguments = ["pip", "install", "--quiet", "--python", sys.executable, "--no-deps", requirement]
+    return ask(uv, *arguments)
+
+
+def what_failed(process: subprocess.CompletedProcess[str]) -> str:
+    """Return the last error that a failed command told, and what followed it, as one line."""
     lines = (process.stderr.strip() or process.stdout.strip()).splitlines()
-    return lines[-1] if lines else f"exit status {process.returncode}"
+    errors = [i for i, line in enumerate(lines) if line.lower().startswith("error")]
+    told = lines[errors[-1] if errors else -1 :]
+    return " ".join(line.strip() for line in told) or f"exit status {process.returncode}"
 
 
 # --- No arguments: what ComfyUI-Manager and the WebUI run -----------------------------------------
@@ -146,15 +162,18 @@ def install_for_host() -> str:
         return f"nothing installed: this Python lacks {lacks}, which peft needs ({sys.executable})"
     requirement = peft_requirement()
     version = installed("peft")
-    if version and allows(requirement, version):
-        known_to_work = is_new_host() or version == SAFE_PEFT
-        if known_to_work or peft_imports():
+    if version and numbers(version) >= numbers(SAFE_PEFT):  # a host may pin one out of the range
+        known_to_work = is_new_host() and allows(requirement, version)
+        if known_to_work or version == SAFE_PEFT or peft_imports():
             return f"nothing to install, peft {version} is here"
     wishes = [requirement] if is_new_host() else []
     for wish in [*wishes, f"peft=={SAFE_PEFT}"]:
-        process = pip(sys.executable, "install", "--no-deps", wish)
+        try:
+            process = add_to_host(wish)
+        except CannotInstallError as error:
+            return f"could not install {wish}: {error}"
         if process.returncode != 0:
-            return f"could not install {wish}: {last_line(process)}"
+            return f"could not install {wish}: {what_failed(process)}"
         if peft_imports():
             importlib.invalidate_caches()
             return f"installed peft {installed('peft')} (was: {version or 'none'})"

@@ -1,5 +1,7 @@
 """Where peft is missing or broken, every door says which command puts it right."""
 
+import importlib.metadata
+import importlib.util
 import shlex
 import subprocess
 import sys
@@ -97,8 +99,19 @@ def test_a_look_at_the_start_imports_nothing_and_finds_peft() -> None:
     assert done.stdout.split() == ["None", "False", "False"], done.stderr
 
 
+def refuse(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
 def test_a_look_at_the_start_tells_where_peft_is_not_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(importlib.metadata, "version", refuse)
     assert PIP in str(peft_package.what_peft_lacks())
+
+
+def test_without_pip_the_command_is_uvs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", refuse)
+    monkeypatch.setattr(importlib.util, "find_spec", {"pip": None}.get)
+    wish = ["--python", sys.executable, "-r", str(ROOT / "requirements.txt")]
+    assert shlex.join(["uv", "pip", "install", *wish]) in str(peft_package.what_peft_lacks())

@@ -20,7 +20,7 @@ here = pathlib.Path(__file__).parents[1]
 with (here / "asked.jsonl").open("a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
 if (here / "pip_fails").exists():
-    sys.exit("ERROR: no network")
+    sys.exit((here / "pip_fails").read_text())
 wish = next(word for word in sys.argv if word.startswith("peft"))
 version = wish.partition("==")[2] or "0.21.2"
 for old in here.glob("peft-*"):
@@ -54,10 +54,15 @@ class Host:
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         (folder / "METADATA").write_text(metadata, "utf-8")
 
-    def start(self) -> str:
+    def start(self, **variables: str) -> str:
         """Run install.py as a host does when it starts; return its only line."""
-        command = [str(self.python), str(install.ROOT / "install.py")]
-        process = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+        process = subprocess.run(
+            [str(self.python), str(install.ROOT / "install.py")],
+            env={**os.environ, **variables},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+        )
         assert process.returncode == 0, process.stderr
         assert process.stderr == ""
         lines = process.stdout.splitlines()
@@ -141,16 +146,44 @@ def test_a_newest_peft_that_breaks_gives_way_to_the_safe_one(tmp_path: Path) -> 
     assert host.asked() == [[install.peft_requirement()], ["peft==0.13.2"]]
 
 
+def test_a_peft_out_of_the_range_stays_where_it_can_be_imported(tmp_path: Path) -> None:
+    host = Host(tmp_path, **COMFYUI, peft="0.17.1")
+    (host.packages / "peft.py").write_text("", "utf-8")
+    assert host.start() == "nothing to install, peft 0.17.1 is here"
+    assert host.asked() == []
+
+
 def test_a_failing_pip_stops_no_host(tmp_path: Path) -> None:
     host = Host(tmp_path, **COMFYUI)
-    (host.packages / "pip_fails").touch()
-    assert host.start().endswith("ERROR: no network")
+    (host.packages / "pip_fails").write_text("ERROR: no version\nERROR: no network", "utf-8")
+    assert host.start() == f"could not install {install.peft_requirement()}: ERROR: no network"
 
 
-def test_a_python_without_pip_stops_no_host(tmp_path: Path) -> None:
+def test_packages_that_are_read_only_are_named(tmp_path: Path) -> None:
+    host = Host(tmp_path, **COMFYUI)
+    said = "ERROR: Permission denied: 'site-packages/peft'\nCheck the permissions."
+    (host.packages / "pip_fails").write_text(said, "utf-8")
+    assert host.start().endswith(said.replace("\n", " "))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for uv is a shell script")
+def test_a_python_without_pip_is_filled_by_uv(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", **COMFYUI)
+    stub = (host.packages / "pip").rename(host.packages / "no_pip")
+    uv = tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\nexec "{host.python}" "{stub}" "$@"\n', "utf-8")
+    uv.chmod(0o755)
+    assert host.start(PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}").startswith("installed")
+    asked = json.loads((host.packages / "asked.jsonl").read_text("utf-8"))
+    assert asked[:2] == ["pip", "install"]
+    assert asked[asked.index("--python") + 1] == str(host.python)
+    assert asked[-2:] == ["--no-deps", install.peft_requirement()]
+
+
+def test_a_python_with_neither_pip_nor_uv_stops_no_host(tmp_path: Path) -> None:
     host = Host(tmp_path, **COMFYUI)
     shutil.rmtree(host.packages / "pip")
-    assert "No module named pip" in host.start()
+    assert "has no pip, and there is no uv" in host.start(PATH="", UV="")
 
 
 @pytest.fixture

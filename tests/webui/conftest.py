@@ -25,6 +25,7 @@ def thin(root: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     shared.cmd_opts.embeddings_dir = str(tmp_path / "embeddings")
     importlib.import_module("networks")
     importlib.import_module("backend.memory_management")
+    importlib.import_module("modules.sd_hijack")
     yield SimpleNamespace(
         shared=shared,
         sd_models=importlib.import_module("modules.sd_models"),

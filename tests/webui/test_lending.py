@@ -6,8 +6,11 @@ they leave behind (LoRAs in the weights, requires_grad, inference tensors) is th
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,25 @@ def test_loras_of_the_last_picture_are_taken_out_first(thin: Any) -> None:
         assert thin.shared.loaded_hypernetworks == []
         assert fingerprint(model)[0] == before[0]
     assert fingerprint(model) == before
+
+
+def test_a_host_without_hypernetworks_hijack_and_cache_is_served_too(
+    thin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Forge Neo."""
+    monkeypatch.delattr(thin.shared, "loaded_hypernetworks")
+    monkeypatch.setitem(sys.modules, "modules.sd_hijack", None)
+    monkeypatch.delattr(sys.modules["modules"], "sd_hijack")
+    monkeypatch.delitem(sys.modules, "unlearn_webui.host.files")
+    reader = functools.partial(dict)
+    monkeypatch.setattr(thin.networks, "load_lora_state_dict", reader, raising=False)
+    model = webui_demo_model.ForgeDemo()
+    thin.sd_models.lend(model)
+    with thin.host_run.borrowed():
+        pass
+    files = importlib.import_module("unlearn_webui.host.files")
+    files.reload_embeddings(model)
+    files.reload_loras()
 
 
 def test_forge_looks_at_the_next_prompt_anew(thin: Any) -> None:

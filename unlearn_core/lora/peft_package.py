@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shlex
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 from ..errors import MissingPackage
 
 _REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
-_INSTALL = ("-m", "pip", "install", "-r", str(_REQUIREMENTS))
-_REPAIR = ("-m", "pip", "install", "--no-deps", "peft==0.13.2")
+_INSTALL = ("-r", str(_REQUIREMENTS))
+_REPAIR = ("--no-deps", "peft==0.13.2")
 """The one that can be imported beside transformers 4.30 to 5.23."""
 
 
@@ -42,10 +43,12 @@ def _not_installed() -> str:
     return f"{said} {_run(_INSTALL)}"
 
 
-def _run(arguments: tuple[str, ...]) -> str:
+def _run(wish: tuple[str, ...]) -> str:
     """The command for the Python that runs this, as the shell of the system reads it."""
     user_site = ("-s",) if sys.flags.no_user_site else ()
-    words = [sys.executable, *user_site, *arguments]
+    words = [sys.executable, *user_site, "-m", "pip", "install", *wish]
+    if importlib.util.find_spec("pip") is None:  # an environment that uv made
+        words = ["uv", "pip", "install", "--python", sys.executable, *wish]
     command = shlex.join(words)
     if os.name == "nt":
         command = " ".join(f'"{word}"' if " " in word else word for word in words)

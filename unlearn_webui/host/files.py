@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from modules import sd_hijack, shared
+from modules import shared
 
 from unlearn_core.errors import BadFile
 
@@ -41,8 +41,9 @@ def reload_loras() -> None:
     networks: Any = sys.modules.get("networks")
     if hasattr(networks, "list_available_networks"):
         networks.list_available_networks()
-    if hasattr(networks, "load_lora_state_dict"):  # Forge remembers a file by its name
-        networks.load_lora_state_dict.cache_clear()
+    read = getattr(networks, "load_lora_state_dict", None)
+    if hasattr(read, "cache_clear"):  # Forge remembers a file by its name, Forge Neo does not
+        read.cache_clear()
 
 
 def reload_embeddings(model: Any) -> None:
@@ -53,6 +54,7 @@ def reload_embeddings(model: Any) -> None:
         engine.embeddings.load_textual_inversion_embeddings()
     if engines:
         return
+    sd_hijack = sys.modules.get("modules.sd_hijack")  # Forge Neo has none
     database = getattr(getattr(sd_hijack, "model_hijack", None), "embedding_db", None)
     if database is not None:
         database.load_textual_inversion_embeddings(force_reload=True)

@@ -111,8 +111,8 @@ def _forget_networks() -> None:
     """No LoRA and no hypernetwork is active; their weights go with `make_bare`."""
     networks: Any = sys.modules.get("networks")  # the host's Lora extension, under its bare name
     if hasattr(networks, "load_networks"):
-        networks.load_networks([], [], [], [])
-    shared.loaded_hypernetworks.clear()
+        networks.load_networks([], [], [])
+    getattr(shared, "loaded_hypernetworks", []).clear()  # Forge Neo knows none
 
 
 @contextmanager

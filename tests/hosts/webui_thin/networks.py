@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from modules import shared
 
@@ -18,9 +17,7 @@ def list_available_networks() -> None:
         available_networks[file.stem] = file
 
 
-def load_networks(
-    names: Sequence[str], te: Sequence[float], unet: Sequence[float], dims: Sequence[Any]
-) -> None:
+def load_networks(names: Sequence[str], te: Sequence[float], unet: Sequence[float]) -> None:
     """As in Forge every list must be there; weights follow when a part is next used."""
-    assert len(names) == len(te) == len(unet) == len(dims)
+    assert len(names) == len(te) == len(unet)
     loaded_networks[:] = names
