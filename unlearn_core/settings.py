@@ -75,11 +75,7 @@ class UnlearnSettings:
     keep_prompts: int = _number(384, 8, 8192, "Different prompts that must not change.")
 
     stand_in_pictures: int = _number(
-        16,
-        0,
-        256,
-        "Pictures drawn for a stand-in to see that they don't show the concept. Without steps only "
-        "where that takes seconds.",
+        16, 0, 256, "Pictures drawn for a stand-in to see that they don't show the concept."
     )
 
     adversary: str = _choice(
@@ -131,10 +127,7 @@ class UnlearnSettings:
 
     @property
     def needs_unet(self) -> bool:
-        """Whether these settings can't do without the UNet, even without pictures of the concept.
-
-        A run without steps tests its stand-in only where that takes seconds.
-        """
+        """Whether they can't do without the UNet; without steps no stand-in must be drawn."""
         return self.needs_pictures or (self.steps > 0 and self.stand_in_pictures > 0)
 
     @property
