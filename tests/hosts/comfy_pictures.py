@@ -125,7 +125,7 @@ def small(image: Image.Image) -> bytes:
     for scale, colours in itertools.product((1, 2 / 3, 1 / 2), (256, 128, 64)):
         size = round(image.width * scale), round(image.height * scale)
         file = io.BytesIO()
-        image.resize(size).quantize(colours, dither=Image.Dither.NONE).save(
+        image.resize(size, Image.Resampling.BOX).quantize(colours, dither=Image.Dither.NONE).save(
             file, "PNG", optimize=True
         )
         if file.tell() < LARGEST:
