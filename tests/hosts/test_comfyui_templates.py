@@ -22,16 +22,20 @@ CHECKPOINTS = (
     "sd_xl_base_1.0.safetensors",
 )  # fmt: skip
 OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
-BOXES = """() => app.graph.nodes.map((node) => {
-    const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect()
-    if (drawn?.width) return [node.type, drawn.left, drawn.top, drawn.right, drawn.bottom]
-    const [x, y, width, height] = node.boundingRect
+BOXES = """() => {
+    const { left, top } = app.canvas.canvas.getBoundingClientRect()
     const { scale, offset } = app.canvas.ds
-    return [node.type, (x + offset[0]) * scale, (y + offset[1]) * scale,
-            (x + width + offset[0]) * scale, (y + height + offset[1]) * scale]
-})"""
-TEXT_BOXES = """() => [...document.querySelectorAll("textarea, .comfy-markdown")]
-    .filter((box) => box.checkVisibility() && box.getBoundingClientRect().height > 20).length"""
+    return app.graph.nodes.map((node) => {
+        const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect()
+        if (drawn?.width) return [node.type, drawn.left, drawn.top, drawn.right, drawn.bottom]
+        const [x, y, width, height] = node.boundingRect
+        const [atX, atY] = [(x + offset[0]) * scale + left, (y + offset[1]) * scale + top]
+        return [node.type, atX, atY, atX + width * scale, atY + height * scale]
+    })
+}"""
+TEXT_BOXES = """() => [...document.querySelectorAll(
+    ".comfy-markdown, .widget-markdown, textarea:not(.comfy-markdown *, .widget-markdown *)"
+)].filter((box) => box.checkVisibility() && box.getBoundingClientRect().height > 20).length"""
 SAID = "() => Object.fromEntries(app.graph.nodes.map((n) => [n.id, n.properties.unlearn_said]))"
 LISTEN = """() => {
     window.ended = false
