@@ -34,6 +34,7 @@ from .values import (
     LoraWire,
     SettingsWire,
     UnlearnedLora,
+    list_of_images,
     said,
     with_pictures,
 )
@@ -116,24 +117,30 @@ class ForgetConcept(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was done, in words."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_input_list=True,
         )
 
     @classmethod
     def validate_inputs(
         cls,
-        preset: str | None = None,
+        preset: tuple[str | None] = (None,),
         model: Any = _LOOSE,
         vae: Any = _LOOSE,
         settings: Any = _LOOSE,
     ) -> bool | str:
-        """Refuse a preset without the wires that it needs; ComfyUI gives None for what is wired."""
-        if preset is None or settings is not _LOOSE:
+        """Refuse a preset without the wires that it needs.
+
+        ComfyUI gives lists, and a list of None for what is wired.
+        """
+        [name] = preset
+        if name is None or settings is not _LOOSE:
             return True  # both come by wire, so that they are not known before the run
-        if preset not in PRESETS:
-            return f"There is no preset {preset!r}: choose {', '.join(PRESETS)}."
-        return missing_wire(PRESETS[preset], 0, model is not _LOOSE, vae is not _LOOSE) or True
+        if name not in PRESETS:
+            return f"There is no preset {name!r}: choose {', '.join(PRESETS)}."
+        return missing_wire(PRESETS[name], 0, model is not _LOOSE, vae is not _LOOSE) or True
 
     @classmethod
+    @list_of_images
     def execute(
         cls,
         clip: Any,

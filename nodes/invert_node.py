@@ -20,6 +20,7 @@ from .values import (
     ConceptWire,
     SettingsWire,
     as_image,
+    list_of_images,
     said,
     with_pictures,
 )
@@ -81,9 +82,11 @@ class InvertConcept(io.ComfyNode):
                 io.Image.Output(display_name="loss_curve", tooltip="The loss of every step."),
             ],
             hidden=[io.Hidden.unique_id],
+            is_input_list=True,
         )
 
     @classmethod
+    @list_of_images
     def execute(
         cls,
         model: Any,

@@ -51,6 +51,13 @@ class SaveUnlearningLora(io.ComfyNode):
                     tooltip="Also write the learned vectors into models/embeddings. They are a "
                     "recipe for drawing the concept: keep them to yourself.",
                 ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    optional=True,
+                    tooltip="On: the LoRA of that name and its picture are replaced, so that what "
+                    "loads the name has the newest.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -76,7 +83,11 @@ class SaveUnlearningLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, unlearn_lora: UnlearnedLora, filename: str, save_embedding: bool
+        cls,
+        unlearn_lora: UnlearnedLora,
+        filename: str,
+        save_embedding: bool,
+        overwrite: bool = False,
     ) -> io.NodeOutput:
         """Write the files, unless the same LoRA is there already."""
         result = unlearn_lora.result
@@ -88,11 +99,14 @@ class SaveUnlearningLora(io.ComfyNode):
             )
         root = output_folder("loras")
         wanted = root / relative_name(filename, result.concept.name)
-        path = _place(wanted, result.lora)
+        plain = wanted.with_name(f"{wanted.name}.safetensors")
+        path = plain if overwrite else _place(wanted, result.lora)
         picture = path.with_suffix(".png")
         make_folder(path.parent)
-        if not path.exists():
+        if overwrite or not path.exists():
             write_whole(path, lora_bytes(result.lora, path.stem))
+            if overwrite:
+                picture.unlink(missing_ok=True)
         _WRITTEN.note(path)
         if unlearn_lora.preview is not None and not picture.exists():
             texts = {} if result.concept.kind in HIDDEN_KINDS else workflow_texts(cls.hidden)

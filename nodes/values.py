@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
 
 from ..unlearn_core.concept import Concept, Kind, Nameless
-from ..unlearn_core.errors import BadConcept
+from ..unlearn_core.errors import BadConcept, BadSettings
 from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
 from ..unlearn_core.forgetting.unlearn import UnlearnResult
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
@@ -81,12 +82,33 @@ def said(text: str, kind: Kind = "object", losses: Sequence[float] = ()) -> dict
     return {"text": (text,), "unlearn": ({"losses": drawn, "hidden": kind in HIDDEN_KINDS},)}
 
 
-def with_pictures(concept: Concept | Nameless, images: Tensor) -> Concept | Nameless:
-    """The concept with an IMAGE batch (B, height, width, 3 or 4) in [0, 1] as its pictures."""
-    if len(images) > MOST_PICTURES:
-        raise BadConcept(f"IMAGE holds {len(images)} pictures; give {MOST_PICTURES} at most.")
-    pixels = (image[..., :3].movedim(-1, 0).float() * 2 - 1 for image in images)
+def with_pictures(concept: Concept | Nameless, images: Sequence[Tensor]) -> Concept | Nameless:
+    """The concept with IMAGE batches (B, height, width, 3 or 4) in [0, 1] as its pictures.
+
+    Raises BadConcept for more than 64.
+    """
+    pictures = [picture for batch in images for picture in batch]
+    if len(pictures) > MOST_PICTURES:
+        raise BadConcept(f"IMAGE holds {len(pictures)} pictures; give {MOST_PICTURES} at most.")
+    pixels = (picture[..., :3].movedim(-1, 0).float() * 2 - 1 for picture in pictures)
     return concept.replace(images=tuple(map(reduced, pixels)))
+
+
+def list_of_images(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """For a node with `is_input_list`: `images` stays a list, of all else the one value is taken.
+
+    ComfyUI would run any other node once for each picture of a list. Raises BadSettings where
+    another input is a list of several.
+    """
+
+    @wraps(execute)
+    def run(cls: Any, images: Sequence[Tensor] | None = None, **lists: Any) -> io.NodeOutput:
+        for name, values in lists.items():
+            if len(values) != 1:
+                raise BadSettings(f"{name} is a list of {len(values)}; wire one.")
+        return execute(cls, images=images, **{name: value for name, [value] in lists.items()})
+
+    return run
 
 
 def as_image(pixels: Tensor) -> Tensor:

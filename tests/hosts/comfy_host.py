@@ -90,7 +90,7 @@ class ComfyServer(HostServer):
         """Start it with models, input and output below `folder`."""
         super().__init__(folder)
         python = install()
-        (folder / "custom_nodes").mkdir(parents=True)
+        (folder / "custom_nodes").mkdir(parents=True, exist_ok=True)
         (folder / "custom_nodes" / "sd-unlearn").symlink_to(ROOT)
         command = [
             str(python), str(LAUNCHER), str(SOURCE), "--cpu", "--listen", "127.0.0.1",

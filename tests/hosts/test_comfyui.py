@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from comfy_host import ROOT, VERSION, ComfyServer, Failed, Graph, error_of, install
 from node_texts import shown
+from PIL import Image
 
 from unlearn_core.lora.file import load_lora
 from unlearn_core.settings import PRESETS
@@ -402,6 +403,43 @@ def test_a_last_layer_that_sd2_never_uses_is_refused_with_those_that_can_be_set(
     graph["forget"]["inputs"]["clip"] = ["layer", 0]
     with pytest.raises(Failed, match=r"its last layer of 7 makes.* between -2 and -7\."):
         server.run(graph)
+
+
+def test_a_folder_of_pictures_of_any_sizes_is_one_concept(server: ComfyServer) -> None:
+    """ComfyUI's node gives a list, for which it would run most nodes once a picture."""
+    folder = server.folder / "input" / "dogs"
+    folder.mkdir(parents=True)
+    for number, size in enumerate(((64, 64), (96, 80))):
+        with Image.open(ROOT / f"demo/pictures/dog/{number}.png") as picture:
+            picture.resize(size).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("dog", "utf-8")
+    graph = forget_graph("balanced")
+    graph["folder"] = node("LoadImageDataSetFromFolder", folder="dogs")
+    graph["forget"]["inputs"]["images"] = ["folder", 0]
+    graph["invert"] = node(
+        "UnlearnInvert", model=["demo", 0], clip=["demo", 1], vae=["demo", 2],
+        images=["folder", 0], concept=["concept", 0], steps=2, seed=0,
+    )  # fmt: skip
+    graph["curve"] = node("PreviewImage", images=["invert", 1])
+    shown = server.run(graph)
+    assert [len(shown[name]["text"]) for name in ("forget", "invert", "save")] == [1, 1, 1]
+    graph["names"] = node("LoadImageTextDataSetFromFolder", folder="dogs")
+    graph["concept"]["inputs"]["name"] = ["names", 1]
+    with pytest.raises(Failed, match="concept is a list of 2; wire one"):
+        server.run(graph)
+
+
+def test_overwriting_keeps_the_name_and_replaces_the_picture(server: ComfyServer) -> None:
+    graph = forget_graph()
+    graph["save"]["inputs"] |= {"filename": "over/forget-dog", "overwrite": True}
+    server.run(graph)
+    folder = server.folder / "models" / "loras" / "over"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    graph["forget"]["inputs"]["seed"] = 1
+    assert server.run(graph)["save"]["text"] == ["models/loras/over/forget-dog.safetensors"]
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() == before.keys() == {"forget-dog.safetensors", "forget-dog.png"}
+    assert all(after[name] != before[name] for name in before)
 
 
 def test_a_picture_of_one_pixel_and_no_picture_get_a_clear_sentence(server: ComfyServer) -> None:

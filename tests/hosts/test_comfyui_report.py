@@ -69,7 +69,7 @@ def open_page(server: ComfyServer, browser: Browser) -> Page:
 
 def quick(kind: str = "object") -> dict[str, Any]:
     """The first template with the quick preset, without measuring."""
-    file = ROOT / "example_workflows" / "forget-an-object.json"
+    file = ROOT / "example_workflows" / "Unlearn 1 - forget an object.json"
     workflow = dict(json.loads(file.read_text(encoding="utf-8")))
     nodes = {node["type"]: node for node in workflow["nodes"]}
     nodes["UnlearnConcept"]["widgets_values"][1] = kind

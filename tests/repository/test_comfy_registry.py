@@ -26,7 +26,9 @@ COMFY_CLI = (
 """What `comfy node` needs of what comfy-cli asks for, which has an ffmpeg and would be 90 MB."""
 WORKFLOW = ROOT / ".github/workflows/publish.yml"
 CODE = ("__init__.py", "nodes", "unlearn_core")
-DATA = ("demo/model", "example_workflows", "locales", "web", "requirements.txt", "LICENSE")
+DATA = (
+    "demo/model", "example_workflows", "locales", "subgraphs", "web", "requirements.txt", "LICENSE",
+)  # fmt: skip
 FORBIDDEN = {"eval", "exec", "subprocess", "system", "popen", "pip"}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "example_workflows").glob("*.json"))
 
@@ -41,11 +42,42 @@ def test_the_lora_is_in_its_file_before_it_is_measured(file: Path) -> None:
     kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
     sources = {link: kinds[source] for link, source, *_ in workflow["links"]}
     measured = [
-        sources[slot["link"]]
+        sources.get(slot["link"])
         for node in workflow["nodes"]
         if node["type"] == "UnlearnMeasure"
         for slot in node["inputs"]
         if slot["name"] == "unlearn_lora"
     ]
-    saves = "UnlearnSaveLora" in kinds.values()
-    assert measured == ["UnlearnSaveLora"] * saves
+    if "UnlearnSaveLora" in kinds.values():
+        assert measured == ["UnlearnSaveLora"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_template_has_a_small_square_picture(file: Path) -> None:
+    picture = file.with_suffix(".jpg")
+    assert picture.stat().st_size < 60_000
+    with Image.open(picture) as image:
+        assert image.width == image.height
+
+
+def test_the_guide_names_every_template() -> None:
+    guide = (FILES[0].parents[1] / "docs" / "comfyui.md").read_text("utf-8")
+    assert [file.stem for file in FILES if f"| {file.stem} |" not in guide] == []
+
+
+@pytest.mark.parametrize("word", ["unlearn", "forget", "erase"])
+def test_a_search_for_a_word_finds_a_template(word: str) -> None:
+    assert any(word in file.stem.lower() for file in FILES)
+
+
+def test_the_templates_of_other_families_differ_in_their_checkpoint_and_note_alone() -> None:
+    own = [file for file in FILES if "your" in file.stem]
+    assert len(own) == 3
+    kept = []
+    for file in own:
+        nodes = read(file)["nodes"]
+        for node in nodes:
+            if node["type"] in ("CheckpointLoaderSimple", "MarkdownNote"):
+                del node["widgets_values"]
+        kept.append(nodes)
+    assert kept[0] == kept[1] == kept[2]
