@@ -1,6 +1,6 @@
-"""Forge's model as a LentModel; reForge's and Forge Classic's where they differ.
+"""Forge's model as a LentModel; reForge's, Neo's and Classic's where they differ.
 
-Tried on Forge; reForge and Classic were only read.
+Tried on Forge, Forge Neo and reForge; Classic was only read.
 """
 
 from __future__ import annotations
