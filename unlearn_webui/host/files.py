@@ -42,8 +42,9 @@ def reload_loras() -> None:
     if hasattr(networks, "list_available_networks"):
         networks.list_available_networks()
     read = getattr(networks, "load_lora_state_dict", None)
-    if hasattr(read, "cache_clear"):  # Forge remembers a file by its name, Forge Neo does not
-        read.cache_clear()
+    clear = getattr(read, "cache_clear", None)  # Forge remembers a file by its name, Forge Neo not
+    if clear is not None:
+        clear()
 
 
 def reload_embeddings(model: Any) -> None:
