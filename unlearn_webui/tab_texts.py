@@ -13,6 +13,8 @@ from .host.chosen_checkpoint import Checkpoint
 def checkpoint_html(checkpoint: Checkpoint) -> str:
     """Which checkpoint a run would use, and at once whether it can."""
     name = f"<b>{escape(checkpoint.name)}</b>"
+    if not checkpoint.name:
+        return _line("No checkpoint is chosen: choose one at the top of the page.", "wait")
     if not checkpoint.loaded:
         return _line(f"{name} is not loaded yet. Forget loads and checks it.", "wait")
     if checkpoint.refusal:

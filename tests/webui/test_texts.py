@@ -33,6 +33,7 @@ def test_names_and_messages_are_escaped(html: str) -> None:
         (Checkpoint("xl-base", "SDXL"), "xl-base</b> can be used: it is SDXL."),
         (Checkpoint("flux", refusal="This is Flux."), "can't be used. This is Flux."),
         (Checkpoint("v2-1", loaded=False), "not loaded yet"),
+        (Checkpoint("", loaded=False), "No checkpoint is chosen"),
     ],
 )
 def test_the_checkpoint_is_named_with_what_it_is_good_for(

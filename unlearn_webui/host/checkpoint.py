@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def checkpoint() -> Checkpoint:
     """The checkpoint that a run would use; loads nothing."""
-    selected = str(getattr(shared.opts, "sd_model_checkpoint", None) or "no checkpoint")
+    selected = str(getattr(shared.opts, "sd_model_checkpoint", None) or "")
     model = _loaded()
     if model is None:
         return Checkpoint(selected, loaded=False)

@@ -10,6 +10,7 @@ class Checkpoint:
     """What can be said about the host's checkpoint before a run."""
 
     name: str
+    """Empty where none is chosen."""
     family: str = ""
     """What kind of model it is, where it can be used."""
     refusal: str = ""
