@@ -24,7 +24,7 @@ from unlearn_core.progress import READING_PICTURES
 from unlearn_core.settings import preset
 from unlearn_core.text.conditioning import Conditioning
 
-SHORT = "quick:steps=1+layers=last:1+forget_prompts=8+keep_prompts=8"
+SHORT = "quick:steps=1+stand_in_pictures=0+layers=last:1+forget_prompts=8+keep_prompts=8"
 SHORT_WITH_UNET = "balanced:steps=1+inversion_steps=1+inversion_batch=2+stand_in_pictures=1"
 SHORT_WITH_UNET += "+caption_styles=1+forget_prompts=8+keep_prompts=8"
 CUDA = torch.device("cuda")
