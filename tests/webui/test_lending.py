@@ -159,13 +159,19 @@ def test_a_host_without_hypernetworks_hijack_and_cache_is_served_too(
     monkeypatch.delitem(sys.modules, "unlearn_webui.host.files")
     reader = functools.partial(dict)
     monkeypatch.setattr(thin.networks, "load_lora_state_dict", reader, raising=False)
+    thin.networks.loaded_networks[:] = ["other"]
     model = webui_demo_model.ForgeDemo()
     thin.sd_models.lend(model)
     with thin.host_run.borrowed():
-        pass
+        assert thin.networks.loaded_networks == []
     files = importlib.import_module("unlearn_webui.host.files")
     files.reload_embeddings(model)
+    assert model.reloads == 1
+    lora = Path(thin.shared.cmd_opts.lora_dir) / "new.safetensors"
+    lora.parent.mkdir(parents=True, exist_ok=True)
+    lora.touch()
     files.reload_loras()
+    assert thin.networks.available_networks == {"new": lora}
 
 
 def test_forge_looks_at_the_next_prompt_anew(thin: Any) -> None:
