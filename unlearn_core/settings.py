@@ -127,8 +127,9 @@ class UnlearnSettings:
 
     @property
     def needs_unet(self) -> bool:
-        """Whether they can't do without the UNet; without steps no stand-in must be drawn."""
-        return self.needs_pictures or (self.steps > 0 and self.stand_in_pictures > 0)
+        """Whether they can't do without the UNet; least squares without pictures need not draw."""
+        must_draw = self.use_pictures or not self.closed_form
+        return self.needs_pictures or (must_draw and self.stand_in_pictures > 0)
 
     @property
     def learns_vectors(self) -> bool:

@@ -24,7 +24,7 @@ from unlearn_core.progress import READING_PICTURES
 from unlearn_core.settings import preset
 from unlearn_core.text.conditioning import Conditioning
 
-SHORT = "quick:steps=1+stand_in_pictures=0+layers=last:1+forget_prompts=8+keep_prompts=8"
+SHORT = "quick:steps=1+layers=last:1+forget_prompts=8+keep_prompts=8"
 SHORT_WITH_UNET = "balanced:steps=1+inversion_steps=1+inversion_batch=2+stand_in_pictures=1"
 SHORT_WITH_UNET += "+caption_styles=1+forget_prompts=8+keep_prompts=8"
 CUDA = torch.device("cuda")
@@ -239,8 +239,9 @@ def test_the_products_of_the_unet_are_counted() -> None:
     [
         ({}, True),
         ({"use_pictures": True}, False),
-        ({"use_pictures": True, "inversion_steps": 0}, True),
-        ({"stand_in_pictures": 16, "steps": 1}, False),
+        ({"use_pictures": True, "inversion_steps": 0, "stand_in_pictures": 0}, True),
+        ({"stand_in_pictures": 16, "steps": 1}, True),
+        ({"stand_in_pictures": 16, "steps": 1, "closed_form": False}, False),
     ],
 )
 def test_which_settings_never_ask_for_the_unet(changes: dict, expected: bool) -> None:

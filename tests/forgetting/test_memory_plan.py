@@ -107,10 +107,10 @@ def test_a_refusal_names_the_numbers_and_a_way_out() -> None:
 def test_what_draws_only_a_stand_in_counts_no_vae() -> None:
     model = full_size()
     model.device = torch.device("cuda")
-    unseen = plan_memory(model, [SD2_TEXT], Workload(preset("quick")), None)
-    seen = plan_memory(model, [SD2_TEXT], Workload(preset("quick"), previews=True), None)
-    assert unseen.drawn == 16
-    assert unseen.stage == DRAWING
+    settings = preset("quick", stand_in_pictures=2)
+    unseen = plan_memory(model, [SD2_TEXT], Workload(settings), None)
+    seen = plan_memory(model, [SD2_TEXT], Workload(settings, previews=True), None)
+    assert (unseen.drawn, unseen.stage) == (4, DRAWING)
     assert unseen.needed < seen.needed
 
 

@@ -138,7 +138,7 @@ def _is_kind(word: str, words: Collection[str]) -> bool:
 
 
 def pictures_to_draw(settings: UnlearnSettings, model: LentModel) -> int:
-    """How many pictures test a stand-in: without steps none, unless that takes but seconds."""
+    """How many test a stand-in; where settings can do without the UNet, none that take minutes."""
     if settings.needs_unet:
         return settings.stand_in_pictures
     if model.unet_sizes is None:
