@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from comfy_host import ROOT, ComfyServer
+from comfy_page import READY
 from host_server import open_browser
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
@@ -53,7 +54,6 @@ WIRES = {
         "clip_after": ["UnlearnForget", 0], "unlearn_lora": ["UnlearnSaveLora", 1],
     },
 }  # fmt: skip
-READY = "() => !!window.app?.graph && !!window.LiteGraph?.registered_node_types.UnlearnForget"
 BUILD = """([nodes, fewSteps, wires]) => {
     app.graph.clear()
     app.canvas.links_render_mode = -1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from comfy_host import ROOT, ComfyServer, Graph, error_of
+from comfy_page import AS_PROMPT, OPEN, READY, press_run
 from host_server import open_browser
 from playwright.sync_api import Page, sync_playwright
 
@@ -22,9 +23,6 @@ OWN = "Unlearn 3 - erase a concept from your SD2 checkpoint"
 BAKE = "Unlearn 8 - bake the forgetting into a checkpoint"
 CHECKPOINT = "v2-1_512-ema-pruned.safetensors"
 LORA = "unlearn/forget-dog.safetensors"
-READY = "() => !!window.app?.graph && !!window.LiteGraph?.registered_node_types.UnlearnForget"
-OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
-AS_PROMPT = "async () => (await app.graphToPrompt()).output"
 SMALL = {
     "steps": 3, "forget_prompts": 8, "keep_prompts": 8, "batch_size": 2, "stand_in_pictures": 0,
     "inversion_steps": 2, "inversion_batch": 1, "caption_styles": 1, "closed_form": True,
@@ -119,12 +117,6 @@ def test_a_template_runs_by_its_button_with_progress_preview_and_result(
     )
     page.screenshot(path=tmp_path / "first.png")
     assert (server.folder / "models" / "loras" / LORA).exists()
-
-
-def press_run(page: Page) -> None:
-    """Press Run: the first button of a group that has the test id, or in newer pages the one."""
-    name = "[data-testid=queue-button]"
-    page.locator(f"button{name}, {name} button").first.click()
 
 
 def test_an_interrupt_while_measuring_leaves_the_lora(server: ComfyServer, page: Page) -> None:

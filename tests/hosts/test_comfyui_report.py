@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 from comfy_host import ROOT, ComfyServer
+from comfy_page import AS_PROMPT, OPEN, READY, press_run
 from host_server import open_browser
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 pytestmark = pytest.mark.host
 MINUTES = 300_000
-READY = "() => !!window.app?.graph && !!window.LiteGraph?.registered_node_types.UnlearnForget"
-OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
-AS_PROMPT = "async () => (await app.graphToPrompt()).output"
 AS_WORKFLOW = "() => JSON.stringify(app.graph.serialize())"
 LISTEN = """() => {
     window.texts = []
@@ -28,7 +26,6 @@ SAID = """() => Object.fromEntries([...document.querySelectorAll(".unlearn_said"
     const node = app.graph.nodes.find((node) => node.widgets?.some((w) => w.element === drawn))
     return [node.type, drawn.getBoundingClientRect().height > 10 ? drawn.textContent : ""]
 }))"""
-RUN_BUTTON = "[data-testid=queue-button] button, button[data-testid=queue-button]"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +81,7 @@ def quick(kind: str = "object") -> dict[str, Any]:
 def run(page: Page) -> list[str]:
     """Press Run and wait for the end; the progress texts that the page was sent."""
     page.evaluate("() => { window.texts = []; window.ended = false }")
-    page.locator(RUN_BUTTON).first.click()
+    press_run(page)
     page.wait_for_function("() => window.ended")
     return list(page.evaluate("() => window.texts"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from comfy_host import ROOT, ComfyServer, error_of
-from comfy_looks import LOOKS, Look, open_look
+from comfy_page import AS_PROMPT, LOOKS, OPEN, Look, open_look, press_run
 from host_server import open_browser
 from playwright.sync_api import Page, sync_playwright
 
@@ -21,7 +21,6 @@ CHECKPOINTS = (
     "v2-1_512-ema-pruned.safetensors", "v1-5-pruned-emaonly.safetensors",
     "sd_xl_base_1.0.safetensors",
 )  # fmt: skip
-OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
 BOXES = """() => {
     const { left, top } = app.canvas.canvas.getBoundingClientRect()
     const { scale, offset } = app.canvas.ds
@@ -44,7 +43,6 @@ LISTEN = """() => {
 }"""
 WITHOUT_PICTURE = """() => app.graph.nodes.filter(({ type, id }) =>
     type === "PreviewImage" && !app.nodeOutputs[id]?.images?.length).length"""
-RUN_BUTTON = "[data-testid=queue-button] button, button[data-testid=queue-button]"
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +107,7 @@ def test_a_template_fits_is_readable_and_runs_in_every_look(
         page.evaluate(OPEN, shown)
         check_layout(look, page, texts)
         page.evaluate(LISTEN)
-        page.locator(RUN_BUTTON).first.click()
+        press_run(page)
         page.wait_for_function("() => window.ended")
         entry = server.wait(server.newest_prompt())
         assert entry["status"]["status_str"] == "success", error_of(entry)
@@ -148,7 +146,7 @@ def test_the_blueprint_gives_clip_and_a_file(server: ComfyServer, pages: dict[Lo
     graph = wired_blueprint(server)
     for look, page in pages.items():
         page.evaluate(OPEN, graph)
-        prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+        prompt = page.evaluate(AS_PROMPT)
         inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
         assert inputs["UnlearnConcept"]["name"] == "cat", str(look)
         assert inputs["UnlearnForget"]["preset"] == "quick", str(look)

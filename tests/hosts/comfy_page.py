@@ -1,4 +1,4 @@
-"""ComfyUI's page as users may have it: both node designs, in dark or light colours."""
+"""ComfyUI's page: what tests ask of it, and both node designs, in dark or light colours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # conftest.py loads this file where there may be no playwrigh
     from playwright.sync_api import Browser, Page
 
 READY = "() => !!window.app?.graph && !!window.LiteGraph?.registered_node_types.UnlearnForget"
+OPEN = "async (workflow) => { await app.loadGraphData(workflow) }"
+AS_PROMPT = "async () => (await app.graphToPrompt()).output"
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,9 @@ def open_look(server: ComfyServer, browser: Browser, look: Look, colours: str = 
     page.wait_for_function(READY)
     page.wait_for_load_state("networkidle")  # what is opened earlier may be laid out wrongly
     return page
+
+
+def press_run(page: Page) -> None:
+    """Press Run: the first button of a group that has the test id, or in newer pages the one."""
+    name = "[data-testid=queue-button]"
+    page.locator(f"button{name}, {name} button").first.click()
