@@ -96,7 +96,7 @@ def notes(
 
 
 def metadata(
-    parts: Sequence[Part], settings: UnlearnSettings, encoder: TextEncoder, named_by_pictures: bool
+    parts: Sequence[Part], settings: UnlearnSettings, fingerprint: str, named_by_pictures: bool
 ) -> dict[str, str]:
     """What the LoRA's file says; `named_by_pictures`: the concept's name was found in them."""
 
@@ -108,7 +108,7 @@ def metadata(
         [part.forgotten for part in parts],
         [pictures_used(part) for part in parts],
         settings,
-        encoder.fingerprint(),
+        fingerprint,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..progress import (
     stop_if_asked,
 )
 from ..settings import UnlearnSettings, presets_where
+from ..text.fingerprint import Fingerprint
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import FoundWords, doubt_name, name_concept
 from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around
@@ -79,18 +80,20 @@ class UnlearnRun:
         self.model, self.lent = model, Stoppable(model, monitor, self.memory.drawn)
         with self.stage(COPYING_THE_ENCODER):
             self.encoder = build_encoder(model, weights)
+        self._fingerprint = Fingerprint(self.encoder.weights())
         self.generator = torch.Generator().manual_seed(settings.seed)
 
     def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
         """Run all stages: the LoRA and the losses; raises as `unlearn` does."""
-        with self.memory.followed(self.model):
+        with closing(self._fingerprint), self.memory.followed(self.model):
             concepts = [self._named(concept) for concept in self._asked]
             known = known_words(self.encoder, concepts)
             for concept in concepts:
                 self.decisions.append(self._decide(concept, known))
             weights, losses = self._forget()
+            fingerprint = self._fingerprint.result()
         named = self.found is not None
-        said = metadata(self.parts, self.settings, self.encoder, named_by_pictures=named)
+        said = metadata(self.parts, self.settings, fingerprint, named_by_pictures=named)
         return dataclasses.replace(weights, metadata=said), tuple(losses)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from ..progress import RunMonitor
 from .clip_model import TextTower
 from .conditioning import Conditioning
+from .fingerprint import digest_of
 from .token_trees import encode_all
 from .tokenizer import tokenize
 from .tower_encoder import TowerEncoder
@@ -118,14 +118,13 @@ class TextEncoder:
         known = [tower.words.is_known for tower in self.towers]
         return len(ids) > 0 and all(of_tower[token] for of_tower in known for token in ids)
 
+    def weights(self) -> list[Tensor]:
+        """All that conditions the picture, tower after tower, in the order of their names."""
+        return [weight for tower in self.towers for _, weight in tower.weights()]
+
     def fingerprint(self) -> str:
-        """SHA-256 of the weights in float32, tower after tower, in the order of their names."""
-        digest = hashlib.sha256()
-        for tower in self.towers:
-            for _, value in tower.weights():
-                flat = value.detach().float().cpu().contiguous().view(torch.uint8)
-                digest.update(flat.numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 of the weights in float32; no LoRA attached."""
+        return digest_of(self.weights())
 
 
 def weights_of(tower: TextTower, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
