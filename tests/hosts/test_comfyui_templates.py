@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_host import ROOT, ComfyServer, error_of
+from comfy_host import ROOT, ComfyServer, error_of, newest_front_end
 from comfy_page import AS_PROMPT, LOOKS, OPEN, Look, open_look, press_run
 from host_server import open_browser
 from playwright.sync_api import Page, sync_playwright
@@ -45,8 +45,10 @@ WITHOUT_PICTURE = """() => app.graph.nodes.filter(({ type, id }) =>
     type === "PreviewImage" && !app.nodeOutputs[id]?.images?.length).length"""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+@pytest.fixture(scope="module", params=["own front end", "newest front end"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ComfyServer]:
     """ComfyUI with the demo models as checkpoints and a folder of pictures."""
     folder = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(ROOT / "demo" / "pictures" / "cat", folder / "input" / "grumpy-cat")
@@ -56,7 +58,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         (checkpoints / name).touch()
     (folder / "custom_nodes").mkdir()
     shutil.copy(Path(__file__).with_name("comfy_demo_checkpoints.py"), folder / "custom_nodes")
-    server = ComfyServer(folder)
+    newest = newest_front_end() if request.param == "newest front end" else None
+    server = ComfyServer(folder, front_end=newest)
     yield server
     server.stop()
 
