@@ -93,8 +93,9 @@ class ForgetConcept(io.ComfyNode):
                     "images",
                     optional=True,
                     tooltip="4 or 5 pictures of the concept. Word vectors are learned from them "
-                    "first, unless Invert Concept has done so. Where the concept has no name, the "
-                    "model's own word is found in them.",
+                    "where the model does not find the name in them, unless Invert Concept has "
+                    "learned some. Where the concept has no name, the model's own word is found in "
+                    "them.",
                 ),
                 SettingsWire.Input(
                     "settings",

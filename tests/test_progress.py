@@ -51,5 +51,5 @@ def test_the_time_left_is_told_from_the_steps_alone(monkeypatch: pytest.MonkeyPa
             now[0] += 100  # something is prepared
             reports.go_on()
         now[0] += 2
-        reports.done(step, 0.5, lambda: pytest.fail("no picture is shown"))
+        reports.one_more(0.5, lambda: pytest.fail("no picture is shown"))
     assert [report.seconds_left for report in monitor.reports] == [6, 4, 2, 0]

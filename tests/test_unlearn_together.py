@@ -10,7 +10,7 @@ from tiny_model import Recorder, TinyModel, pictures, small_settings
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
-from unlearn_core.forgetting import tower_training
+from unlearn_core.forgetting import run, tower_training
 from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.metadata import all_from_metadata
@@ -85,7 +85,8 @@ def test_a_run_on_one_concept_is_the_same_either_way() -> None:
     assert lora_bytes(alone.lora) == lora_bytes(together.lora)
 
 
-def test_each_concept_has_its_own_learned_vectors() -> None:
+def test_each_concept_has_its_own_learned_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "read_name", lambda *_: None)
     concepts = tuple(concept.replace(images=pictures()) for concept in (DOG, BUS))
     result = unlearn_together(TinyModel(), concepts, small("balanced", inversion_steps=3))
     first, second = (part.learned for part in result.parts)

@@ -87,21 +87,29 @@ class StepReports:
     def __init__(self, monitor: RunMonitor, stage: str, total: int) -> None:
         """The first step begins now."""
         self._monitor, self._stage, self._total = monitor, stage, total
+        self._asked = total
+        self._step = 0
         self._since, self._spent = time.monotonic(), 0.0
 
     def go_on(self) -> None:
         """The next step begins now: what came before it, such as preparing it, is no step's."""
         self._since = time.monotonic()
 
-    def done(self, step: int, loss: float, preview: Callable[[], Tensor]) -> None:
-        """Report `step`, 1 to the total; `preview` draws what is reported PREVIEWS times."""
+    def leave_out(self, steps: int) -> None:
+        """So many of the steps that were asked for are not taken."""
+        self._total -= steps
+
+    def one_more(self, loss: float, preview: Callable[[], Tensor]) -> None:
+        """Report the next step; `preview` draws what is reported, PREVIEWS times at most."""
         now = time.monotonic()
         self._spent += now - self._since
         self._since = now
-        is_due = step % max(1, self._total // PREVIEWS) == 0
+        self._step += 1
+        is_last = self._step == self._total < self._asked
+        is_due = is_last or self._step % max(1, self._asked // PREVIEWS) == 0
         shown = preview() if is_due and self._monitor.shows_pictures else None
-        left = self._spent / step * (self._total - step)
-        self._monitor.report(Progress(self._stage, step, self._total, loss, left, shown))
+        left = self._spent / self._step * (self._total - self._step)
+        self._monitor.report(Progress(self._stage, self._step, self._total, loss, left, shown))
 
 
 class StepCounter:

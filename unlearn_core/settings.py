@@ -54,7 +54,7 @@ class UnlearnSettings:
     )
     rank: int = _number(8, 1, 128, "Rank of the LoRA: how much it can change.")
 
-    steps: int = _number(150, 0, 5000, "Optimisation steps of the unlearning.")
+    steps: int = _number(150, 0, 5000, "Most steps; it ends once held-out prompts stand still.")
     learning_rate: float = _number(3e-3, 1e-6, 1.0, "Peak learning rate of Adam on the LoRA.")
     batch_size: int = _number(16, 2, 256, "Prompts to forget per step; as many are kept.")
     closed_form: bool = _plain(False, "Start from a least-squares solution instead of from zero.")

@@ -28,7 +28,14 @@ from unlearn_core.progress import SilentMonitor
 from unlearn_core.text.conditioning import Conditioning
 from unlearn_core.text.word_tables import nouns
 from unlearn_core.words import naming, word_sift
-from unlearn_core.words.naming import FoundWords, doubt_name, find_words, name_concept
+from unlearn_core.words.naming import (
+    SURE,
+    FoundWords,
+    doubt_of,
+    find_words,
+    name_concept,
+    read_name,
+)
 from unlearn_core.words.word_sift import encode_words, sift_words
 
 EMPTY = 1.0
@@ -219,22 +226,27 @@ def test_many_pictures_are_read_as_eight_from_all_over() -> None:
     assert naming._spread(images[:3]) == images[:3]
 
 
-@pytest.mark.parametrize(("loss", "doubted"), [(0.9, False), (1.0, True), (1.3, True)])
-def test_a_name_that_the_pictures_do_not_show_is_doubted(loss: float, doubted: bool) -> None:
+@pytest.mark.parametrize(("loss", "sign"), [(0.9, 1), (1.0, 0), (1.3, -1)])
+def test_a_name_is_read_in_the_pictures(loss: float, sign: int) -> None:
     model = LossyModel({"fox": loss, "dog": 0.5})
     concept = Concept("fox", images=pictures())
-    doubt = doubt_name(model, tiny_encoder(), concept, encode_pictures(model, concept.images), 0)
-    assert (doubt is not None) is doubted
+    sureness = read_name(model, tiny_encoder(), concept, encode_pictures(model, concept.images), 0)
+    assert sureness is not None
+    assert (sureness > 0) - (sureness < 0) == sign
+    assert abs(sureness) > SURE or sign == 0
     assert model.samples == 2 * 8 * 4
-    if doubt is not None:
-        assert "do not look like 'fox'" in doubt
-        assert "leave the name out" in doubt
 
 
-def test_a_name_without_a_vector_is_not_doubted() -> None:
+def test_a_doubt_says_what_to_do() -> None:
+    doubt = doubt_of(Concept("fox"))
+    assert "do not look like 'fox'" in doubt
+    assert "leave the name out" in doubt
+
+
+def test_a_name_without_a_vector_is_not_read() -> None:
     model = TinyModel()
     concept = Concept("xylograph")
-    assert doubt_name(model, tiny_encoder(), concept, torch.zeros(1, 4, 8, 8), 0) is None
+    assert read_name(model, tiny_encoder(), concept, torch.zeros(1, 4, 8, 8), 0) is None
     assert model.calls["predict"] == 0
 
 

@@ -10,8 +10,15 @@ import torch
 from ..concept import Concept, Kind
 from ..errors import TrainingFailed
 from ..lora.encoder_lora import EncoderLora
+from ..progress import RunMonitor
 from ..text.text_encoder import TextEncoder
-from ..training.examples import gather_targets
+from ..training.examples import (
+    Examples,
+    ForgetExamples,
+    forget_examples,
+    gather_targets,
+    retain_examples,
+)
 from ..training.losses import RoleScales, role_distance
 from ..words.prompts import (
     ROLE_POOLED,
@@ -25,6 +32,9 @@ from ..words.prompts import (
 
 OBJECT_TEMPLATES = ("{it} in the style of a picture", "look at {it}", "this is {it}")
 STYLE_TEMPLATES = ("a house in the style of {it}", "{it} art of a rose", "{it} car")
+WATCHED_OBJECT = ("a view of {it} in the garden", "{it} as a picture", "a photo with {it} in it")
+WATCHED_STYLE = ("a photo of a rose as {it}", "{it} picture of a house", "an image, all {it}")
+"""For the end of the loop: others than those that are measured when it has ended."""
 MOST_NAMES = 4
 """Names that are looked at: the user's come first."""
 LEAST_MOVED = 0.25
@@ -90,24 +100,43 @@ def measure_moved(
     return Moved((moved / max(apart, 1e-12)) ** 0.5, apart)
 
 
-def kept_prompts(kind: Kind, words: Sequence[str]) -> Prompts:
+def watched(
+    lora: EncoderLora,
+    names: Sequence[str],
+    kept: Sequence[str],
+    kind: Kind,
+    stand_in: str,
+    monitor: RunMonitor,
+) -> tuple[list[ForgetExamples], list[Examples]]:
+    """Held-out prompts of a concept, and of the words that stay, as a tower reads them."""
+    templates = WATCHED_STYLE if kind == "style" else WATCHED_OBJECT
+    concept = concept_prompts(names[:MOST_NAMES], kind, stand_in, templates)
+    stays = kept_prompts(kind, (*kept, stand_in), templates)
+    forget = forget_examples(lora, concept, None, monitor)
+    return forget, retain_examples(lora, stays, monitor)
+
+
+def kept_prompts(kind: Kind, words: Sequence[str], templates: Sequence[str] = ()) -> Prompts:
     """A prompt for each word, the grammars taking turns."""
-    templates = _templates(kind)
+    templates = templates or measured_templates(kind)
     names = [Name.of(word, kind) for word in words]
-    return make_prompts([fill(templates[i % 3], name) for i, name in enumerate(names)])
+    return make_prompts([fill(templates[i % len(templates)], name) for i, name in enumerate(names)])
 
 
-def concept_prompts(names: Sequence[str], kind: Kind, stand_in: str) -> ForgetPrompts:
+def concept_prompts(
+    names: Sequence[str], kind: Kind, stand_in: str, templates: Sequence[str] = ()
+) -> ForgetPrompts:
     """A concept's names in each grammar, aligned with the stand-in's prompts."""
     other = Name.of(stand_in, kind)
     return pair_prompts(
         [
             (fill(template, Name.of(word, kind)), fill(template, other))
-            for template in _templates(kind)
+            for template in templates or measured_templates(kind)
             for word in names
         ]
     )
 
 
-def _templates(kind: Kind) -> tuple[str, ...]:
+def measured_templates(kind: Kind) -> tuple[str, ...]:
+    """The grammars in which a result is measured."""
     return STYLE_TEMPLATES if kind == "style" else OBJECT_TEMPLATES

@@ -37,6 +37,8 @@ class Part:
     """Everything that was forgotten as a word: name, synonyms, plural, misspellings."""
     learned: LearnedVectors | None
     """Word vectors from the pictures; None when there are none or they are not used."""
+    name_explains: bool = False
+    """Whether none were learned because the model finds the name itself in the pictures."""
     moved: Moved | None = dataclasses.field(default=None, kw_only=True)
     """How far the concept moved in held-out prompts; None before the training."""
 
@@ -101,7 +103,7 @@ def metadata(
     """What the LoRA's file says; `named_by_pictures`: the concept's name was found in them."""
 
     def pictures_used(part: Part) -> int:
-        used = named_by_pictures or part.learned or settings.needs_pictures
+        used = named_by_pictures or part.learned or part.name_explains or settings.needs_pictures
         return len(part.concept.images) if used else 0
 
     return all_to_metadata(
@@ -122,7 +124,9 @@ def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterato
         )
     if concept.kind not in MEASURED_KINDS:
         yield f"Results for the kind {concept.kind!r} are not measured."
-    if learned is None:
+    if part.name_explains:
+        yield "No vectors were learned: the model finds the name itself in the pictures."
+    elif learned is None:
         left_out = concept.images or vectors_given
         why = "these settings leave them out" if left_out else "no pictures"
         yield f"Learned vectors not used: {why}."

@@ -31,7 +31,7 @@ from ..progress import (
 from ..settings import UnlearnSettings, presets_where
 from ..text.fingerprint import Fingerprint
 from ..training.inversion import LearnedVectors, invert
-from ..words.naming import FoundWords, doubt_name, name_concept
+from ..words.naming import SURE, FoundWords, doubt_of, name_concept, read_name
 from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around
 from ..words.stand_in import choose_stand_in, pictures_to_draw
 from .memory_estimate import Workload
@@ -141,32 +141,37 @@ class UnlearnRun:
             stand_in = choose_stand_in(
                 encoder, concept, around, self.lent, pictures, settings.seed, self.monitor
             )
-        latents, doubt = None, None
+        latents, sureness = None, None
         learned = self._learned if settings.use_pictures else None
         learns = settings.learns_vectors and learned is None and bool(concept.images)
         if learns or settings.needs_pictures:
             with self.stage(READING_PICTURES):
                 latents = encode_pictures(self.lent, concept.images)
-        if learns and latents is not None:
-            with self.stage(LEARNING):
-                doubt, learned = self._learn(concept, around, latents)
+                sureness = self._read_name(concept, latents) if learns else None
+        # Against an adversary vectors help even so: learned ones find the concept later.
+        explained = settings.adversary == "none" and sureness is not None and sureness >= SURE
+        if learns and latents is not None and not explained:
+            learned = self._learn(concept, around, latents)
         plan = plan_prompts(encoder, concept, settings, around, stand_in, learned, self.generator)
         names = tuple(name.text for name in plan.names if not name.is_learned)
-        part = Part(concept, stand_in, plan.kept, names, learned)
+        part = Part(concept, stand_in, plan.kept, names, learned, explained)
+        doubt = doubt_of(concept) if sureness is not None and sureness <= 0 else None
         return Decision(part, plan, latents, doubt)
 
-    def _learn(
-        self, concept: Concept, around: Neighbourhood, latents: Tensor
-    ) -> tuple[str | None, LearnedVectors]:
-        settings, doubt = self.settings, None
-        if self.found is None:
-            doubt = doubt_name(self.lent, self.encoder, concept, latents, settings.seed)
+    def _read_name(self, concept: Concept, latents: Tensor) -> float | None:
+        """As `read_name`; a name that was found in the pictures explains them."""
+        if self.found is not None:
+            return SURE
+        return read_name(self.lent, self.encoder, concept, latents, self.settings.seed)
+
+    def _learn(self, concept: Concept, around: Neighbourhood, latents: Tensor) -> LearnedVectors:
+        settings = self.settings
         styles = around.known_styles[: settings.caption_styles]
-        learned = invert(
-            self.lent, self.encoder, concept, settings, styles, self.monitor, latents,
-            self.memory.rows,
-        )  # fmt: skip
-        return doubt, learned
+        with self.stage(LEARNING):
+            return invert(
+                self.lent, self.encoder, concept, settings, styles, self.monitor, latents,
+                self.memory.rows,
+            )  # fmt: skip
 
     def _forget(self) -> tuple[LoraWeights, list[float]]:
         training = TowerTraining(

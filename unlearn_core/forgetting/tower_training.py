@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from statistics import fmean
 
 import torch
 
@@ -24,12 +26,14 @@ from ..progress import (
 )
 from ..settings import UnlearnSettings
 from ..text.text_encoder import TextEncoder
-from ..training.examples import ForgetExamples, forget_examples
+from ..training.examples import Examples, ForgetExamples, forget_examples
 from ..training.least_squares import LeastSquares, solved_for
 from ..training.losses import RoleScales
 from ..training.preview import LivePreview
+from ..training.stopping import HeldOut, StopWhenDone
 from ..words.prompts import ForgetPrompts
 from .building import TrainingSets, WrittenPrompts, build_sets, build_training, write_prompts
+from .held_out import watched
 from .part import Decision, with_moved
 
 
@@ -92,8 +96,11 @@ class TowerTraining:
                 self.model, self.encoder, self.decisions, sets, forget, settings, self.generator,
                 preview, self.unet_rows,
             )  # fmt: skip
+            if ends_when_done(settings):
+                with self.stage(PREPARING):
+                    training.stopping = self._stopping(sets)
             with self.stage(FORGETTING):
-                losses.append(training.run(self.monitor, reports, len(losses) * settings.steps))
+                losses.append(training.run(self.monitor, reports))
             self.scales += [part.scales for part in sets]
             del sets, forget, training  # before the next tower's are made
             for lora in self.loras[start:]:
@@ -101,7 +108,7 @@ class TowerTraining:
         if settings.closed_form and settings.steps == 0:
             shown = preview() if self.monitor.shows_pictures else None
             self.monitor.report(Progress(FORGETTING, 1, 1, preview=shown))
-        return [sum(step) / rounds for step in zip(*losses, strict=True)]
+        return [fmean(step) for step in _side_by_side(losses)]
 
     def with_moved(self) -> list[Decision]:
         """The decisions with how far their concepts have moved."""
@@ -163,6 +170,20 @@ class TowerTraining:
             self._solve(equations, sets)
         return forget
 
+    def _stopping(self, sets: Sequence[TrainingSets]) -> StopWhenDone:
+        held_out = []
+        for each in sets:
+            forget: list[Examples] = []
+            keep: list[Examples] = []
+            for part in (decision.part for decision in self.decisions):
+                names = [name for name in part.names if self.encoder.knows(name)] or part.names
+                kind, word = part.concept.kind, part.stand_in.word
+                found = watched(each.lora, names, part.kept, kind, word, self.monitor)
+                forget += found[0]
+                keep += found[1]
+            held_out.append(HeldOut(each.lora, each.scales, forget, keep))
+        return StopWhenDone(held_out, self.settings.keep_weight)
+
     def _equations(self, sets: TrainingSets, key: ModuleKey) -> LeastSquares:
         return LeastSquares(sets.lora, key, sets.scales, sets.bases.get(key))
 
@@ -181,3 +202,14 @@ class TowerTraining:
             vectors = self.encoder.split(vectors)[self.encoder.towers.index(tower)]
         with self.stage(PREPARING):
             return forget_examples(sets.lora, prompts, vectors, self.monitor)
+
+
+def ends_when_done(settings: UnlearnSettings) -> bool:
+    """Whether the loop ends with what it does to held-out prompts; an adversary finds new ones."""
+    return settings.steps > 0 and settings.objective == "stand-in" and settings.adversary == "none"
+
+
+def _side_by_side(losses: Sequence[Sequence[float]]) -> Iterator[list[float]]:
+    """The towers' losses step by step; a tower that was done earlier has fewer."""
+    for step in zip_longest(*losses):
+        yield [loss for loss in step if loss is not None]

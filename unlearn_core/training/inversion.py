@@ -109,8 +109,7 @@ def invert(
             group["lr"] = group["initial_lr"] * (1 - 0.9 * step / settings.inversion_steps)
         optimizer.step()
         losses.append(float(loss.detach()))
-        reports.done(
-            step + 1,
+        reports.one_more(
             losses[-1],
             lambda: preview_picture(
                 model, encoder, captions.token_ids[0], settings.seed, torch.cat(parts, -1).detach()

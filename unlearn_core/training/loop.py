@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import TrainingFailed
 from ..lora.encoder_lora import EncoderLora
@@ -15,6 +15,7 @@ from ..lora.keys import ModuleKey
 from ..progress import RunMonitor, StepReports, stop_if_asked
 from ..settings import UnlearnSettings
 from .null_space import project_away
+from .stopping import COOL_DOWN, EVERY, StopWhenDone
 from .terms import Term
 
 WARM_UP_STEPS = 10
@@ -37,23 +38,24 @@ class Training:
     """What is drawn now, asked for a few times in a run."""
     before_step: Sequence[Callable[[int], None]] = ()
     """Called at full strength, before the step draws anything."""
+    stopping: StopWhenDone | None = None
+    """None: all steps are taken."""
 
-    def run(self, monitor: RunMonitor, reports: StepReports, done: int = 0) -> list[float]:
-        """Train; raises Cancelled, or TrainingFailed when the loss is not a number.
-
-        `done` steps of the reported ones were another tower's.
-        """
+    def run(self, monitor: RunMonitor, reports: StepReports) -> list[float]:
+        """Train; raises Cancelled, or TrainingFailed when the loss is not a number."""
         settings = self.settings
         parameters = [parameter for lora in self.loras for parameter in lora.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         losses: list[float] = []
+        steps = settings.steps
         reports.go_on()
-        for step in range(settings.steps):
+        while len(losses) < steps:
+            step = len(losses)
             stop_if_asked(monitor)
             for prepare in self.before_step:
                 prepare(step)
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+                group["lr"] = settings.learning_rate * self._rate(step, steps)
             self._set_strength(self._draw_strength())
             optimizer.zero_grad()
             loss = self.add_gradients(step)
@@ -68,7 +70,12 @@ class Training:
                 project_away(lora, bases)
             self._set_strength(1.0)
             losses.append(loss)
-            reports.done(done + step + 1, loss, self.preview)
+            fewer = self._fewer(len(losses), steps, parameters)
+            reports.leave_out(steps - fewer)
+            steps = fewer
+            reports.one_more(loss, self.preview)
+        if self.stopping and losses:
+            self.stopping.take_best(parameters)
         return losses
 
     def add_gradients(self, step: int) -> float:
@@ -81,6 +88,17 @@ class Training:
                 total += float(part.detach())
         return total
 
+    def _fewer(self, done: int, steps: int, parameters: Sequence[nn.Parameter]) -> int:
+        """The steps to take in all, after a look at what is done so far."""
+        if self.stopping is None or (done % EVERY and done < steps):
+            return steps
+        is_done = self.stopping.look(parameters)
+        return min(steps, done + COOL_DOWN) if is_done else steps
+
+    def _rate(self, step: int, steps: int) -> float:
+        """Of the peak rate."""
+        return _steady(step, steps) if self.stopping else _cosine(step, steps)
+
     def _set_strength(self, strength: float) -> None:
         for lora in self.loras:
             lora.set_strength(strength)
@@ -90,6 +108,14 @@ class Training:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
 
-def _schedule(step: int, steps: int) -> float:
-    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(1, steps))))
+def _cosine(step: int, steps: int) -> float:
+    return _warm(step) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(1, steps))))
+
+
+def _steady(step: int, steps: int) -> float:
+    """The whole rate until COOL_DOWN steps before the end."""
+    return _warm(step) * min(1.0, (steps - step) / COOL_DOWN)
+
+
+def _warm(step: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP_STEPS)

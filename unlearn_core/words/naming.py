@@ -33,7 +33,7 @@ LEAST_GAIN = 0.02
 """What a word must explain that is not clearly better than others. The demo model's words explain
 3 % and more of what it knows, about 1 % of what it never saw (`python -m bench trial found_words`).
 """
-DOUBT_COPIES = 8
+NAME_COPIES = 8
 """Noised copies of each picture on which a given name is compared with no name."""
 SYNONYM_SHARE = 0.5
 """A synonym that explains this share of what the best word does is one that the model knows too."""
@@ -104,22 +104,26 @@ def name_concept(
     return nameless.named(found.name, found.synonyms), found
 
 
-def doubt_name(
+def read_name(
     model: LentModel, encoder: TextEncoder, concept: Concept, latents: Tensor, seed: int
-) -> str | None:
-    """A sentence for the user when the model does not find the concept's name in its pictures.
+) -> float | None:
+    """How surely the concept's name explains its pictures; None if the model does not know it.
 
-    `latents` (N, 4, h, w) are the pictures'. It costs two times DOUBT_COPIES samples a picture. A
-    name that the model does not know at all is not doubted.
+    In standard errors by which it denoises them better with the name than with none: from SURE on
+    the name explains them, below 0 it is doubted. `latents` (N, 4, h, w) are the pictures'. It
+    costs two times NAME_COPIES samples a picture.
     """
     if not encoder.knows(concept.name):
         return None
     generator = torch.Generator().manual_seed(seed)
     some = torch.stack(_spread(latents.unbind()))
-    noised = NoisedPictures.draw(model, some, DOUBT_COPIES, generator)
+    noised = NoisedPictures.draw(model, some, NAME_COPIES, generator)
     empty, named = noised.losses(model, encode_words(encoder, [concept.name], concept.kind))
-    if float(named.mean()) < float(empty.mean()):
-        return None
+    return _sureness(named, empty)
+
+
+def doubt_of(concept: Concept) -> str:
+    """What to tell the user of a name that its pictures do not fit."""
     return (
         f"To the model the pictures do not look like {concept.name!r}: with this name it reads "
         "them no better than with none. If they show something else, leave the name out, and the "
