@@ -12,7 +12,6 @@ from ..unlearn_core.files.tensor_file import write_whole
 from ..unlearn_core.lora.file import lora_bytes
 from ..unlearn_core.lora.weights import LoraWeights
 from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
-from ..unlearn_core.settings import presets_where
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder, workflow_texts
 from .node_api import found_by, io
@@ -93,9 +92,8 @@ class SaveUnlearningLora(io.ComfyNode):
         result = unlearn_lora.result
         if save_embedding and result.learned is None:
             raise BadSettings(
-                "save_embedding is on, but no vectors were learned: wire pictures into Forget "
-                "Concept and choose a preset that learns from them "
-                f"({presets_where(learns_vectors=True)})."
+                "save_embedding is on, but no vectors were learned: put Invert Concept, with the "
+                "pictures, before Forget Concept."
             )
         root = output_folder("loras")
         wanted = root / relative_name(filename, result.concept.name)

@@ -461,6 +461,8 @@ def test_vectors_are_learned_where_the_name_does_not_explain_the_pictures(
     monkeypatch.setattr(engine, "read_name", lambda *_: sureness)
     settings = small(**{"steps": 1, **changes})  # type: ignore[arg-type]
     result = unlearn(TinyModel(), WITH_PICTURES, settings)
+    wanted = unlearn(TinyModel(), WITH_PICTURES, settings, wants_vectors=True)
+    assert wanted.learned is not None
     assert (result.learned is not None) is learns
     said = "No vectors were learned: the model finds the name itself in the pictures."
     assert (said in result.notes) is not learns

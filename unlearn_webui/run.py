@@ -82,7 +82,14 @@ def run(request: ForgetRequest, job: Job) -> Outcome:
     monitor = WebuiMonitor(job, list(_stages(request)), shows_pictures=not hidden)
     stop_if_asked(monitor)
     with borrowed() as lent:
-        result = unlearn(lent, concept, settings, monitor, measures=request.measure)
+        result = unlearn(
+            lent,
+            concept,
+            settings,
+            monitor,
+            measures=request.measure,
+            wants_vectors=request.save_embedding,
+        )
         result.check_moved()
         stop_if_asked(monitor)
         files = LoraFiles.unused(

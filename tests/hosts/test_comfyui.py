@@ -173,7 +173,8 @@ def test_another_family_forgets_and_its_lora_and_vectors_load_with_the_stock_nod
 ) -> None:
     graph = forget_graph("balanced", family=family)
     graph["settings"]["inputs"]["layers"] = "last:1"
-    graph["forget"]["inputs"]["images"] = ["demo", 3]
+    graph["invert"] = invert_node()
+    graph["forget"]["inputs"]["concept"] = ["invert", 0]
     name = f"{family}/forget-dog"
     graph["save"]["inputs"] |= {"save_embedding": True, "filename": name}
     lines = server.run(graph)["save"]["text"][0].splitlines()
@@ -305,7 +306,8 @@ def test_what_the_packs_wires_carry_is_short_as_text(server: ComfyServer) -> Non
 
 def test_pictures_are_inverted_and_the_vectors_never_enter_the_lora(server: ComfyServer) -> None:
     graph = forget_graph("balanced")
-    graph["forget"]["inputs"]["images"] = ["demo", 3]
+    graph["invert"] = invert_node()
+    graph["forget"]["inputs"]["concept"] = ["invert", 0]
     graph["save"]["inputs"] |= {"save_embedding": True, "filename": "test/with-pictures"}
     shown = server.run(graph)
     assert "embedding:forget-dog-concept" in shown["save"]["text"][0]
@@ -479,7 +481,8 @@ def test_a_second_run_equals_the_first_whatever_was_sampled_between_them(
     server: ComfyServer,
 ) -> None:
     graph = forget_graph("balanced")
-    graph["forget"]["inputs"]["images"] = ["demo", 3]  # learned from through the UNet
+    graph["invert"] = invert_node()  # learns through the UNet
+    graph["forget"]["inputs"]["concept"] = ["invert", 0]
     graph["save"]["inputs"]["save_embedding"] = True
     files, embeddings = set(), set()
     for number, blanks in (("first", ""), ("second", " "), ("third", "  ")):

@@ -91,8 +91,14 @@ def forget(
     files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
     check_apart(files, inputs, session.place, [report] if report else [])
     model = session.load()
-    measures = report is not None
-    result = unlearn(model, concept, settings, session.monitor, measures=measures)
+    result = unlearn(
+        model,
+        concept,
+        settings,
+        session.monitor,
+        measures=report is not None,
+        wants_vectors=embedding is not None,
+    )
     result.check_moved()
     stop_if_asked(session.monitor)
     make_folder(out.parent)

@@ -52,8 +52,11 @@ class UnlearnRun:
         monitor: RunMonitor,
         learned: LearnedVectors | None = None,
         measures: bool = False,
+        wants_vectors: bool = False,
     ) -> None:
         """`learned` are of a single concept; `measures`: the result is drawn or measured after.
+
+        `wants_vectors`: they are learned even where the name explains the pictures.
 
         Nothing is copied onto the device before the memory is planned.
         """
@@ -63,7 +66,7 @@ class UnlearnRun:
         self.decisions: list[Decision] = []
         self.found: FoundWords | None = None
         self.seconds: dict[str, float] = {}
-        self._asked, self._learned = tuple(asked), learned
+        self._asked, self._learned, self._wants_vectors = tuple(asked), learned, wants_vectors
         weights = model.text_encoder_weights()
         sizes = text_sizes(model, weights)
         self.modules = [chosen_modules(settings, *size.chosen_from) for size in sizes]
@@ -148,8 +151,9 @@ class UnlearnRun:
             with self.stage(READING_PICTURES):
                 latents = encode_pictures(self.lent, concept.images)
                 sureness = self._read_name(concept, latents) if learns else None
-        # Against an adversary vectors help even so: learned ones find the concept later.
-        explained = settings.adversary == "none" and sureness is not None and sureness >= SURE
+        # With an adversary vectors help even so: an attack by learned ones takes longer.
+        always = self._wants_vectors or settings.adversary != "none"
+        explained = not always and sureness is not None and sureness >= SURE
         if learns and latents is not None and not explained:
             learned = self._learn(concept, around, latents)
         plan = plan_prompts(encoder, concept, settings, around, stand_in, learned, self.generator)

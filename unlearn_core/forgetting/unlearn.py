@@ -93,19 +93,23 @@ def unlearn(
     monitor: RunMonitor | None = None,
     learned: LearnedVectors | None = None,
     measures: bool = False,
+    wants_vectors: bool = False,
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
     A nameless concept is forgotten under the model's own word for its pictures. `learned` are
     vectors that `learn_vectors` gave before; without them they are learned from the concept's
-    pictures, if the settings use these. `measures` says that the result is drawn or measured
+    pictures, if the settings use these and the model does not find the name in them, or if the
+    caller `wants_vectors`. `measures` says that the result is drawn or measured
     afterwards, so that memory is planned for that too. The lent model is only read. Raises
     BadSettings, BadConcept, WrongModel, NotEnoughMemory, MissingPackage, TrainingFailed or
     Cancelled.
     """
     require_peft()
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
-    return _result(UnlearnRun(model, (concept,), settings, monitor, learned, measures))
+    return _result(
+        UnlearnRun(model, (concept,), settings, monitor, learned, measures, wants_vectors)
+    )
 
 
 def _result(run: UnlearnRun) -> UnlearnResult:
