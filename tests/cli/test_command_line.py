@@ -778,6 +778,13 @@ def test_each_stage_has_a_bar_with_the_loss(capsys: pytest.CaptureFixture[str]) 
         assert part in said.err
 
 
+def test_a_stage_that_ends_early_has_a_whole_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar() as monitor:
+        for step, total in ((1, 150), (2, 150), (3, 3)):
+            monitor.report(Progress("forgetting", step, total))
+    assert "3/3" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("handler_stays")
 @pytest.mark.parametrize("raised", [UnlearnError("a\n b"), torch.cuda.OutOfMemoryError("CUDA")])
 def test_errors_are_one_line_and_others_keep_their_traceback(
