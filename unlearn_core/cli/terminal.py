@@ -148,9 +148,7 @@ class ProgressBar:
             self._open(progress)
         if progress.loss is not None:
             self._bar.set_postfix(loss=f"{progress.loss:.4g}", refresh=False)
-        self._bar.total = (
-            progress.total
-        )  # a loop that is done takes fewer steps than were asked for
+        self._bar.total = progress.total  # fewer once a loop is done early
         self._bar.update(progress.step - self._bar.n)
         if progress.step >= progress.total:
             self._close()
