@@ -6,12 +6,24 @@ from tiny_model import WIDTH, TinyModel, draw, small_settings, tiny_encoder
 
 from unlearn_core.concept import Concept
 from unlearn_core.errors import TrainingFailed
-from unlearn_core.forgetting.held_out import Moved, concept_prompts, kept_prompts, measure_moved
+from unlearn_core.forgetting.held_out import (
+    OBJECT_TEMPLATES,
+    STYLE_TEMPLATES,
+    WATCHED_OBJECT,
+    WATCHED_STYLE,
+    Moved,
+    concept_prompts,
+    kept_prompts,
+    measure_moved,
+    watched,
+)
 from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import text_module
+from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
 from unlearn_core.training.losses import ROLE_COUNT, RoleScales
+from unlearn_core.words.prompt_templates import VARIED_OBJECT, VARIED_STYLE
 
 DOG = Concept("dog", ("puppy",))
 SCALES = RoleScales(torch.ones(ROLE_COUNT))
@@ -22,6 +34,24 @@ def test_every_name_stands_in_every_grammar() -> None:
     assert len(prompts) == 6
     assert all("dog" in text or "puppy" in text for text in prompts.texts)
     assert len(kept_prompts("style", ("mosaic", "ink"))) == 2
+
+
+def test_what_ends_a_loop_is_neither_trained_nor_measured() -> None:
+    watched_templates = {*WATCHED_OBJECT, *WATCHED_STYLE}
+    others = {*OBJECT_TEMPLATES, *STYLE_TEMPLATES, *VARIED_OBJECT, *VARIED_STYLE}
+    assert not watched_templates & others
+
+
+@pytest.mark.parametrize(("concepts", "forget", "keep"), [(1, 6, 4), (3, 6, 2), (4, 3, 2)])
+def test_several_concepts_share_the_prompts_of_a_look(
+    concepts: int, forget: int, keep: int
+) -> None:
+    tower = tiny_encoder().towers[0]
+    lora = EncoderLora(tower, [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0))
+    found = watched(
+        lora, DOG.names, ("cat", "car", "rose"), "object", "owl", concepts, SilentMonitor()
+    )
+    assert [sum(map(len, parts)) for parts in found] == [forget, keep]
 
 
 def test_a_lora_that_changes_nothing_has_moved_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,11 +107,17 @@ def watched(
     kept: Sequence[str],
     kind: Kind,
     stand_in: str,
+    concepts: int,
     monitor: RunMonitor,
 ) -> tuple[list[ForgetExamples], list[Examples]]:
-    """Held-out prompts of a concept, and of the words that stay, as a tower reads them."""
+    """Held-out prompts of a concept, and of the words that stay, as a tower reads them.
+
+    Of several concepts each has its share of them, so that a look costs about as much as at one.
+    """
     templates = WATCHED_STYLE if kind == "style" else WATCHED_OBJECT
-    concept = concept_prompts(names[:MOST_NAMES], kind, stand_in, templates)
+    names = names[: math.ceil(MOST_NAMES / concepts)]
+    kept = kept[: math.ceil(len(kept) / concepts)]
+    concept = concept_prompts(names, kind, stand_in, templates)
     stays = kept_prompts(kind, (*kept, stand_in), templates)
     forget = forget_examples(lora, concept, None, monitor)
     return forget, retain_examples(lora, stays, monitor)

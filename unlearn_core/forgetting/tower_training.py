@@ -178,7 +178,8 @@ class TowerTraining:
             for part in (decision.part for decision in self.decisions):
                 names = [name for name in part.names if self.encoder.knows(name)] or part.names
                 kind, word = part.concept.kind, part.stand_in.word
-                found = watched(each.lora, names, part.kept, kind, word, self.monitor)
+                count = len(self.decisions)
+                found = watched(each.lora, names, part.kept, kind, word, count, self.monitor)
                 forget += found[0]
                 keep += found[1]
             held_out.append(HeldOut(each.lora, each.scales, forget, keep))
