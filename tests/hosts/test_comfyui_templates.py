@@ -122,7 +122,7 @@ def test_a_template_fits_is_readable_and_runs_in_every_look(
     assert "not loaded" not in server.log.lower()
 
 
-def wired_blueprint(server: ComfyServer) -> dict[str, Any]:
+def wired_blueprint(server: ComfyServer, name: str) -> dict[str, Any]:
     """The blueprint as the server offers it, at the demo model, with the preset of seconds."""
     [key] = [
         key
@@ -131,7 +131,7 @@ def wired_blueprint(server: ComfyServer) -> dict[str, Any]:
     ]
     graph = dict(json.loads(server.get(f"global_subgraphs/{key}")["data"]))
     [blueprint] = graph["nodes"]
-    blueprint["widgets_values"] = ["cat", "object", "quick"]
+    blueprint["widgets_values"] = [name, "object", "quick"]
     kinds = ["MODEL", "CLIP", "VAE"]
     for slot in range(len(kinds)):
         blueprint["inputs"][slot]["link"] = slot + 1
@@ -146,12 +146,12 @@ def wired_blueprint(server: ComfyServer) -> dict[str, Any]:
 
 
 def test_the_blueprint_gives_clip_and_a_file(server: ComfyServer, pages: dict[Look, Page]) -> None:
-    graph = wired_blueprint(server)
-    for look, page in pages.items():
-        page.evaluate(OPEN, graph)
+    # Each its own concept: ComfyUI 0.3.75 shows nothing of a run that it has in its cache.
+    for name, (look, page) in zip(("cat", "owl"), pages.items(), strict=True):
+        page.evaluate(OPEN, wired_blueprint(server, name))
         prompt = page.evaluate(AS_PROMPT)
         inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-        assert inputs["UnlearnConcept"]["name"] == "cat", str(look)
+        assert inputs["UnlearnConcept"]["name"] == name, str(look)
         assert inputs["UnlearnForget"]["preset"] == "quick", str(look)
         texts = [shown.get("text") for shown in server.run(prompt).values()]
-        assert ["models/loras/unlearn/forget-cat.safetensors"] in texts, str(look)
+        assert [f"models/loras/unlearn/forget-{name}.safetensors"] in texts, str(look)
