@@ -41,7 +41,7 @@ def test_a_thread_takes_the_same_digest_and_ends() -> None:
 
 def test_what_a_thread_cannot_read_is_raised() -> None:
     fingerprint = Fingerprint([torch.empty(2, device="meta")])
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="meta tensor"):
         fingerprint.result()
     fingerprint.close()
 

@@ -83,7 +83,7 @@ def measure_moved(
 
     Names that the model has no vector for are left out, unless there are no others.
     """
-    known = [name for name in names if encoder.knows(name)] or names
+    known = known_names(encoder, names)
     prompts = concept_prompts(known[:MOST_NAMES], kind, stand_in)
     length = int(prompts.ends.max()) + 1  # the encoder is causal: what follows changes nothing
     ids, source = prompts.token_ids[:, :length], prompts.source[:, :length]
@@ -99,6 +99,11 @@ def measure_moved(
         apart += float(role_distance(before, wanted, roles, scale).mean()) / len(loras)
         moved += float(role_distance(after, before, roles, scale).mean()) / len(loras)
     return Moved((moved / max(apart, 1e-12)) ** 0.5, apart)
+
+
+def known_names(encoder: TextEncoder, names: Sequence[str]) -> Sequence[str]:
+    """Those that the model has a vector for, or all of them where it has none."""
+    return [name for name in names if encoder.knows(name)] or names
 
 
 def watched(

@@ -33,7 +33,7 @@ from ..training.preview import LivePreview
 from ..training.stopping import HeldOut, StopWhenDone
 from ..words.prompts import ForgetPrompts
 from .building import TrainingSets, WrittenPrompts, build_sets, build_training, write_prompts
-from .held_out import watched
+from .held_out import known_names, watched
 from .part import Decision, with_moved
 
 
@@ -176,7 +176,7 @@ class TowerTraining:
             forget: list[Examples] = []
             keep: list[Examples] = []
             for part in (decision.part for decision in self.decisions):
-                names = [name for name in part.names if self.encoder.knows(name)] or part.names
+                names = known_names(self.encoder, part.names)
                 kind, word = part.concept.kind, part.stand_in.word
                 count = len(self.decisions)
                 found = watched(each.lora, names, part.kept, kind, word, count, self.monitor)
