@@ -12,13 +12,13 @@ from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept, Cancelled
 from unlearn_core.forgetting import run, tower_training
 from unlearn_core.forgetting.unlearn import unlearn, unlearn_together
+from unlearn_core.lora import null_space
 from unlearn_core.lora.file import lora_bytes
 from unlearn_core.lora.metadata import all_from_metadata
 from unlearn_core.lora.weights import apply_lora
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.settings import UnlearnSettings, preset
 from unlearn_core.text.tokenizer import token_ids
-from unlearn_core.training import null_space
 from unlearn_core.training.examples import ForgetExamples, forget_examples
 from unlearn_core.training.losses import drift
 

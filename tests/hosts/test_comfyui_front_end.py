@@ -109,7 +109,7 @@ def test_a_template_runs_by_its_button_with_progress_preview_and_result(
     entry = server.wait(prompt_id)
     assert entry["status"]["status_str"] == "success"
     page.wait_for_function(
-        "() => window.seen.progress > 300 && window.seen.texts > 10", timeout=60_000
+        "() => window.seen.progress > 50 && window.seen.texts > 10", timeout=60_000
     )
     page.wait_for_function(
         "() => app.graph.nodes.find(n => n.type === 'UnlearnMeasure').imgs?.length > 0",

@@ -14,7 +14,7 @@ from unlearn_core.lora.metadata import BASE_MODEL
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
-from unlearn_core.text.fingerprint import AT_ONCE, Fingerprint, digest_of
+from unlearn_core.text.text_encoder import AT_ONCE, Fingerprint, digest_of
 
 HALF = torch.arange(6, dtype=torch.float16).reshape(2, 3)
 LARGE = torch.arange(AT_ONCE + 1, dtype=torch.float32)

@@ -8,6 +8,7 @@ from tiny_model import draw, make_writer, tiny_tower
 
 from unlearn_core.lora.encoder_lora import EncoderLora
 from unlearn_core.lora.keys import ATTENTION, MODULES, ModuleKey, ModuleName, text_module
+from unlearn_core.lora.null_space import felt_directions
 from unlearn_core.training.examples import (
     Examples,
     forget_examples,
@@ -17,7 +18,6 @@ from unlearn_core.training.examples import (
 )
 from unlearn_core.training.least_squares import LeastSquares, _cut_to_rank, _divide, solved_for
 from unlearn_core.training.losses import role_distance
-from unlearn_core.training.null_space import felt_directions
 from unlearn_core.words.prompt_templates import GUARD_PROMPTS
 from unlearn_core.words.prompts import Name, whole_prompts
 
@@ -45,7 +45,7 @@ class Solved:
         self.retain = retain_examples(self.lora, writer.keep(kept, 100))
         self.guard = [whole_examples(self.lora, whole_prompts(GUARD_PROMPTS))]
         self.scales = role_scales(self.retain)
-        self.bases = felt_directions(self.lora, self.guard[0]) if guarded else {}
+        self.bases = felt_directions(self.lora, self.guard[0].token_ids) if guarded else {}
         self.before = self.distance(self.forget)
         (key,) = solved_for(self.lora)
         equations = LeastSquares(self.lora, key, self.scales, self.bases.get(key))

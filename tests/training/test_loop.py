@@ -10,6 +10,7 @@ from torch import Tensor
 from unlearn_core.errors import Cancelled, TrainingFailed
 from unlearn_core.lora.encoder_lora import EncoderLora, chosen_modules
 from unlearn_core.lora.keys import text_module
+from unlearn_core.lora.null_space import felt_directions, project_away
 from unlearn_core.progress import FORGETTING, StepReports
 from unlearn_core.settings import UnlearnSettings
 from unlearn_core.text.token_trees import encode_all
@@ -25,7 +26,6 @@ from unlearn_core.training.examples import (
 )
 from unlearn_core.training.loop import STRENGTHS, Training
 from unlearn_core.training.losses import drift
-from unlearn_core.training.null_space import felt_directions, project_away
 from unlearn_core.training.terms import ForgetTerm, RetainTerm, TextDistance
 from unlearn_core.words.prompt_templates import GUARD_PROMPTS
 from unlearn_core.words.prompts import Name, whole_prompts
@@ -69,7 +69,7 @@ def make_training(
     retain = retain_examples(lora, writer.keep(names, 24))
     guard = whole_examples(lora, whole_prompts(GUARD_PROMPTS))
     distance = TextDistance(tower, role_scales(retain), settings.batch_size, generator)
-    bases = felt_directions(lora, guard) if settings.null_space_guard else {}
+    bases = felt_directions(lora, guard.token_ids) if settings.null_space_guard else {}
     weights = settings.keep_weight, settings.guard_weight
     terms = (
         RetainTerm(distance, retain, guard, *weights),
@@ -300,7 +300,7 @@ def projected_drift(guard: Callable[[Examples], Examples], project: bool) -> tup
         for number, key in enumerate(lora.modules):
             lora.up(key).copy_(draw(*lora.up(key).shape, seed=number))
     if project:
-        project_away(lora, felt_directions(lora, examples))
+        project_away(lora, felt_directions(lora, examples.token_ids))
     drifts = []
     with torch.no_grad():
         for some in (examples, training.forget.forget[0]):
@@ -330,7 +330,7 @@ def test_the_guard_weakens_the_drift_of_all_guard_prompts() -> None:
 
 def test_the_basis_is_orthonormal_and_no_larger_than_its_share() -> None:
     training = make_training()
-    bases = felt_directions(training.lora, training.guard)
+    bases = felt_directions(training.lora, training.guard.token_ids)
     assert bases.keys() == set(training.lora.modules)
     for key, basis in bases.items():
         width = training.lora.down(key).shape[1]
@@ -354,5 +354,5 @@ def test_without_the_guard_nothing_is_projected() -> None:
     training = make_training(make_settings(null_space_guard=False, steps=1))
     training.train(Recorder())
     key = text_module(2, "fc2")
-    basis = felt_directions(training.lora, training.guard)[key]
+    basis = felt_directions(training.lora, training.guard.token_ids)[key]
     assert float((training.lora.down(key).detach() @ basis).abs().max()) > 1e-2

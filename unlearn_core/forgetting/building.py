@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..lora.encoder_lora import EncoderLora
 from ..lora.keys import ModuleKey
+from ..lora.null_space import felt_directions
 from ..models.lent_model import LentModel
 from ..progress import RunMonitor, StepCounter
 from ..settings import UnlearnSettings
@@ -24,7 +25,6 @@ from ..training.examples import (
 )
 from ..training.loop import Training
 from ..training.losses import RoleScales
-from ..training.null_space import felt_directions
 from ..training.preview import LivePreview
 from ..training.terms import (
     ASCENT_PROMPTS,
@@ -90,7 +90,7 @@ def build_sets(
         retain += retain_examples(lora, prompts, monitor)
         counter.one_more()
     guard = whole_examples(lora, written.guard)
-    bases = felt_directions(lora, guard) if settings.null_space_guard else {}
+    bases = felt_directions(lora, guard.token_ids) if settings.null_space_guard else {}
     return TrainingSets(lora, retain, guard, role_scales(retain), bases)
 
 

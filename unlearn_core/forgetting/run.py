@@ -29,7 +29,7 @@ from ..progress import (
     stop_if_asked,
 )
 from ..settings import UnlearnSettings, presets_where
-from ..text.fingerprint import Fingerprint
+from ..text.text_encoder import Fingerprint
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import SURE, FoundWords, doubt_of, name_concept, read_name
 from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -11,10 +14,12 @@ from torch import Tensor
 from ..progress import RunMonitor
 from .clip_model import TextTower
 from .conditioning import Conditioning
-from .fingerprint import digest_of
 from .token_trees import encode_all
 from .tokenizer import tokenize
 from .tower_encoder import TowerEncoder
+
+AT_ONCE = 1 << 22
+"""Numbers that are converted to float32 at once."""
 
 
 class TextEncoder:
@@ -131,3 +136,33 @@ def weights_of(tower: TextTower, weights: Mapping[str, Tensor]) -> dict[str, Ten
     """A tower's own of a model's lent weights, under CLIPTextModel names."""
     found = {name: value for name, value in weights.items() if name.startswith(tower.prefix)}
     return {name.removeprefix(tower.prefix): value for name, value in found.items()}
+
+
+def digest_of(weights: Iterable[Tensor], given_up: Event | None = None) -> str:
+    """Of the weights' float32 values, one tensor after the other; "" once it is given up."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        for part in weight.detach().flatten().split(AT_ONCE):
+            if given_up is not None and given_up.is_set():
+                return ""
+            digest.update(part.cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+class Fingerprint:
+    """A digest that a thread takes: hashlib lets other threads run meanwhile."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        """Begin; nobody may write to the weights before `result` or `close`."""
+        self._given_up = Event()
+        self._thread = ThreadPoolExecutor(1, "fingerprint")
+        self._digest = self._thread.submit(digest_of, list(weights), self._given_up)
+
+    def result(self) -> str:
+        """The digest, as soon as it is there."""
+        return self._digest.result()
+
+    def close(self) -> None:
+        """End the thread, whether it is done or not."""
+        self._given_up.set()
+        self._thread.shutdown()

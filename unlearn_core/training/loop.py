@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..errors import TrainingFailed
 from ..lora.encoder_lora import EncoderLora
 from ..lora.keys import ModuleKey
+from ..lora.null_space import project_away
 from ..progress import RunMonitor, StepReports, stop_if_asked
 from ..settings import UnlearnSettings
-from .null_space import project_away
 from .stopping import COOL_DOWN, EVERY, StopWhenDone
 from .terms import Term
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..lora.encoder_lora import EncoderLora, captured
-from ..lora.keys import ModuleKey
-from .examples import Examples
+from .encoder_lora import EncoderLora, captured
+from .keys import ModuleKey
 
 LEAST_FELT = 1e-6
 """Share of the strongest direction's energy below which a direction is not felt."""
@@ -16,15 +15,15 @@ GUARDED = 0.5
 
 
 @torch.no_grad()
-def felt_directions(lora: EncoderLora, guard: Examples) -> dict[ModuleKey, Tensor]:
-    """What each trained projection sees of the guard prompts: an orthonormal basis (in, m).
+def felt_directions(lora: EncoderLora, token_ids: Tensor) -> dict[ModuleKey, Tensor]:
+    """What each trained projection sees of prompts (n, T <= 77): an orthonormal basis (in, m).
 
     A LoRA whose `down` is orthogonal to it changes nothing for these prompts (null-space
     constraint, as in AlphaEdit, arXiv 2410.02355), see `strongest_directions`.
     """
     projections = {key: lora.frozen(key) for key in lora.modules}
     with lora.disabled(), captured(projections, {}) as (seen, _):
-        lora.tower.encode(guard.token_ids)  # float32: rounding would look like directions
+        lora.tower.encode(token_ids)  # float32: rounding would look like directions
     return {key: strongest_directions(inputs.flatten(0, -2)) for key, inputs in seen.items()}
 
 
