@@ -61,6 +61,13 @@ def full_size(words: Words) -> None:
     full_size.main(words)
 
 
+def gpu(words: Words) -> None:
+    """All that a CUDA device has to show, in one go of about 8 minutes."""
+    from bench.cost import on_gpu
+
+    on_gpu.main(words)
+
+
 def memory(words: Words) -> None:
     """The estimate of memory beside counted bytes, at SD2's size."""
     from bench.cost import memory
@@ -93,6 +100,7 @@ COMMANDS: dict[str, Callable[[Words], None]] = {
     "trial": trial,
     "cost": cost,
     "full-size": full_size,
+    "gpu": gpu,
     "memory": memory,
     "world": world,
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..unlearn_core.concept import KINDS, as_typed
-from .node_api import found_by, io
+from ..unlearn_core.concept import COVERS, KINDS, Covers, Kind, as_typed
+from .node_api import ADVANCED, found_by, io
 from .values import CATEGORY, AskedConcept, ConceptWire
 
 
@@ -51,6 +51,16 @@ class ConceptToForget(io.ComfyNode):
                     default="",
                     tooltip="Words that must stay, with commas. Near words are kept anyway.",
                 ),
+                io.Combo.Input(
+                    "covers",
+                    options=list(COVERS),
+                    default="word",
+                    optional=True,
+                    tooltip="word: only the word is forgotten, and what else it names stays; the "
+                    "report lists it. kinds: of fruit the apples and pears go too, all that the "
+                    "model knows.",
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 ConceptWire.Output(
@@ -62,8 +72,14 @@ class ConceptToForget(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, name: str, kind: str, synonyms: str, stand_in: str, keep: str
+        cls,
+        name: str,
+        kind: Kind,
+        synonyms: str,
+        stand_in: str,
+        keep: str,
+        covers: Covers = "word",
     ) -> io.NodeOutput:
         """Check the words."""
-        concept = as_typed(name, kind, synonyms, stand_in, keep)  # type: ignore[arg-type]
+        concept = as_typed(name, kind, synonyms, stand_in, keep, covers)
         return io.NodeOutput(AskedConcept(concept))

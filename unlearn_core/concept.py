@@ -18,6 +18,9 @@ KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")
 MEASURED_KINDS: tuple[Kind, ...] = ("object", "style")
 """Kinds whose results have been measured; the others are labelled "not measured"."""
 
+Covers = Literal["word", "kinds"]
+COVERS: tuple[Covers, ...] = ("word", "kinds")
+
 MOST_TOKENS = 20
 SMALLEST_PICTURE = 32
 
@@ -40,6 +43,9 @@ class Concept:
     """Words that must stay, besides those chosen automatically."""
     images: tuple[Tensor, ...] = ()
     """Pictures of it, each (3, height, width) float32 in [-1, 1]; any sizes of at least 32."""
+    covers: Covers = "word"
+    """Whether the word alone is forgotten, or all kinds of things too that it names and the model
+    knows: with "fruit" apples and pears."""
 
     def __post_init__(self) -> None:
         """Clean the words and check them, and the pictures."""
@@ -65,10 +71,11 @@ class Concept:
         synonyms: str = "",
         stand_in: str | None = None,
         keep: str = "",
+        covers: Covers = "word",
     ) -> Concept:
         """From words as they are typed: several with commas, a prompt's emphasis left out."""
         names = ", ".join(split_typed(name)) or name
-        return Nameless.from_text(kind, synonyms, stand_in, keep).named(names)
+        return Nameless.from_text(kind, synonyms, stand_in, keep, covers).named(names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,6 +99,7 @@ class Nameless:
     stand_in: str | None = None
     keep: tuple[str, ...] = ()
     images: tuple[Tensor, ...] = ()
+    covers: Covers = "word"
 
     def __post_init__(self) -> None:
         """Clean the words and check them, and the pictures."""
@@ -105,15 +113,18 @@ class Nameless:
         synonyms: str = "",
         stand_in: str | None = None,
         keep: str = "",
+        covers: Covers = "word",
     ) -> Nameless:
         """From words as they are typed, see Concept.from_text."""
         stands_in = ", ".join(split_typed(stand_in)) if stand_in else None
-        return cls(split_typed(synonyms), kind, stands_in, split_typed(keep))
+        words = split_typed(synonyms), kind, stands_in, split_typed(keep)
+        return cls(*words, covers=covers)
 
     def named(self, name: str, synonyms: tuple[str, ...] = ()) -> Concept:
         """The concept under its name; further synonyms come after the user's own."""
         words = (*self.synonyms, *synonyms)
-        return Concept(name, words, self.kind, self.stand_in, self.keep, self.images)
+        rest = self.kind, self.stand_in, self.keep, self.images, self.covers
+        return Concept(name, words, *rest)
 
     def replace(self, **changes: object) -> Nameless:
         """A copy with other values."""
@@ -126,11 +137,12 @@ def as_typed(
     synonyms: str = "",
     stand_in: str | None = None,
     keep: str = "",
+    covers: Covers = "word",
 ) -> Concept | Nameless:
     """As Concept.from_text; where the name is left empty, it is to be found."""
     if name.strip(" \t\n()[]"):
-        return Concept.from_text(name, kind, synonyms, stand_in, keep)
-    return Nameless.from_text(kind, synonyms, stand_in, keep)
+        return Concept.from_text(name, kind, synonyms, stand_in, keep, covers)
+    return Nameless.from_text(kind, synonyms, stand_in, keep, covers)
 
 
 def _clean(asked: Concept | Nameless) -> None:
@@ -153,6 +165,8 @@ def _clean(asked: Concept | Nameless) -> None:
 def _check(asked: Concept | Nameless, names: tuple[str, ...]) -> None:
     if asked.kind not in KINDS:
         raise BadConcept(f"Unknown kind {asked.kind!r}; choose one of: {', '.join(KINDS)}.")
+    if asked.covers not in COVERS:
+        raise BadConcept(f"covers is {asked.covers!r}; choose one of: {', '.join(COVERS)}.")
     for word in (*names, *asked.keep, *((asked.stand_in,) if asked.stand_in else ())):
         _check_length(word)
     if asked.stand_in and any(same_words(asked.stand_in, name) for name in names):

@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearn_core.concept import KINDS, SMALLEST_PICTURE, Concept, Kind, Nameless, as_typed
+from unlearn_core.concept import (
+    COVERS,
+    KINDS,
+    SMALLEST_PICTURE,
+    Concept,
+    Covers,
+    Kind,
+    Nameless,
+    as_typed,
+)
 from unlearn_core.errors import BadConcept, BadSettings
 from unlearn_core.names import MOST_LETTERS, MOST_NAMES
 from unlearn_core.settings import (
@@ -75,6 +84,13 @@ class ForgetRequest:
     )
     stand_in: str = _said("", "What is drawn in its place. Empty: a near word is chosen.")
     keep: str = _said("", "Words that must stay, with commas. Near words are kept anyway.")
+    covers: Covers = dataclasses.field(
+        default="word",
+        metadata={
+            "help": "word: what else it names stays. kinds: of fruit the apples and pears go too.",
+            "choices": COVERS,
+        },
+    )
     preset: str = _said(DEFAULT_PRESET, "How much is done.", choices=tuple(PRESETS))
     seed: int | None = None
     steps: int | None = None
@@ -122,7 +138,8 @@ class ForgetRequest:
     @property
     def concept(self) -> Concept | Nameless:
         """What is to be forgotten, as the engine takes it."""
-        words = as_typed(self.names, self.kind, "", self.stand_in or None, self.keep)
+        stand_in = self.stand_in or None
+        words = as_typed(self.names, self.kind, "", stand_in, self.keep, self.covers)
         return words.replace(images=self.pictures)
 
     @property

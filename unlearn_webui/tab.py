@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from unlearn_core.concept import KINDS, Kind
+from unlearn_core.concept import COVERS, KINDS, Covers, Kind
 from unlearn_core.errors import UnlearnError
 from unlearn_core.files.pictures import MOST_PICTURES
 from unlearn_core.settings import PRESET_HELP, PRESETS
@@ -103,6 +103,13 @@ def _more_fields() -> list[Any]:
                 info=help_for("kind"),
                 elem_id="unlearn_kind",
             ),
+            gr.Radio(
+                list(COVERS),
+                value=COVERS[0],
+                label="Covers",
+                info=help_for("covers"),
+                elem_id="unlearn_covers",
+            ),
         ]
         with gr.Row():
             numbers = [
@@ -167,6 +174,7 @@ def _forget(
     stand_in: str,
     keep: str,
     kind: Kind,
+    covers: Covers,
     seed: str,
     steps: str,
     rank: str,
@@ -184,6 +192,7 @@ def _forget(
             lambda used: pictures_from_files(paths, used),
             names=names,
             kind=kind,
+            covers=covers,
             stand_in=stand_in,
             keep=keep,
             preset=preset,

@@ -14,6 +14,7 @@ import bench.cost.machine
 from bench.cost.full_size import as_text, capped, measure, save_plot, text_only
 from bench.cost.machine import Machine, Rates, device_name, measure_machine
 from bench.cost.measured_run import BETWEEN, Stage
+from bench.cost.on_gpu import profiled
 from bench.cost.products import ProductCounter
 from bench.cost.random_model import Host, RandomModel, RandomTextModel, random_pictures
 from bench.protocol.cost import CPU, MemoryGauge
@@ -338,3 +339,7 @@ def test_a_run_is_counted_stage_by_stage(tmp_path: Path) -> None:
     assert "preparing the prompts" in as_text(numbers)
     save_plot(numbers, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_the_profile_names_the_operations() -> None:
+    assert "aten::addmm" in profiled(SHORT_WITH_UNET, small(dtype=torch.float32))

@@ -17,6 +17,7 @@ ROOMS = (
     "jobs",  # a run
     "report",  # what its rows say
     "trials",
+    "demo_cost",
     "cost",
     "emoji_canvas.training",
     "emoji_canvas.families",

@@ -78,16 +78,49 @@ def test_a_change_of_every_prompt_is_a_way_that_is_measured() -> None:
 @pytest.mark.parametrize(
     ("moved", "message"),
     [
-        (Moved(0.2, 1.0), "moved by 20% of the way to 'owl' only"),
-        (Moved(0.0, 1.0), "moved by 0%"),
-        (Moved(float("nan"), 1.0), "moved by nan%"),
-        (Moved(1.0, 0.005), "'owl' means the same as 'dog'"),
+        (Moved(0.2, 1.0, 0.1), "moved by 20% of the way to 'owl' only"),
+        (Moved(0.0, 1.0, 0.0), "moved by 0%"),
+        (Moved(float("nan"), 1.0, float("nan")), "moved by nan%"),
+        (Moved(1.0, 0.005, 1.0), "'owl' means the same as 'dog'"),
     ],
 )
 def test_a_concept_that_is_where_it_was_is_not_called_forgotten(moved: Moved, message: str) -> None:
     with pytest.raises(TrainingFailed, match=message):
         moved.check(DOG, "owl")
-    Moved(0.9, 1.0).check(DOG, "owl")
+    Moved(0.9, 1.0, 0.5).check(DOG, "owl")
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        (0.53, "not trained it has moved 53% of the way to 'owl'. Try another stand-in"),
+        (-1.0, "not trained it has moved away from 'owl'. Try another stand-in"),
+        (float("nan"), "'dog' does not count as forgotten"),
+    ],
+)
+def test_a_concept_that_moved_too_little_does_not_count_as_forgotten(
+    way: float, message: str
+) -> None:
+    doubt = Moved(0.9, 1.0, way).doubt(DOG, "owl")
+    assert doubt is not None
+    assert message in doubt
+    assert Moved(0.9, 1.0, 0.8).doubt(DOG, "owl") is None
+
+
+def test_the_way_to_the_stand_in_is_all_of_it_when_the_lora_leads_there() -> None:
+    encoder = tiny_encoder()
+    lora = EncoderLora(
+        encoder.towers[0], [text_module(2, "fc2")], 4, torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        lora.up(text_module(2, "fc2")).copy_(3 * draw(WIDTH, 4))
+    names, scales = DOG.names, [SCALES]
+    aimed, free = (
+        measure_moved(encoder, [lora], names, "object", "owl", scales, anywhere)
+        for anywhere in (False, True)
+    )
+    assert aimed.way < 0  # a random change leads away from it
+    assert free.way == free.share == aimed.share
 
 
 def test_a_run_says_how_far_its_concepts_moved() -> None:

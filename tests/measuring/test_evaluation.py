@@ -11,8 +11,16 @@ from unlearn_core.lora.keys import text_module
 from unlearn_core.lora.metadata import Forgotten
 from unlearn_core.lora.weights import LoraPair, LoraWeights, apply_lora
 from unlearn_core.measuring import drawing
-from unlearn_core.measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness
+from unlearn_core.measuring.evaluation import (
+    Evaluation,
+    Group,
+    Judge,
+    evaluate,
+    forgotten_by_nearness,
+)
+from unlearn_core.measuring.report import main_numbers
 from unlearn_core.measuring.scaled_encoder import ScaledEncoder
+from unlearn_core.measuring.strength_curve import CurvePoint
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.sampling import draw_pictures, paired_noise
 from unlearn_core.progress import SilentMonitor
@@ -73,6 +81,32 @@ def test_a_judge_is_asked_only_about_what_it_can_name(model: TinyModel) -> None:
         ("dog", 16, 0.75), ("puppy", 16, 0.75), ("fox", 0, None)
     ]  # fmt: skip
     assert len(groups[0].before) == 4
+
+
+def numbers_of(way: float, before: float = 1.0, after: float = 0.0, judged: int = 0) -> str:
+    """The report's first line on a concept that moved so far, and that a judge saw so often."""
+    pictures = torch.zeros(1, 3, 8, 8)
+    group = Group("concept", "dog", "a photo of a dog", pictures, pictures, before, after, judged)
+    point = CurvePoint(1.0, way, 1.0, pictures, pictures)
+    return main_numbers(Evaluation(DOG, (group,), 0.0, {}, {}, (point,), 1.0, 0))[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "start", "end"),
+    [
+        (numbers_of(0.97), "forgotten: its prompts moved 97% of the way to 'cat'", "not trained)"),
+        (numbers_of(0.53), "not forgotten: its prompts moved 53% of the way", "or more steps."),
+        (numbers_of(-1.0), "not forgotten: its prompts moved away from 'cat'", "or more steps."),
+        (numbers_of(0.97, 1.0, 0.5, 16), "not forgotten: dog seen in 16 of 16", "more steps."),
+        (numbers_of(0.7, 1.0, 0.0, 16), "forgotten: dog seen in 16 of 16", "not trained)"),
+        (numbers_of(0.7, 0.0, 0.0, 16), "not forgotten: dog seen in 0 of 16", "or more steps."),
+    ],
+)
+def test_what_moved_too_little_or_is_still_seen_is_not_called_forgotten(
+    line: str, start: str, end: str
+) -> None:
+    assert line.startswith(start)
+    assert line.endswith(end)
 
 
 def test_what_is_chosen_by_nearness_is_near(model: TinyModel) -> None:

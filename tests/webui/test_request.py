@@ -74,6 +74,7 @@ def test_a_preset_in_the_json_goes_before_the_settings_page() -> None:
         ({"names": "dog", "path": "/etc"}, BadSettings, "Unknown: path"),
         ({"names": "dog", "out": "x", "model": "y"}, BadSettings, "Unknown: model, out"),
         ({"names": "dog", "kind": "animal"}, BadConcept, "Unknown kind"),
+        ({"names": "dog", "covers": "all"}, BadConcept, "covers is 'all'"),
         ({"names": "dog", "kind": 3}, BadSettings, "kind is 3"),
         ({"names": "dog", "preset": "fast"}, BadSettings, "Unknown preset"),
         ({"names": "dog", "preset": ["quick"]}, BadSettings, "preset is"),

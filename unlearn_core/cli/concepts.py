@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..concept import Concept, Kind, Nameless, as_typed
+from ..concept import Concept, Covers, Kind, Nameless, as_typed
 from ..errors import BadConcept, BadFile, UnlearnError
 from ..files.file_names import safe_file_name, typed_path
 from ..files.input_files import read_text
@@ -28,6 +28,7 @@ KEYS = {
     "kind": _WORD,
     "stand_in": _WORD,
     "keep": _WORDS,
+    "covers": _WORD,
     "images": _WORD,
 }
 """What a line may hold, and of which type."""
@@ -41,12 +42,13 @@ def asked_concept(
     synonyms: str = "",
     stand_in: str | None = None,
     keep: str = "",
+    covers: Covers = "word",
 ) -> Concept | Nameless:
     """What is to be forgotten, from words as they are typed; `with_pictures` adds the pictures.
 
     Raises BadConcept where there is neither a name nor a folder of pictures.
     """
-    asked = as_typed(name or "", kind, synonyms, stand_in, keep)
+    asked = as_typed(name or "", kind, synonyms, stand_in, keep, covers)
     if isinstance(asked, Nameless) and images is None:
         raise BadConcept(
             "Nothing says what is to be forgotten: give --concept NAME, or --images DIR with 4 or "
@@ -124,7 +126,10 @@ class Entry:
     def fingerprint(self, model: str, settings: UnlearnSettings) -> str:
         """SHA-256 of all that decides what is trained; `model` says which model it is."""
         concept = self.concept
+        words: tuple[Any, ...]
         words = (concept.name, concept.synonyms, concept.kind, concept.stand_in, concept.keep)
+        if concept.covers != "word":
+            words = (*words, concept.covers)
         everything = [words, self.pictures_hash, model, settings.as_dict()]
         return _hash(json.dumps(everything, sort_keys=True))
 
@@ -178,6 +183,7 @@ def _entry(line: str, folder: Path, settings: UnlearnSettings) -> Entry:
         ", ".join(values.get("synonyms", ())),
         values.get("stand_in"),
         ", ".join(values.get("keep", ())),
+        values.get("covers", "word"),
     )
     digest, images, note = hashlib.sha256(), None, None
     if values.get("images"):

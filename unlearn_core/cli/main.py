@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from ..concept import Concept
-from ..errors import BadSettings, Cancelled, UnlearnError
+from ..concept import Concept, Nameless
+from ..errors import BadConcept, BadSettings, Cancelled, UnlearnError
+from ..models.lent_model import build_encoder
 from ..progress import RunMonitor
 from ..settings import UnlearnSettings, preset
+from ..words.neighbours import known_kinds
 from . import commands
 from .concepts import asked_concept, with_pictures
 from .drawing import DrawSettings
 from .forget_list import forget_list, forget_together
 from .generate import ChosenLora, generate, read_prompts
-from .parser import build_parser
+from .parser import LIST_KINDS, build_parser
 from .terminal import ProgressBar, shown
 from .workers import RayWorker
 
@@ -83,16 +85,27 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
         chosen.synonyms,
         chosen.stand_in,
         chosen.keep,
+        "word" if chosen.covers in (None, LIST_KINDS) else chosen.covers,
     )
+    if chosen.covers == LIST_KINDS:
+        _list_kinds(session, asked)
+        return
     concept = with_pictures(asked, chosen.images, settings, session.say)
     inputs = [chosen.images] if chosen.images else []
     commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding, inputs)
 
 
+def _list_kinds(session: commands.Session, concept: Concept | Nameless) -> None:
+    if isinstance(concept, Nameless):
+        raise BadConcept("Kinds are those of a word: give --concept NAME.")
+    kinds = known_kinds(build_encoder(session.load()), concept)
+    session.say(f"kinds of {concept.name!r} that this model knows: {', '.join(kinds) or 'none'}")
+
+
 def _forget_list(
     chosen: argparse.Namespace, session: commands.Session, settings: UnlearnSettings
 ) -> None:
-    for name in ("images", "synonyms", "stand_in", "keep", "kind"):
+    for name in ("images", "synonyms", "stand_in", "keep", "covers", "kind"):
         if getattr(chosen, name):
             raise BadSettings(
                 f"--{name.replace('_', '-')} is of one concept: with --list it stands in each "

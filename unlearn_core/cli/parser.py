@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ..concept import KINDS
+from ..concept import COVERS, KINDS
 from ..files.file_names import typed_path
 from ..loaders.demo_model import DEMOS
 from ..models.sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
@@ -22,10 +22,11 @@ _LIST_HELP = f"""many concepts:
 each line of the list is a JSON object; all but "concept" may be left out, and the folder of
 images is looked for from the list's own folder:
   {{"concept": "dog", "synonyms": ["puppy"], "stand_in": "cat", "keep": ["wolf"], "images": "dog"}}
-"kind" goes there too. --out and --report are folders then, and forgotten.jsonl in --out gets a
-line for each concept that is done: stopped or killed, the same command goes on from there.
+"kind" and "covers" go there too. --out and --report are folders then, and forgotten.jsonl in
+--out gets a line for each concept that is done: stopped or killed, the same command goes on.
   {PROGRAM} forget --model demo --list concepts.jsonl --together --out all.safetensors
 trains one LoRA for all of them in one run."""
+LIST_KINDS = "list"
 _KIND_HELP = "what sort of thing it is (results for person and unsafe are not measured)"
 
 
@@ -71,31 +72,18 @@ def _add_forget(command: NewCommand) -> None:
         "--concept", metavar="NAME",
         help="what prompts call it: dog (default: the model's own word for the pictures)",
     )  # fmt: skip
-    what.add_argument(
-        "--list",
-        type=typed_path,
-        metavar="FILE",
-        help="many concepts, one a line, each into its own LoRA (see below)",
-    )
+    _add_list(parser, what)
     parser.add_argument(
-        "--together", action="store_true",
-        help="with --list: one run and one LoRA for all concepts; --out is its file",
-    )  # fmt: skip
-    parser.add_argument(
-        "--ray", nargs="?", const="", metavar="ADDRESS",
-        help="with --list: share the work among a Ray cluster (default: the one that Ray finds, "
-        "or a new one on this machine)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--images",
-        type=typed_path,
-        metavar="DIR",
+        "--images", type=typed_path, metavar="DIR",
         help="a folder with 4 or 5 pictures of it; needed without --concept",
-    )
+    )  # fmt: skip
     _add_words(parser)
+    parser.add_argument("--keep", default="", metavar="A,B", help="what stays beside near words")
     parser.add_argument(
-        "--keep", default="", metavar="A,B", help="words that must stay, besides the nearest ones"
-    )
+        "--covers", choices=(*COVERS, LIST_KINDS),
+        help="forget the word alone, or its kinds too (of fruit the apples); list: only say which "
+        "kinds the model knows (default: word)",
+    )  # fmt: skip
     parser.add_argument("--kind", choices=KINDS, help=f"{_KIND_HELP} (default: object)")
     parser.add_argument(
         "--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET, help="how (see below)"
@@ -113,6 +101,22 @@ def _add_forget(command: NewCommand) -> None:
     parser.add_argument(
         "--embedding", type=typed_path, metavar="FILE.safetensors",
         help="also save the vectors learned from the pictures; they are a recipe for the concept",
+    )  # fmt: skip
+
+
+def _add_list(parser: argparse.ArgumentParser, what: argparse._MutuallyExclusiveGroup) -> None:
+    what.add_argument(
+        "--list", type=typed_path, metavar="FILE",
+        help="many concepts, one a line, each into its own LoRA (see below)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--together", action="store_true",
+        help="with --list: one run and one LoRA for all concepts; --out is its file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="with --list: share the work among a Ray cluster (default: the one that Ray finds, "
+        "or a new one on this machine)",
     )  # fmt: skip
 
 
@@ -204,12 +208,9 @@ def _add_demo(command: NewCommand) -> None:
         "--out out/demo",
     )
     parser.add_argument(
-        "--out",
-        type=typed_path,
-        default=Path("out", "demo"),
-        metavar="DIR",
+        "--out", type=typed_path, default=Path("out", "demo"), metavar="DIR",
         help="(default: %(default)s)",
-    )
+    )  # fmt: skip
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

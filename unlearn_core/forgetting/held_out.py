@@ -38,9 +38,12 @@ WATCHED_STYLE = ("a photo of a rose as {it}", "{it} picture of a house", "an ima
 """For the end of the loop: others than those that are measured when it has ended."""
 MOST_NAMES = 4
 """Names that are looked at: the user's come first."""
+WHAT_TO_TRY = "Try another stand-in, the preset balanced, or more steps."
 LEAST_MOVED = 0.25
 """Of the way to the stand-in. The presets move a concept by 0.8 and more, `balanced` after 10 of
 its steps by 0.04 (demo model, dog and flat)."""
+ENOUGH = 0.8
+"""Of the way to the stand-in: what has moved less does not count as forgotten."""
 LEAST_APART = 0.01
 """Distance of concept and stand-in, 1 being that of two random prompts. On the demo model synonyms
 have 0.007 and less, a concept and the stand-ins that are chosen for it 0.6 and more."""
@@ -54,6 +57,19 @@ class Moved:
     """Distance moved / distance to the stand-in, before; 1 is all the way, wherever it leads."""
     apart: float
     """How far concept and stand-in lay apart before, as `role_distance` counts."""
+    way: float
+    """1 - distance to the stand-in / distance before: 1 is there, below 0 is farther away. Where
+    the training has no stand-in (ascent), `share`."""
+
+    def doubt(self, concept: Concept, stand_in: str) -> str | None:
+        """A sentence for the user where the concept does not count as forgotten."""
+        if self.way >= ENOUGH:
+            return None
+        moved = f"moved {self.way:.0%} of the way to" if self.way >= 0 else "moved away from"
+        return (
+            f"{concept.name!r} does not count as forgotten: in prompts that were not trained it "
+            f"has {moved} {stand_in!r}. {WHAT_TO_TRY}"
+        )
 
     def check(self, concept: Concept, stand_in: str) -> None:
         """Raise TrainingFailed if the concept is where it was."""
@@ -78,17 +94,19 @@ def measure_moved(
     kind: Kind,
     stand_in: str,
     scales: Sequence[RoleScales],
+    anywhere: bool = False,
 ) -> Moved:
     """Compare each tower with and without its LoRA on held-out prompts with a concept's names.
 
-    Names that the model has no vector for are left out, unless there are no others.
+    Names that the model has no vector for are left out, unless there are no others. `anywhere`: the
+    training aimed at no stand-in.
     """
     known = known_names(encoder, names)
     prompts = concept_prompts(known[:MOST_NAMES], kind, stand_in)
     length = int(prompts.ends.max()) + 1  # the encoder is causal: what follows changes nothing
     ids, source = prompts.token_ids[:, :length], prompts.source[:, :length]
     others = prompts.stand_in_ids[:, : int(source.max()) + 1]
-    apart = moved = 0.0
+    apart = moved = left = 0.0
     for lora, scale in zip(loras, scales, strict=True):
         tower = lora.tower
         roles = tower.extended(prompts.roles[:, :length], ROLE_POOLED).to(tower.device)
@@ -98,7 +116,9 @@ def measure_moved(
         wanted = gather_targets(before, stood_for, tower.extended(source, others.shape[1]))
         apart += float(role_distance(before, wanted, roles, scale).mean()) / len(loras)
         moved += float(role_distance(after, before, roles, scale).mean()) / len(loras)
-    return Moved((moved / max(apart, 1e-12)) ** 0.5, apart)
+        left += float(role_distance(after, wanted, roles, scale).mean()) / len(loras)
+    share, way = ((moved / max(apart, 1e-12)) ** 0.5, 1 - left / max(apart, 1e-12))
+    return Moved(share, apart, share if anywhere else way)
 
 
 def known_names(encoder: TextEncoder, names: Sequence[str]) -> Sequence[str]:

@@ -20,6 +20,7 @@ from ..text.word_tables import find_noun, holds
 from ..training.inversion import LearnedVectors
 from ..training.losses import RoleScales
 from ..words.naming import FoundWords
+from ..words.neighbours import in_words
 from ..words.stand_in import StandIn
 from .held_out import Moved, measure_moved
 from .prompt_plan import PromptPlan
@@ -39,6 +40,8 @@ class Part:
     """Word vectors from the pictures; None when there are none or they are not used."""
     name_explains: bool = False
     """Whether none were learned because the model finds the name itself in the pictures."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of it that the model knows; `concept.covers` says whether they were forgotten too."""
     moved: Moved | None = dataclasses.field(default=None, kw_only=True)
     """How far the concept moved in held-out prompts; None before the training."""
 
@@ -46,6 +49,11 @@ class Part:
     def forgotten(self) -> Forgotten:
         """As the LoRA file will say it."""
         return Forgotten(self.concept, self.names, self.stand_in.word, self.kept)
+
+    @property
+    def moved_doubt(self) -> str | None:
+        """See `Moved.doubt`."""
+        return self.moved.doubt(self.concept, self.stand_in.word) if self.moved else None
 
     def check_moved(self) -> None:
         """Raise TrainingFailed if the concept is where it was: nothing should be written then."""
@@ -70,11 +78,15 @@ class Decision:
 
 
 def with_moved(
-    part: Part, encoder: TextEncoder, loras: Sequence[EncoderLora], scales: Sequence[RoleScales]
+    part: Part,
+    encoder: TextEncoder,
+    loras: Sequence[EncoderLora],
+    scales: Sequence[RoleScales],
+    anywhere: bool,
 ) -> Part:
     """The part with how far its concept has moved under the trained LoRA of each tower."""
     kind, word = part.concept.kind, part.stand_in.word
-    moved = measure_moved(encoder, loras, part.names, kind, word, scales)
+    moved = measure_moved(encoder, loras, part.names, kind, word, scales, anywhere)
     return dataclasses.replace(part, moved=moved)
 
 
@@ -117,6 +129,8 @@ def metadata(
 def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterator[str]:
     """Sentences that the user should read; `vectors_given` are those learned before the run."""
     concept, learned, stand_in = part.concept, part.learned, part.stand_in
+    if part.moved_doubt is not None:
+        yield part.moved_doubt
     if not encoder.knows(concept.name):
         yield (
             f"The model has no word vector for {concept.name!r}: by this name it draws "
@@ -124,6 +138,11 @@ def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterato
         )
     if concept.kind not in MEASURED_KINDS:
         yield f"Results for the kind {concept.kind!r} are not measured."
+    if part.kinds and concept.covers == "word":
+        yield (
+            f"Only the word {concept.name!r} was forgotten. Kinds of it stay as they are: "
+            f"{in_words(part.kinds)}. To forget them too, choose that it covers its kinds."
+        )
     if part.name_explains:
         yield "No vectors were learned: the model finds the name itself in the pictures."
     elif learned is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,17 +67,22 @@ def prompts_each(settings: UnlearnSettings, concepts: int) -> tuple[int, int]:
 def plan_prompts(
     encoder: TextEncoder,
     concept: Concept,
+    kinds: Sequence[str],
     settings: UnlearnSettings,
     around: Neighbourhood,
     stand_in: StandIn,
     learned: LearnedVectors | None,
     generator: torch.Generator,
 ) -> PromptPlan:
-    """Choose the words; learned vectors are a name only when they were accepted."""
+    """Choose the words; learned vectors are a name only when they were accepted.
+
+    `kinds` of the concept are forgotten under their own names too, but in no other spelling.
+    """
     names = [Name.of(word, concept.kind) for word in concept.names]
     varied = settings.objective != "ascent"
     if varied and concept.kind != "style":
         names += [Name.of(word, concept.kind) for word in _variants(encoder, concept)]
+    names += [Name.of(kind, concept.kind) for kind in kinds]
     if learned is not None and learned.accepted:
         names.append(learned.name(concept))
     kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(KEPT_FIRST))))
@@ -84,7 +90,7 @@ def plan_prompts(
     surroundings = Surroundings(
         around.known_nouns,
         around.known_styles,
-        tuple(color for color in COLORS if not mentions(color, concept)),
+        tuple(c for c in COLORS if c not in kinds and not mentions(c, concept)),
         tuple(f for f in FILLERS if encoder.knows(f) and not mentions(f, concept)),
     )
     return PromptPlan(

@@ -32,7 +32,14 @@ from ..settings import UnlearnSettings, presets_where
 from ..text.text_encoder import Fingerprint
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import SURE, FoundWords, doubt_of, name_concept, read_name
-from ..words.neighbours import KnownWords, Neighbourhood, known_words, look_around
+from ..words.neighbours import (
+    KnownWords,
+    Neighbourhood,
+    kinds_to_forget,
+    known_kinds,
+    known_words,
+    look_around,
+)
 from ..words.stand_in import choose_stand_in, pictures_to_draw
 from .memory_estimate import Workload
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
@@ -90,9 +97,11 @@ class UnlearnRun:
         """Run all stages: the LoRA and the losses; raises as `unlearn` does."""
         with closing(self._fingerprint), self.memory.followed(self.model):
             concepts = [self._named(concept) for concept in self._asked]
-            known = known_words(self.encoder, concepts)
-            for concept in concepts:
-                self.decisions.append(self._decide(concept, known))
+            kinds = [known_kinds(self.encoder, concept) for concept in concepts]
+            gone = [kinds_to_forget(*pair) for pair in zip(concepts, kinds, strict=True)]
+            known = known_words(self.encoder, concepts, *gone)
+            for concept, own in zip(concepts, kinds, strict=True):
+                self.decisions.append(self._decide(concept, own, known))
             weights, losses = self._forget()
             fingerprint = self._fingerprint.result()
         named = self.found is not None
@@ -134,7 +143,7 @@ class UnlearnRun:
             )
         return named
 
-    def _decide(self, concept: Concept, known: KnownWords) -> Decision:
+    def _decide(self, concept: Concept, kinds: tuple[str, ...], known: KnownWords) -> Decision:
         settings, encoder = self.settings, self.encoder
         with self.stage(CHOOSING_WORDS):
             stop_if_asked(self.monitor)
@@ -156,9 +165,12 @@ class UnlearnRun:
         explained = not always and sureness is not None and sureness >= SURE
         if learns and latents is not None and not explained:
             learned = self._learn(concept, around, latents)
-        plan = plan_prompts(encoder, concept, settings, around, stand_in, learned, self.generator)
+        gone = kinds_to_forget(concept, kinds)
+        plan = plan_prompts(
+            encoder, concept, gone, settings, around, stand_in, learned, self.generator
+        )
         names = tuple(name.text for name in plan.names if not name.is_learned)
-        part = Part(concept, stand_in, plan.kept, names, learned, explained)
+        part = Part(concept, stand_in, plan.kept, names, learned, explained, kinds)
         doubt = doubt_of(concept) if sureness is not None and sureness <= 0 else None
         return Decision(part, plan, latents, doubt)
 

@@ -112,13 +112,16 @@ class TowerTraining:
 
     def with_moved(self) -> list[Decision]:
         """The decisions with how far their concepts have moved."""
+        anywhere = self.settings.objective == "ascent"
         with self.stage(FORGETTING):
-            return [
-                dataclasses.replace(
-                    decision, part=with_moved(decision.part, self.encoder, self.loras, self.scales)
-                )
+            parts = [
+                with_moved(decision.part, self.encoder, self.loras, self.scales, anywhere)
                 for decision in self.decisions
             ]
+        return [
+            dataclasses.replace(decision, part=part)
+            for decision, part in zip(self.decisions, parts, strict=True)
+        ]
 
     def export(self) -> dict[ModuleKey, LoraPair]:
         """A copy of all towers' LoRA weights."""

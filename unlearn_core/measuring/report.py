@@ -12,6 +12,7 @@ from ..errors import BadFile
 from ..files.input_files import is_file, read_text
 from ..files.output_files import check_file, check_writable, make_folder, png_bytes, remove_file
 from ..files.tensor_file import write_whole
+from ..forgetting.held_out import ENOUGH, WHAT_TO_TRY
 from ..forgetting.unlearn import UnlearnResult
 from ..lora.metadata import BASE_MODEL
 from ..words.naming import FoundWords
@@ -20,6 +21,8 @@ from .sheets import contact_sheet, loss_curve, strength_sheet
 
 NUMBERS = "report.json"
 FILES = (NUMBERS, "contact-sheet.png", "strength.png", "loss.png")
+SEEN_AT_MOST = 0.1
+"""Pictures that show the concept after, of those that did before, up to which it is forgotten."""
 _KEYS = {"concept", "strengths", "recommended_strength"}
 
 
@@ -143,7 +146,7 @@ def run_lines(result: UnlearnResult) -> list[str]:
     stand_in = result.stand_in
     return [
         *([words_line(result.found)] if result.found else ()),
-        f"forgotten: {', '.join(result.names)}",
+        f"{_verdict(result.part.moved_doubt is None)}: {', '.join(result.names)}",
         f"drawn in its place: {stand_in.word} (chosen by {stand_in.chosen_by})",
         f"kept first: {', '.join(result.kept) or 'nothing in particular'}",
         f"memory: {result.memory.in_words()}",
@@ -162,13 +165,28 @@ def main_numbers(evaluation: Evaluation) -> list[str]:
     own = [group for group in evaluation.groups if group.role in ("concept", "synonym")]
     rest = [group for group in evaluation.groups if group.role not in ("concept", "synonym")]
     stand_in = evaluation.forgotten.stand_in
+    moved = (
+        f"moved {point.forgotten:.0%} of the way to" if point.forgotten >= 0 else "moved away from"
+    )
+    is_gone = _is_gone(own, point.forgotten)
+    advice = "" if is_gone else f". {WHAT_TO_TRY}"
     return [
-        f"forgotten: {_seen(own)}its prompts moved {point.forgotten:.0%} of the way to "
-        f"{stand_in!r} (in prompts that were not trained)",
+        f"{_verdict(is_gone)}: {_seen(own)}its prompts {moved} {stand_in!r} "
+        f"(in prompts that were not trained){advice}",
         f"kept: {_seen(rest)}prompts with kept words stay {point.kept:.1%} the same",
         f"strength: use {evaluation.recommended_strength:g}; the empty prompt changes by "
         f"{evaluation.drift_of_empty:.2%}",
     ]
+
+
+def _verdict(is_gone: bool) -> str:
+    return "forgotten" if is_gone else "not forgotten"
+
+
+def _is_gone(groups: Sequence[Group], way: float) -> bool:
+    """By pictures in which a judge saw the concept before, else by the way to the stand-in."""
+    before, after = _shown(groups)
+    return after <= SEEN_AT_MOST * before if before else way >= ENOUGH
 
 
 def _seen(groups: Sequence[Group]) -> str:
@@ -177,7 +195,14 @@ def _seen(groups: Sequence[Group]) -> str:
     if not judged:
         return ""
     count = sum(group.judged for group in judged)
-    before = sum((group.shown_before or 0) * group.judged for group in judged)
-    after = sum((group.shown_after or 0) * group.judged for group in judged)
+    before, after = _shown(judged)
     words = ", ".join(group.word for group in judged)
     return f"{words} seen in {before:.0f} of {count} pictures before, {after:.0f} after; "
+
+
+def _shown(groups: Sequence[Group]) -> tuple[float, float]:
+    """Pictures in which the judge saw the concept before and after."""
+    judged = [group for group in groups if group.judged]
+    before = sum((group.shown_before or 0) * group.judged for group in judged)
+    after = sum((group.shown_after or 0) * group.judged for group in judged)
+    return before, after

@@ -6,6 +6,7 @@ pictures, everything else frozen. They start at the concept's own word and are a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,17 +99,17 @@ def invert(
         loss = prediction_error(
             model, noised.noisy, noised.timesteps, text, noised.targets, unet_rows or batch
         )
-        if not bool(loss.isfinite()):
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
             raise TrainingFailed(
-                f"The inversion loss is {float(loss.detach())} at step {step + 1}; lower the "
-                "inversion learning rate."
+                f"The inversion loss is {losses[-1]} at step {step + 1}; lower the inversion "
+                "learning rate."
             )
         optimizer.zero_grad()
         loss.backward()
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1 - 0.9 * step / settings.inversion_steps)
         optimizer.step()
-        losses.append(float(loss.detach()))
         reports.one_more(
             losses[-1],
             lambda: preview_picture(

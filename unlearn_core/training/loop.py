@@ -80,13 +80,13 @@ class Training:
 
     def add_gradients(self, step: int) -> float:
         """The loss. Gradients are added up micro-batch by micro-batch: one is held at a time."""
-        total = 0.0
+        parts: list[Tensor] = []
         for term in self.terms:
             for part in term(step):
                 if part.requires_grad:
                     part.backward()
-                total += float(part.detach())
-        return total
+                parts.append(part.detach())
+        return float(sum(parts))  # once a step: what is read makes a device wait
 
     def _fewer(self, done: int, steps: int, parameters: Sequence[nn.Parameter]) -> int:
         """The steps to take in all, after a look at what is done so far."""

@@ -1,15 +1,17 @@
-"""Which words lie near a concept, and which of them the model knows."""
+"""Which words lie near a concept or under it, and which of them the model knows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..concept import Concept
+from ..errors import BadConcept
 from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_all
 from ..text.tower_encoder import TowerEncoder
@@ -28,6 +30,10 @@ SAME = 0.9
 
 On the demo model synonyms have 0.99 and more, other words at most 0.21 (42 objects, none of the
 bench's test concepts)."""
+MOST_KINDS = 64
+"""That are forgotten with a word in one run: they share its prompts."""
+SHOWN = 6
+"""Kinds that a sentence lists."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,56 @@ class KnownWords:
     styles: tuple[str, ...]
 
 
-def known_words(encoder: TextEncoder, gone: Sequence[Concept]) -> KnownWords:
-    """Of the tables, beside all concepts that are forgotten in one run."""
+def known_words(encoder: TextEncoder, gone: Sequence[Concept], *kinds: Sequence[str]) -> KnownWords:
+    """Of the tables, beside all concepts that are forgotten in one run, and the `kinds` of each."""
+    others = {kind for of_concept in kinds for kind in of_concept}
     named = [
-        tuple(w for w in table if encoder.knows(w) and not _is_named(w, gone))
+        tuple(w for w in table if encoder.knows(w) and w not in others and not _is_named(w, gone))
         for table in (nouns(), styles())
     ]
     return KnownWords(*named)
+
+
+@cache
+def kinds_of(word: str) -> tuple[str, ...]:
+    """Nouns of the table that name a kind of what a word names: of "cat" "tabby", not "kitten".
+
+    In alphabetical order. Synonyms and close hyponyms belong to the word itself, see `Noun`.
+    """
+    return tuple(noun for noun in nouns() if is_hypernym(word, noun))
+
+
+def known_kinds(encoder: TextEncoder, concept: Concept) -> tuple[str, ...]:
+    """Kinds of the concept that the model knows and that shall not stay; a style has none."""
+    if concept.kind == "style":
+        return ()
+    spared = (*concept.names, *concept.keep, *((concept.stand_in,) if concept.stand_in else ()))
+    found = dict.fromkeys(kind for name in concept.names for kind in kinds_of(name))
+    return tuple(
+        kind
+        for kind in found
+        if encoder.knows(kind) and not any(same_thing(kind, word) for word in spared)
+    )
+
+
+def kinds_to_forget(concept: Concept, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that go with the word; raises BadConcept where they are too many for one run."""
+    if concept.covers == "word":
+        return ()
+    if len(kinds) > MOST_KINDS:
+        raise BadConcept(
+            f"{concept.name!r} covers {len(kinds)} kinds of things that this model knows, and one "
+            f"run forgets {MOST_KINDS} at most: {in_words(kinds)}. Name narrower words, each in a "
+            "run of its own, or forget the word alone."
+        )
+    return kinds
+
+
+def in_words(kinds: tuple[str, ...]) -> str:
+    """The first of them, and how many there are beside."""
+    rest = len(kinds) - SHOWN
+    shown = ", ".join(kinds[:SHOWN])
+    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def look_around(
@@ -72,11 +121,11 @@ def look_around(
     known = known or known_words(encoder, (concept,))
     others = list(known.styles if concept.kind == "style" else known.nouns)
     if concept.kind != "style":
-        others = _sift(encoder, concept.name, others)
+        others = _sift(encoder, concept, others)
     others = [word for word in others if not _generalises(word, concept)]
     noun = find_noun(concept.name)
-    ranked = _rank(encoder, concept, others)
-    ranked.sort(key=lambda pair: not _are_siblings(noun, find_noun(pair[0])))
+    ranked = by_nearness(encoder, concept, others)
+    ranked.sort(key=lambda pair: not are_siblings(noun, find_noun(pair[0])))
     same = {word for word, cosine in ranked if cosine > SAME}
     return Neighbourhood(
         tuple(pair for pair in ranked if pair[0] not in same),
@@ -85,7 +134,7 @@ def look_around(
     )
 
 
-def _are_siblings(noun: Noun | None, other: Noun | None) -> bool:
+def are_siblings(noun: Noun | None, other: Noun | None) -> bool:
     """Of one category, or with the same broadest hypernym (owl and cat are both animals)."""
     if noun is None or other is None:
         return False
@@ -101,12 +150,14 @@ def _is_named(word: str, concepts: Sequence[Concept]) -> bool:
     return any(same_thing(word, name) for concept in concepts for name in concept.names)
 
 
-def _sift(encoder: TextEncoder, name: str, words: Sequence[str]) -> list[str]:
-    """The POOL words that share the name's category or have the nearest word vectors."""
+def _sift(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[str]:
+    """The POOL words that share the concept's category or have the nearest word vectors."""
     if len(words) <= POOL:
         return list(words)
-    noun = find_noun(name)
+    noun = find_noun(concept.name)
     category = noun.category if noun else None
+    if concept.kind == "person":
+        category = "person"
     siblings = [word for word in words if nouns()[word].category == category]
     if len(siblings) >= POOL // 4:
         words = siblings
@@ -114,13 +165,16 @@ def _sift(encoder: TextEncoder, name: str, words: Sequence[str]) -> list[str]:
     def vector(word: str) -> Tensor:
         return encoder.word_vectors(Name.of(word).ids).mean(0) - encoder.mean_word_vector
 
-    own = vector(name)
+    own = vector(concept.name)
     near = torch.stack([functional.cosine_similarity(vector(w), own, dim=0) for w in words])
     return [words[i] for i in near.argsort(descending=True, stable=True)[:POOL].tolist()]
 
 
 @torch.no_grad()
-def _rank(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[tuple[str, float]]:
+def by_nearness(
+    encoder: TextEncoder, concept: Concept, words: Sequence[str]
+) -> list[tuple[str, float]]:
+    """The words with their cosines to the concept at EOS, nearest first, hubs later."""
     if not words:
         return []
     template = plain_template(concept)

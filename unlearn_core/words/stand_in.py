@@ -9,7 +9,6 @@ draws something of its own for it, and not the concept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +22,14 @@ from ..progress import RunMonitor, stop_if_asked
 from ..settings import UnlearnSettings
 from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
-from ..text.word_tables import find_noun, is_general, is_hypernym
-from .neighbours import Neighbourhood, _are_siblings, _rank
-from .prompt_templates import COLORS
+from ..text.word_tables import find_noun
+from .neighbours import Neighbourhood, are_siblings, by_nearness
 from .prompt_writer import plain_template
 from .prompts import Name, fill, make_prompts, whole_prompts
+from .stand_in_candidates import candidates
 
 logger = logging.getLogger(__name__)
 
-FAR = -0.1
-"""Cosine below which even a word of the concept's group is no neighbour: to the demo model "neon
-sign" is farther from "robot" than most words are. "dagger" and "bomb" have -0.05."""
 TRIED = 6
 """Candidates that are drawn before the one that draws the concept least is taken."""
 SHOWN = 0.3
@@ -79,64 +75,6 @@ class Drawings:
     """Share of the denoising loss that the word takes away: 0 where it says nothing to the UNet."""
 
 
-def candidates(concept: Concept, around: Neighbourhood) -> list[tuple[str, float]]:
-    """The ranked words that may stand in: none that contains, is or generalises the concept.
-
-    General words come last, for "animal" a model draws anything, and sometimes the concept, as for
-    "fruit salad" an apple; among the others those that are far, then kinds of another candidate
-    ("school bus" beside "bus").
-    Nor the name of a colour: "orange" is read as that, and anything may be drawn in it. Nor, for a
-    thing, a part of a body, or a word for a picture: what is drawn for "drawing" is anything, the
-    concept too.
-    """
-    noun = find_noun(concept.name)
-    kept = {word.casefold() for word in concept.keep}
-    free = [
-        (word, cosine)
-        for word, cosine in around.ranked
-        if word.casefold() not in (*kept, *COLORS)
-        and not any(is_hypernym(name, word) for name in concept.names)
-    ]
-    if concept.kind == "style":
-        return free
-    if not is_hypernym("picture", concept.name):
-        free = [pair for pair in free if not is_hypernym("picture", pair[0])]
-    if not _is_of_body(concept.name):
-        free = [pair for pair in free if not _is_of_body(pair[0])]
-    if concept.kind == "person":
-        people = ((word, find_noun(word)) for word, _ in free)
-        fitting = {word for word, other in people if other and other.category == "person"}
-    else:
-        fitting = {w for w, near in free if near > FAR and _are_siblings(noun, find_noun(w))}
-        if concept.kind == "unsafe":
-            fitting = {word for word, _ in free} - fitting
-    chosen = [pair for pair in free if pair[0] in fitting] or free
-    words = {word for word, _ in chosen}
-
-    def order(pair: tuple[str, float]) -> tuple[bool, bool, bool]:
-        word, cosine = pair
-        is_vague = is_general(word) or _holds_general(word, concept)
-        return is_vague, cosine <= FAR, _is_kind(word, words)
-
-    return sorted(chosen, key=order)
-
-
-def _holds_general(word: str, concept: Concept) -> bool:
-    """Whether a part of it is a more general word for the concept, as in "fruit salad"."""
-    return any(is_hypernym(part, name) for part in word.split() for name in concept.names)
-
-
-def _is_of_body(word: str) -> bool:
-    noun = find_noun(word)
-    return noun is not None and noun.category == "body"
-
-
-def _is_kind(word: str, words: Collection[str]) -> bool:
-    """Whether it is a compound of one of the words and what kind of that it is."""
-    _, space, last = word.rpartition(" ")
-    return bool(space) and last in words
-
-
 def pictures_to_draw(settings: UnlearnSettings, model: LentModel) -> int:
     """How many test a stand-in; where settings can do without the UNet, none that take minutes."""
     if settings.needs_unet:
@@ -168,7 +106,7 @@ def choose_stand_in(
                 f"The model has no word vector for the stand-in {concept.stand_in!r}. Choose a "
                 f"word that it draws, such as {', '.join(around.nearest(3)) or 'a common noun'}."
             )
-        cosine = dict(_rank(encoder, concept, [concept.stand_in]))[concept.stand_in]
+        cosine = dict(by_nearness(encoder, concept, [concept.stand_in]))[concept.stand_in]
         if model is None or pictures == 0:
             return StandIn(concept.stand_in, "you", cosine)
         drawn = read_drawings(encoder, concept, concept.stand_in, model, pictures, seed)
@@ -183,7 +121,7 @@ def choose_stand_in(
         return StandIn(tries[0][0], "nearness", tries[0][1])
     own = read_drawings(encoder, concept, concept.name, model, pictures, seed).explained
     noun, words = find_noun(concept.name), [find_noun(word) for word, _ in tries]
-    strangers = concept.kind != "style" and not any(_are_siblings(noun, word) for word in words)
+    strangers = concept.kind != "style" and not any(are_siblings(noun, word) for word in words)
     least = own * (OWN_OF_STRANGERS if strangers else OWN)
     tried: list[tuple[bool, bool, int, float, int, StandIn]] = []
     for word, cosine in tries:

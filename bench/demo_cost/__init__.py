@@ -1,0 +1,1 @@
+"""Seconds on the demo model, and what is got for them."""
