@@ -386,13 +386,13 @@ def test_the_user_is_told_if_the_closed_form_has_nothing_to_change() -> None:
     ],
 )
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_kind_runs_and_says_whether_it_was_measured(
+def test_every_kind_runs_and_says_whether_little_was_measured(
     name: str, concept: Concept, measured: bool
 ) -> None:
     concept = concept.replace(images=pictures())
     result = unlearn(TinyModel(), concept, small(name, steps=3))
-    note = f"Results for the kind '{concept.kind}' are not measured."
-    assert (note in result.notes) is not measured
+    note = f"Results for the kind '{concept.kind}' were measured on"
+    assert any(said.startswith(note) for said in result.notes) is not measured
     assert lora_bytes(result.lora)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +16,11 @@ from .text.word_tables import same_words
 
 Kind = Literal["object", "style", "person", "unsafe"]
 KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")
-MEASURED_KINDS: tuple[Kind, ...] = ("object", "style")
-"""Kinds whose results have been measured; the others are labelled "not measured"."""
+LITTLE_MEASURED: Mapping[Kind, str] = {
+    "person": "three drawn characters only, on nobody real",
+    "unsafe": "two drawn weapons only",
+}
+"""Kinds about which the bench knows little, and on what its results are."""
 
 Covers = Literal["word", "kinds"]
 COVERS: tuple[Covers, ...] = ("word", "kinds")

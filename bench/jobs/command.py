@@ -24,6 +24,7 @@ from bench.jobs.workers import run_beside
 from bench.methods.find import BASE
 from bench.protocol.cells import DRAW_STEPS
 from bench.protocol.setup import ModelChoice
+from unlearn_core.concept import KINDS
 from unlearn_core.errors import BadSettings
 from unlearn_core.loaders.demo_model import load_demo_world
 
@@ -46,7 +47,14 @@ def run(words: Sequence[str]) -> Path | None:
         return None
     out = args.out or Path("out") / ("quick" if args.quick else "bench")
     choice = ModelChoice(args.model, args.clip, args.size, args.steps)
-    do_jobs(choice, plan, out, stages, args, {"steps": args.steps, "quick": args.quick})
+    do_jobs(
+        choice,
+        plan,
+        out,
+        stages,
+        args,
+        {"steps": args.steps, "quick": args.quick, "kind": args.kind},
+    )
     return out
 
 
@@ -63,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--concepts", help="Instead of the plan's: cat,bus")
     run.add_argument("--methods", help="Instead of the plan's: base,quick,esd:published")
     run.add_argument("--seeds", help="Instead of 0,1,2.")
+    run.add_argument("--kind", choices=KINDS, help="As what all concepts are forgotten.")
     run.add_argument(
         "--model", default="demo", help="A demo model, a diffusers folder or a .safetensors file."
     )
@@ -120,7 +129,7 @@ def chosen_plan(args: argparse.Namespace) -> Plan:
         )
     if args.seeds:
         plan = dataclasses.replace(plan, seeds=tuple(map(int, args.seeds.split(","))))
-    return plan
+    return dataclasses.replace(plan, kind=args.kind)
 
 
 def count(plan: Plan, stages: tuple[str, ...]) -> str:

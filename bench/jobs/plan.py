@@ -19,6 +19,7 @@ from bench.methods.preset import OURS
 from bench.methods.stacking import MODES
 from bench.protocol.layout import FULL, QUICK, Sizes
 from bench.protocol.splits import ATTACKED, CONTROLS, SEEDS, TEST
+from unlearn_core.concept import Kind
 
 STAGES = ("main", "curves", "stacking", "attacks", "sweeps")
 BEST = "best"
@@ -71,6 +72,8 @@ class Plan:
     sweep_concepts: tuple[str, ...] = ("dog", "truck", "sketch")
     sweep_methods: tuple[str, ...] | None = None
     """None: all that `sweep_names` knows, with two of ours to compare."""
+    kind: Kind | None = None
+    """What the methods are told that the concepts are; None: objects or styles, as they are."""
 
     def sizes_of(self, stage: str) -> Sizes:
         """How many pictures a job of this stage draws."""

@@ -70,9 +70,9 @@ class Runner:
 
     def task(self, name: str, seed: int) -> Task:
         """What a method is told. No synonym is in it."""
-        kind = self.kind(name)
-        alike = self.world.styles if kind == "style" else self.world.objects
-        return Task(name, kind, self.pictures(name), seed, kept_words(alike, name))
+        own = self.kind(name)
+        alike = self.world.styles if own == "style" else self.world.objects
+        return Task(name, self.plan.kind or own, self.pictures(name), seed, kept_words(alike, name))
 
     def kind(self, name: str) -> Literal["object", "style"]:
         """What a concept is."""

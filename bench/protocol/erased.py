@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from unlearn_core.concept import Kind
 from unlearn_core.lora.weights import LoraWeights
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.text.text_encoder import TextEncoder
@@ -41,7 +42,7 @@ class Task:
     """What a method is told to erase. Held-out synonyms are not in it."""
 
     name: str
-    kind: Literal["object", "style"]
+    kind: Kind
     images: tuple[Tensor, ...] = ()
     """Five pictures, each (3, h, w) float32 in [-1, 1]; the attacks use others."""
     seed: int = 0

@@ -12,6 +12,7 @@ from unlearn_core.settings import preset
 from unlearn_core.words.neighbours import (
     MOST_KINDS,
     in_words,
+    keeping_parts,
     kinds_of,
     kinds_to_forget,
     known_kinds,
@@ -58,6 +59,40 @@ def test_a_word_is_forgotten_alone_unless_its_kinds_are_asked_for() -> None:
 def test_what_a_word_may_cover_is_checked() -> None:
     with pytest.raises(BadConcept, match="covers is 'all'; choose one of: word, kinds"):
         Concept("fruit", covers="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("concept", "kept"),
+    [
+        (Concept("anime cat"), ("anime", "cat")),
+        (Concept("old red bus"), ("bus",)),
+        (Concept("red panda"), ()),  # one thing to the table
+        (Concept("cat"), ()),
+        (Concept("anime cat", keep=("fox", "cat")), ("fox", "cat", "anime")),
+        (Concept("cat king", kind="person"), ()),
+        (Concept("anime cat", kind="style"), ()),
+        (Concept("xylograph bus", kind="unsafe"), ("bus",)),
+    ],
+)
+def test_a_name_of_several_words_keeps_what_it_is_made_of(
+    concept: Concept, kept: tuple[str, ...]
+) -> None:
+    assert keeping_parts(tiny_encoder(), concept).keep == kept
+
+
+def test_what_is_forgotten_together_is_not_kept() -> None:
+    both = (Concept("anime cat"), Concept("cats"))
+    assert keeping_parts(tiny_encoder(), both[0], both).keep == ("anime",)
+
+
+@pytest.mark.parametrize("name", ["red", "Blue", "white background"])
+def test_a_colour_or_a_background_is_refused(name: str) -> None:
+    with pytest.raises(BadConcept, match="is a colour or a background"):
+        unlearn(TinyModel(), Concept(name), QUICK)
+
+
+def test_a_fruit_that_is_called_as_a_colour_is_none() -> None:
+    assert unlearn(TinyModel(), Concept("orange"), QUICK).names[0] == "orange"
 
 
 def test_a_long_list_is_cut() -> None:

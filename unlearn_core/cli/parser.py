@@ -27,7 +27,7 @@ images is looked for from the list's own folder:
   {PROGRAM} forget --model demo --list concepts.jsonl --together --out all.safetensors
 trains one LoRA for all of them in one run."""
 LIST_KINDS = "list"
-_KIND_HELP = "what sort of thing it is (results for person and unsafe are not measured)"
+_KIND_HELP = "what sort of thing it is (person and unsafe are little measured)"
 
 
 def build_parser() -> argparse.ArgumentParser:

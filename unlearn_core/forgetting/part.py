@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..concept import MEASURED_KINDS, Concept
+from ..concept import LITTLE_MEASURED, Concept
 from ..lora.encoder_lora import EncoderLora
 from ..lora.keys import ModuleKey
 from ..lora.metadata import Forgotten, all_to_metadata
@@ -136,8 +136,11 @@ def part_notes(part: Part, encoder: TextEncoder, vectors_given: bool) -> Iterato
             f"The model has no word vector for {concept.name!r}: by this name it draws "
             "nothing in particular."
         )
-    if concept.kind not in MEASURED_KINDS:
-        yield f"Results for the kind {concept.kind!r} are not measured."
+    if concept.kind in LITTLE_MEASURED:
+        yield (
+            f"Results for the kind {concept.kind!r} were measured on "
+            f"{LITTLE_MEASURED[concept.kind]}."
+        )
     if part.kinds and concept.covers == "word":
         yield (
             f"Only the word {concept.name!r} was forgotten. Kinds of it stay as they are: "

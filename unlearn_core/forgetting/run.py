@@ -30,16 +30,19 @@ from ..progress import (
 )
 from ..settings import UnlearnSettings, presets_where
 from ..text.text_encoder import Fingerprint
+from ..text.word_tables import find_noun
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import SURE, FoundWords, doubt_of, name_concept, read_name
 from ..words.neighbours import (
     KnownWords,
     Neighbourhood,
+    keeping_parts,
     kinds_to_forget,
     known_kinds,
     known_words,
     look_around,
 )
+from ..words.prompt_templates import COLORS
 from ..words.stand_in import choose_stand_in, pictures_to_draw
 from .memory_estimate import Workload
 from .memory_plan import MemoryMeter, MemoryReport, plan_memory, text_sizes
@@ -96,7 +99,9 @@ class UnlearnRun:
     def go(self) -> tuple[LoraWeights, tuple[float, ...]]:
         """Run all stages: the LoRA and the losses; raises as `unlearn` does."""
         with closing(self._fingerprint), self.memory.followed(self.model):
-            concepts = [self._named(concept) for concept in self._asked]
+            named = [self._named(concept) for concept in self._asked]
+            _check_colors(named)
+            concepts = [keeping_parts(self.encoder, concept, named) for concept in named]
             kinds = [known_kinds(self.encoder, concept) for concept in concepts]
             gone = [kinds_to_forget(*pair) for pair in zip(concepts, kinds, strict=True)]
             known = known_words(self.encoder, concepts, *gone)
@@ -104,8 +109,8 @@ class UnlearnRun:
                 self.decisions.append(self._decide(concept, own, known))
             weights, losses = self._forget()
             fingerprint = self._fingerprint.result()
-        named = self.found is not None
-        said = metadata(self.parts, self.settings, fingerprint, named_by_pictures=named)
+        was_found = self.found is not None
+        said = metadata(self.parts, self.settings, fingerprint, named_by_pictures=was_found)
         return dataclasses.replace(weights, metadata=said), tuple(losses)
 
     @property
@@ -199,6 +204,18 @@ class UnlearnRun:
             self.decisions = training.with_moved()
             whole = LoraWeights(training.export(), family=self.model.family)
             return round_to_half(complete(whole)), losses
+
+
+def _check_colors(concepts: Sequence[Concept]) -> None:
+    """Raise BadConcept for a colour or a background, which stands beside all other things."""
+    names = [name for one in concepts if one.kind != "style" for name in one.names]
+    for name in names:
+        word = name.casefold().split()[-1]
+        if word == "background" or (name.casefold() in COLORS and not find_noun(name)):
+            raise BadConcept(
+                f"{name!r} is a colour or a background: prompts of every other thing hold it, so "
+                "it can't be forgotten by itself. Name the thing, such as 'red apple'."
+            )
 
 
 def _check(concepts: Sequence[Concept | Nameless], settings: UnlearnSettings) -> None:

@@ -129,7 +129,7 @@ def is_hypernym(general: str, word: str) -> bool:
         return False
     if not _NAMES_OF_EVERYTHING.isdisjoint(_forms(_words(general))):
         return _NAMES_OF_EVERYTHING.isdisjoint(_forms(_words(word)))
-    noun = _noun_of_head(word)
+    noun = noun_of_head(word)
     if noun is None:
         return False
     broader = {form for name in _names_of(general) for form in _forms(name)}
@@ -197,10 +197,10 @@ def _lookup(word: str, by_name: Mapping[str, _Entry]) -> _Entry | None:
     return None
 
 
-def _noun_of_head(word: str) -> Noun | None:
+def noun_of_head(word: str) -> Noun | None:
+    """Return the noun that a phrase names by its last words: "car" for "old blue car"."""
     words = _words(word)
-    tails = (find_noun(" ".join(words[start:])) for start in range(len(words)))
-    return next((noun for noun in tails if noun), None)
+    return next(filter(None, (find_noun(" ".join(words[i:])) for i in range(len(words)))), None)
 
 
 def _words(phrase: str) -> tuple[str, ...]:

@@ -15,7 +15,17 @@ from ..errors import BadConcept
 from ..text.text_encoder import TextEncoder
 from ..text.token_trees import encode_all
 from ..text.tower_encoder import TowerEncoder
-from ..text.word_tables import Noun, find_noun, is_hypernym, nouns, same_thing, styles
+from ..text.word_tables import (
+    Noun,
+    find_noun,
+    find_style,
+    is_hypernym,
+    noun_of_head,
+    nouns,
+    same_thing,
+    same_words,
+    styles,
+)
 from .prompt_writer import plain_template
 from .prompts import Name, fill, make_prompts
 
@@ -103,6 +113,39 @@ def kinds_to_forget(concept: Concept, kinds: tuple[str, ...]) -> tuple[str, ...]
     return kinds
 
 
+def keeping_parts(
+    encoder: TextEncoder, concept: Concept, together: Sequence[Concept] = ()
+) -> Concept:
+    """The concept that keeps what its name is made of: "neon cat" keeps "neon" and "cat".
+
+    Not so for what the tables know as one thing ("hot dog"), for styles and for persons, nor what
+    is forgotten `together` with it.
+    """
+    if concept.kind in ("style", "person"):
+        return concept
+    gone = {name for one in (concept, *together) for name in one.names}
+    parts = [
+        part
+        for name in concept.names
+        if not find_noun(name)
+        for part in _parts(name)
+        if (find_noun(part) or find_style(part)) and encoder.knows(part)
+    ]
+    new = [part for part in parts if not any(same_words(part, name) for name in gone)]
+    return concept.replace(keep=(*concept.keep, *new))
+
+
+def _parts(name: str) -> list[str]:
+    """All runs of words in it but itself, longest first."""
+    words = name.split()
+    sizes = range(len(words) - 1, 0, -1)
+    return [
+        " ".join(words[start : start + size])
+        for size in sizes
+        for start in range(len(words) - size + 1)
+    ]
+
+
 def in_words(kinds: tuple[str, ...]) -> str:
     """The first of them, and how many there are beside."""
     rest = len(kinds) - SHOWN
@@ -123,7 +166,7 @@ def look_around(
     if concept.kind != "style":
         others = _sift(encoder, concept, others)
     others = [word for word in others if not _generalises(word, concept)]
-    noun = find_noun(concept.name)
+    noun = noun_of_head(concept.name)
     ranked = by_nearness(encoder, concept, others)
     ranked.sort(key=lambda pair: not are_siblings(noun, find_noun(pair[0])))
     same = {word for word, cosine in ranked if cosine > SAME}
@@ -154,7 +197,7 @@ def _sift(encoder: TextEncoder, concept: Concept, words: Sequence[str]) -> list[
     """The POOL words that share the concept's category or have the nearest word vectors."""
     if len(words) <= POOL:
         return list(words)
-    noun = find_noun(concept.name)
+    noun = noun_of_head(concept.name)
     category = noun.category if noun else None
     if concept.kind == "person":
         category = "person"

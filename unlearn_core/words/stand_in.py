@@ -22,7 +22,7 @@ from ..progress import RunMonitor, stop_if_asked
 from ..settings import UnlearnSettings
 from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
-from ..text.word_tables import find_noun
+from ..text.word_tables import find_noun, noun_of_head
 from .neighbours import Neighbourhood, are_siblings, by_nearness
 from .prompt_writer import plain_template
 from .prompts import Name, fill, make_prompts, whole_prompts
@@ -120,7 +120,7 @@ def choose_stand_in(
     if model is None or pictures == 0:
         return StandIn(tries[0][0], "nearness", tries[0][1])
     own = read_drawings(encoder, concept, concept.name, model, pictures, seed).explained
-    noun, words = find_noun(concept.name), [find_noun(word) for word, _ in tries]
+    noun, words = noun_of_head(concept.name), [find_noun(word) for word, _ in tries]
     strangers = concept.kind != "style" and not any(are_siblings(noun, word) for word in words)
     least = own * (OWN_OF_STRANGERS if strangers else OWN)
     tried: list[tuple[bool, bool, int, float, int, StandIn]] = []

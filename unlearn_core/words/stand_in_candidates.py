@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..concept import Concept, Kind
-from ..text.word_tables import find_noun, is_general, is_hypernym
+from ..text.word_tables import find_noun, is_general, is_hypernym, noun_of_head
 from .neighbours import Neighbourhood, are_siblings
 from .prompt_templates import COLORS
 
@@ -54,6 +55,8 @@ UNFIT = frozenset(
     }
 )  # fmt: skip
 """What the pools would else hold, beside weapons: sharp things, few clothes, several people."""
+EACH = 2
+"""Words of a rank that come before those of the next: only a few candidates are drawn."""
 FAR = -0.1
 """Cosine below which even a word of the concept's group is no neighbour: to the demo model "neon
 sign" is farther from "robot" than most words are. "dagger" and "bomb" have -0.05."""
@@ -69,7 +72,7 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[Near]:
     thing, a part of a body, or a word for a picture: what is drawn for "drawing" is anything, the
     concept too.
     """
-    noun = find_noun(concept.name)
+    noun = noun_of_head(concept.name)
     kept = {word.casefold() for word in concept.keep}
     free = [
         (word, cosine)
@@ -98,7 +101,7 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[Near]:
 
 
 def _of_pool(concept: Concept, free: Sequence[Near]) -> list[Near]:
-    """Those of the kind's pool, rank by rank, general words last.
+    """Those of the kind's pool, EACH of every rank in turn, general words last.
 
     What names nothing of the noun table may be anything: there the ranks count as one.
     """
@@ -111,12 +114,17 @@ def _of_pool(concept: Concept, free: Sequence[Near]) -> list[Near]:
     }
     if concept.kind == "unsafe" and find_noun(concept.name) is None:
         found = dict.fromkeys(found, 0)
-    nearness = {pair: place for place, pair in enumerate(free)}
+    turns: dict[Near, int] = {}
+    seen = Counter[int]()
+    for pair in free:
+        if pair in found:
+            turns[pair] = seen[found[pair]] // EACH
+            seen[found[pair]] += 1
 
     def order(pair: Near) -> tuple[bool, int, int]:
-        return _is_vague(pair[0], concept), found[pair], nearness[pair]
+        return _is_vague(pair[0], concept), turns[pair], found[pair]
 
-    return sorted(found, key=order)
+    return sorted(turns, key=order)
 
 
 def _is_vague(word: str, concept: Concept) -> bool:
