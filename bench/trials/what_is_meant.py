@@ -3,16 +3,15 @@
     python -m bench trial what_is_meant [--preset quick] [--seeds 0,1,2]
 
 On the demo model. "fruit", "animal" and "vehicle" are forgotten as words and with their kinds;
-"neon cat" and "delivery truck" with what they are made of kept, as it is by itself, and not. Read
-are pictures of the name (does the judge see one of the kinds, or the thing of which it is made?),
-of each kind or part by its own name, and of all other objects. No setting was chosen on them.
+"neon cat", "sketch bus" and "cartoon apple" as names of two words. Read are pictures of the name
+(does the judge see one of the kinds, or both of the things of which the name is made?), of each
+kind, or of the noun in other styles, by its own name, and of all other objects.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from bench.methods.preset import with_lora
 from bench.protocol.cells import World
@@ -21,71 +20,42 @@ from bench.protocol.layout import SEED_STEP, draw
 from bench.protocol.metrics import Share
 from bench.protocol.setup import open_model
 from bench.report.tables import markdown, percent
-from unlearn_core.concept import Concept
-from unlearn_core.forgetting import run
+from unlearn_core.concept import Concept, Covers
 from unlearn_core.forgetting.unlearn import unlearn
 from unlearn_core.settings import PRESETS, preset
 from unlearn_core.words.neighbours import keeping_parts, known_kinds
 
 NAMED, EACH, REST = 48, 8, 120
-"""Pictures of the name, of each kind or part, and of all other objects."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A concept, and whether what its name is made of is kept."""
-
-    concept: Concept
-    keeps_parts: bool = True
-
-    @property
-    def label(self) -> str:
-        """For the table."""
-        how = "" if self.keeps_parts else ", parts not kept"
-        return f"{self.concept.name}, covers {self.concept.covers}{how}"
-
-
+"""Pictures of the name, of each kind or the noun, and of all other objects."""
+PLAIN = ("a photo of {it}", "{it} on {background}", "{bare} on {background}")
+"""Grammars that name no style."""
+FORMS: tuple[Covers, ...] = ("word", "kinds")
 CASES = (
-    *(Case(Concept(name, covers="word")) for name in ("fruit", "animal", "vehicle")),
-    *(Case(Concept(name, covers="kinds")) for name in ("fruit", "animal", "vehicle")),
-    *(
-        Case(Concept(name), keeps)
-        for name in ("neon cat", "delivery truck")
-        for keeps in (False, True)
-    ),
+    *(Concept(name, covers=form) for form in FORMS for name in ("fruit", "animal", "vehicle")),
+    *(Concept(name) for name in ("neon cat", "sketch bus", "cartoon apple")),
 )
-
-
-def forgotten(base: Erased, case: Case, method: str, seed: int) -> Erased:
-    """The base without the concept."""
-    keeping = run.keeping_parts
-    if not case.keeps_parts:
-        run.keeping_parts = lambda encoder, concept, together=(): concept
-    try:
-        return with_lora(base, unlearn(base.model, case.concept, preset(method, seed=seed)).lora)
-    finally:
-        run.keeping_parts = keeping
-
-
-def things_of(base: Erased, world: World, concept: Concept) -> list[str]:
-    """The objects of the world that are kinds of a concept, or of which its name is made."""
-    kept = keeping_parts(base.encoder, concept).keep
-    return [word for word in (*known_kinds(base.encoder, concept), *kept) if word in world.objects]
 
 
 def readings(
     base: Erased, erased: Erased, world: World, concept: Concept, seed: int
-) -> Iterator[Share]:
-    """Of the name, of its kinds or parts, and of the rest: the share that shows what it should."""
-    things = things_of(base, world, concept)
+) -> tuple[Share, Share, Share]:
+    """Of the name, of its kinds or its noun, of the rest: the share that shows what it should."""
+    parts = keeping_parts(base.encoder, concept).keep
+    words = (*known_kinds(base.encoder, concept), *parts)
+    things = [word for word in words if word in world.objects]
+    styles = [word for word in parts if word in world.styles]
+    others = [style for style in world.styles if style not in styles]
     rest = [word for word in world.objects if word not in things]
-    start = SEED_STEP * seed
-    named = world.cell([(concept.name, concept.name)], NAMED, start + 1)
-    seen = world.read(draw(erased, named)).objects
-    yield Share(sum(name in things for name in seen), NAMED)
-    for words, count, number in ((things, EACH * len(things), 2), (rest, REST, 3)):
-        cell = world.cell([(word, word) for word in words], count, start + number)
-        yield Share.of(world.agreement(cell, draw(erased, cell))["object"])
+    start, name = SEED_STEP * seed, concept.name
+    seen = world.read(draw(erased, world.cell([(name, name)], NAMED, start + 1, grammars=PLAIN)))
+    both = zip(seen.objects, seen.styles, strict=True)
+    shown = sum(o in things and (not styles or s in styles) for o, s in both)
+
+    def right(words: Sequence[str], count: int, number: int) -> Share:
+        cell = world.cell([(word, word) for word in words], count, start + number, others)
+        return Share.of(world.agreement(cell, draw(erased, cell))["object"])
+
+    return Share(shown, NAMED), right(things, max(24, EACH * len(things)), 2), right(rest, REST, 3)
 
 
 def main(words: Sequence[str]) -> None:
@@ -100,19 +70,19 @@ def main(words: Sequence[str]) -> None:
     chosen = parser.parse_args(words)
     base, world, _ = open_model("demo")
     lines = []
-    for case in CASES:
-        cells = []
-        found: list[tuple[list[Share], list[Share]]] = []
+    for concept in CASES:
+        before = after = (Share(0, 0),) * 3
         for seed in map(int, chosen.seeds.split(",")):
-            erased = forgotten(base, case, chosen.preset, seed)
-            before, after = (
-                list(readings(base, side, world, case.concept, seed)) for side in (base, erased)
-            )
-            found.append((before, after))
-        for question in range(3):
-            sides = (sum((one[side][question] for one in found), Share(0, 0)) for side in (0, 1))
-            cells.append(" → ".join(map(percent, sides)))
-        lines.append((case.label, *cells))
+            result = unlearn(base.model, concept, preset(chosen.preset, seed=seed))
+            erased = with_lora(base, result.lora)
+            before = _added(before, readings(base, base, world, concept, seed))
+            after = _added(after, readings(base, erased, world, concept, seed))
+        cells = [f"{percent(a)} → {percent(b)}" for a, b in zip(before, after, strict=True)]
+        lines.append((concept.name, concept.covers, result.stand_in.word, *cells))
         print(" | ".join(lines[-1]), flush=True)
-    headers = ("concept", "its name shows one", "kinds or parts by name", "other objects")
+    headers = ("concept", "covers", "stand-in", "its name", "kinds, or the noun", "other objects")
     print(markdown(headers, lines))
+
+
+def _added(sums: Sequence[Share], more: Sequence[Share]) -> tuple[Share, ...]:
+    return tuple(a + b for a, b in zip(sums, more, strict=True))

@@ -17,7 +17,7 @@ from ..text.text_encoder import TextEncoder
 from ..text.word_tables import same_thing
 from ..training.inversion import LearnedVectors, invert
 from ..words.naming import FoundWords, name_concept
-from ..words.neighbours import look_around
+from ..words.neighbours import MOST_KINDS, kinds_of, look_around
 from ..words.stand_in import StandIn
 from .memory_estimate import Workload
 from .memory_plan import MemoryPlan, MemoryReport, plan_memory, text_sizes
@@ -97,16 +97,17 @@ def unlearn(
 ) -> UnlearnResult:
     """Train a text-encoder LoRA with which `model` no longer draws the concept.
 
-    A nameless concept is forgotten under the model's own word for its pictures. `learned` are
-    vectors that `learn_vectors` gave before; without them they are learned from the concept's
-    pictures, if the settings use these and the model does not find the name in them, or if the
-    caller `wants_vectors`. `measures` says that the result is drawn or measured
-    afterwards, so that memory is planned for that too. The lent model is only read. Raises
-    BadSettings, BadConcept, WrongModel, NotEnoughMemory, MissingPackage, TrainingFailed or
-    Cancelled.
+    A nameless concept is forgotten under the model's own word for its pictures; one that covers
+    its kinds gets a higher rank. `learned` are vectors that `learn_vectors` gave before; without
+    them they are learned from the concept's pictures, if the settings use these and the model does
+    not find the name in them, or if the caller `wants_vectors`. `measures` says that the result is
+    drawn or measured afterwards, so that memory is planned for that too. The lent model is only
+    read. Raises BadSettings, BadConcept, WrongModel, NotEnoughMemory, MissingPackage,
+    TrainingFailed or Cancelled.
     """
     require_peft()
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
+    settings = joint_settings(settings, things_in(concept))
     return _result(
         UnlearnRun(model, (concept,), settings, monitor, learned, measures, wants_vectors)
     )
@@ -145,14 +146,21 @@ def unlearn_together(
     require_peft()
     settings, monitor = settings or UnlearnSettings(), monitor or SilentMonitor()
     _check_apart(concepts)
-    settings = joint_settings(settings, len(concepts))
+    settings = joint_settings(settings, sum(map(things_in, concepts)))
     return _result(UnlearnRun(model, concepts, settings, monitor))
 
 
-def joint_settings(settings: UnlearnSettings, concepts: int) -> UnlearnSettings:
-    """The settings for so many concepts in one run: the rank grows with them."""
+def joint_settings(settings: UnlearnSettings, things: int) -> UnlearnSettings:
+    """The settings for so many things in one run: the rank grows with them."""
     most = int(bounds_of("rank")[1])
-    return settings.replace(rank=min(most, settings.rank * concepts))
+    return settings.replace(rank=min(most, settings.rank * things))
+
+
+def things_in(concept: Concept | Nameless) -> int:
+    """How many things a concept is: one, and those of its kinds that may go with it."""
+    if isinstance(concept, Nameless) or concept.covers == "word":
+        return 1
+    return 1 + min(MOST_KINDS, sum(len(kinds_of(name)) for name in concept.names))
 
 
 def _check_apart(concepts: Sequence[Concept]) -> None:
