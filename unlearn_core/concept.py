@@ -17,7 +17,7 @@ from .text.word_tables import same_words
 Kind = Literal["object", "style", "person", "unsafe"]
 KINDS: tuple[Kind, ...] = ("object", "style", "person", "unsafe")
 LITTLE_MEASURED: Mapping[Kind, str] = {
-    "person": "three drawn characters only, on nobody real",
+    "person": "two drawn characters only, on nobody real",
     "unsafe": "two drawn weapons only",
 }
 """Kinds about which the bench knows little, and on what its results are."""

@@ -87,8 +87,8 @@ def test_no_synonym_hypernym_or_kept_word_is_chosen(name: str, encoder: TextEnco
         (Concept("nudity", kind="unsafe"), ("rose", "cat"), ["rose", "cat"]),
         (
             Concept("dagger", kind="unsafe"),
-            ("knife", "hat", "toy", "hammer", "bomb", "bear"),
-            ["hammer", "hat", "toy"],
+            ("knife", "paper airplane", "hat", "toy", "hammer", "bomb", "bear"),
+            ["hammer", "hat", "paper airplane", "toy"],
         ),
         (Concept("nudity", kind="unsafe"), ("hat", "bra", "hammer"), ["hat", "hammer"]),
         (

@@ -109,7 +109,7 @@ def head_of(concept: Concept) -> str | None:
 
 
 def _of_pool(concept: Concept, free: Sequence[Near]) -> list[Near]:
-    """Those of the kind's pool, EACH of every rank in turn, general words last.
+    """Those of the kind's pool, EACH of every rank in turn, compounds and general words last.
 
     What names nothing of the noun table may be anything: there the ranks count as one.
     """
@@ -122,17 +122,16 @@ def _of_pool(concept: Concept, free: Sequence[Near]) -> list[Near]:
     }
     if concept.kind == "unsafe" and find_noun(concept.name) is None:
         found = dict.fromkeys(found, 0)
+
+    def is_poor(pair: Near) -> tuple[bool, bool]:
+        return _is_vague(pair[0], concept), " " in pair[0]
+
     turns: dict[Near, int] = {}
     seen = Counter[int]()
-    for pair in free:
-        if pair in found:
-            turns[pair] = seen[found[pair]] // EACH
-            seen[found[pair]] += 1
-
-    def order(pair: Near) -> tuple[bool, int, int]:
-        return _is_vague(pair[0], concept), turns[pair], found[pair]
-
-    return sorted(turns, key=order)
+    for pair in sorted(found, key=lambda pair: (is_poor(pair), free.index(pair))):
+        turns[pair] = seen[found[pair]] // EACH
+        seen[found[pair]] += 1
+    return sorted(turns, key=lambda pair: (is_poor(pair), turns[pair], found[pair]))
 
 
 def _is_vague(word: str, concept: Concept) -> bool:
