@@ -107,7 +107,7 @@ def test_each_concept_gets_a_lora_and_a_line(
         assert load_lora(file).metadata["unlearn_stand_in"] == record["stand_in"]
         assert record["preset"] == "quick"
         assert record["seconds"] >= 0
-        assert record["notes"][0] == "Learned vectors not used: no pictures."
+        assert "Learned vectors not used: no pictures." in record["notes"]
     dog = load_lora(tmp_path / "out" / "forget-dog.safetensors").metadata
     assert json.loads(dog["unlearn_synonyms"]) == ["puppy"]
     assert dog["ss_output_name"] == "forget-dog"

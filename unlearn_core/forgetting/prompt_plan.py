@@ -28,17 +28,25 @@ class PromptPlan:
 
     concept: Concept
     names: tuple[Name, ...]
-    """Everything forgotten as a name: name, synonyms, plural, misspellings, learned vectors."""
+    """Everything forgotten as a name: name, synonyms, plural, misspellings, learned vectors, and
+    last the kinds."""
     stand_in: Name
     kept: tuple[str, ...]
     """Words that are kept first: the user's, then the nearest."""
     others: tuple[str, ...]
     """Further words that are kept."""
     writer: PromptWriter
+    kinds: int = 0
+    """How many of the names are kinds of the concept."""
 
     def forget_prompts(self, count: int) -> ForgetPrompts:
-        """`count` prompts with the concept, the names taking turns."""
-        return self.writer.forget(self.names, self.stand_in, count)
+        """`count` prompts with the concept: names take turns, one of its own for two kinds."""
+        own = self.names[: len(self.names) - self.kinds]
+        turns = list(own) if not self.kinds else []
+        for number, kind in enumerate(self.names[len(own) :]):
+            turns += [] if number % 2 else [own[number // 2 % len(own)]]
+            turns.append(kind)
+        return self.writer.forget(turns, self.stand_in, count)
 
     def retain_prompts(self, count: int) -> Prompts:
         """`count` prompts, every second one about a word that is kept first."""
@@ -82,9 +90,9 @@ def plan_prompts(
     varied = settings.objective != "ascent"
     if varied and concept.kind != "style":
         names += [Name.of(word, concept.kind) for word in _variants(encoder, concept)]
-    names += [Name.of(kind, concept.kind) for kind in kinds]
     if learned is not None and learned.accepted:
         names.append(learned.name(concept))
+    names += [Name.of(kind, concept.kind) for kind in kinds]
     kept = tuple(dict.fromkeys((*concept.keep, *around.nearest(KEPT_FIRST))))
     pool = around.known_styles if concept.kind == "style" else around.known_nouns
     surroundings = Surroundings(
@@ -100,6 +108,7 @@ def plan_prompts(
         kept,
         tuple(word for word in pool if word not in kept),
         PromptWriter(concept.kind, surroundings, generator, varied),
+        len(kinds),
     )
 
 
