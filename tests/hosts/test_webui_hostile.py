@@ -90,7 +90,8 @@ def click_forget(server: WebuiServer, *files: str) -> str:
         for file in files
     ]  # fmt: skip
     data = [
-        "", "dog", named, "quick", "", "", "object", "", "3", "", "", "", False, False, False,
+        "", "dog", named, "quick", "", "", "object", "word", "", "3", "", "", "", False, False,
+        False,
     ]  # fmt: skip
     asked = {"fn_index": number, "data": data, "session_hash": "a", "event_data": None}
     try:
