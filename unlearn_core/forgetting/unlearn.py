@@ -152,6 +152,8 @@ def unlearn_together(
 
 def joint_settings(settings: UnlearnSettings, things: int) -> UnlearnSettings:
     """The settings for so many things in one run: the rank grows with them."""
+    if things == 1:
+        return settings
     most = int(bounds_of("rank")[1])
     return settings.replace(rank=min(most, settings.rank * things))
 
