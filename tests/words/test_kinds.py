@@ -8,7 +8,6 @@ from tiny_model import TinyModel, tiny_encoder
 from unlearn_core.concept import Concept
 from unlearn_core.errors import BadConcept
 from unlearn_core.forgetting.unlearn import unlearn
-from unlearn_core.progress import SilentMonitor
 from unlearn_core.settings import preset
 from unlearn_core.words.neighbours import (
     MOST_KINDS,
@@ -17,10 +16,7 @@ from unlearn_core.words.neighbours import (
     kinds_of,
     kinds_to_forget,
     known_kinds,
-    look_around,
 )
-from unlearn_core.words.stand_in import choose_stand_in
-from unlearn_core.words.stand_in_candidates import head_of
 
 FRUIT = Concept("fruit", stand_in="car")
 QUICK = preset("quick", forget_prompts=16, keep_prompts=16, stand_in_pictures=0)
@@ -117,14 +113,3 @@ def test_a_run_says_what_stays_or_forgets_it_too() -> None:
     assert not {"apple", "banana"} & set(whole.kept)
     assert whole.stand_in.word == "car"
     assert (alone.settings.rank, whole.settings.rank) == (8, 1 + len(kinds_of("fruit")))
-
-
-def test_what_a_name_of_several_words_is_a_kind_of_stands_in_first() -> None:
-    encoder = tiny_encoder()
-    concept = keeping_parts(encoder, Concept("anime cat"))
-    around = look_around(encoder, concept)
-    choice = choose_stand_in(encoder, concept, around, None, 0, 0, SilentMonitor())
-    assert choice.word == "cat"
-    assert head_of(Concept("cat")) is None
-    assert head_of(concept.replace(kind="unsafe")) is None
-    assert head_of(Concept("anime cat")) is None  # not kept: another one is forgotten too

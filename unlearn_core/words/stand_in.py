@@ -26,7 +26,7 @@ from ..text.word_tables import find_noun, noun_of_head
 from .neighbours import Neighbourhood, are_siblings, by_nearness
 from .prompt_writer import plain_template
 from .prompts import Name, fill, make_prompts, whole_prompts
-from .stand_in_candidates import candidates, head_of
+from .stand_in_candidates import candidates
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,6 @@ def choose_stand_in(
         drawn = read_drawings(encoder, concept, concept.stand_in, model, pictures, seed)
         return StandIn(concept.stand_in, "you", cosine, pictures, drawn.as_concept)
     possible = candidates(concept, around)
-    if (head := head_of(concept)) is not None:
-        possible = [*by_nearness(encoder, concept, [head]), *possible]
     if not possible:
         raise BadConcept(
             f"No word was found to take the place of {concept.name!r}; name a stand-in yourself."

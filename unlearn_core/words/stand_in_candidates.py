@@ -100,14 +100,6 @@ def candidates(concept: Concept, around: Neighbourhood) -> list[Near]:
     return sorted(chosen, key=order)
 
 
-def head_of(concept: Concept) -> str | None:
-    """What a name of several words is a kind of, where that is kept: "cat" of "neon cat"."""
-    noun = noun_of_head(concept.name)
-    if concept.kind != "object" or find_noun(concept.name) or noun is None:
-        return None
-    return noun.word if noun.word in concept.keep else None
-
-
 def _of_pool(concept: Concept, free: Sequence[Near]) -> list[Near]:
     """Those of the kind's pool, EACH of every rank in turn, compounds and general words last.
 
