@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..unlearn_core.files.pictures import to_tensor
-from ..unlearn_core.measuring.demo_judge import evaluation_judge
 from ..unlearn_core.measuring.evaluation import evaluate, forgotten_by_nearness
-from ..unlearn_core.measuring.report import main_numbers
+from ..unlearn_core.measuring.judge import evaluation_judge
 from ..unlearn_core.measuring.scaled_encoder import ScaledEncoder
-from ..unlearn_core.measuring.sheets import contact_sheet, strength_sheet
+from ..unlearn_core.reporting.report import main_numbers
+from ..unlearn_core.reporting.sheets import contact_sheet, strength_sheet
 from ..unlearn_core.settings import bounds_of
 from .comfy_clip import text_weights
 from .comfy_demo import is_demo

@@ -11,7 +11,7 @@ from ..unlearn_core.files.output_files import make_folder, png_bytes
 from ..unlearn_core.files.tensor_file import write_whole
 from ..unlearn_core.lora.file import lora_bytes
 from ..unlearn_core.lora.weights import LoraWeights
-from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
+from ..unlearn_core.reporting.sheets import HIDDEN_KINDS
 from ..unlearn_core.text.embedding_file import free_embedding_name, load_embedding, save_embedding
 from .comfy_files import WrittenFiles, output_folder, workflow_texts
 from .node_api import found_by, io

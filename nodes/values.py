@@ -13,7 +13,7 @@ from ..unlearn_core.concept import Concept, Kind, Nameless
 from ..unlearn_core.errors import BadConcept, BadSettings
 from ..unlearn_core.files.pictures import MOST_PICTURES, reduced
 from ..unlearn_core.forgetting.unlearn import UnlearnResult
-from ..unlearn_core.measuring.sheets import HIDDEN_KINDS
+from ..unlearn_core.reporting.sheets import HIDDEN_KINDS
 from ..unlearn_core.training.inversion import LearnedVectors
 from .node_api import io
 

@@ -15,9 +15,7 @@ from unlearn_core.files.output_files import check_writable
 from unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
 from unlearn_core.measuring.drawing import draw_after
 from unlearn_core.measuring.evaluation import Evaluation, evaluate
-from unlearn_core.measuring.report import main_numbers, run_lines
 from unlearn_core.measuring.scaled_encoder import ScaledEncoder
-from unlearn_core.measuring.sheets import HIDDEN_KINDS, contact_sheet
 from unlearn_core.models.lent_model import LentModel, Stoppable
 from unlearn_core.progress import (
     DRAWING_BEFORE_AND_AFTER,
@@ -29,6 +27,8 @@ from unlearn_core.progress import (
     Progress,
     stop_if_asked,
 )
+from unlearn_core.reporting.report import main_numbers, run_lines
+from unlearn_core.reporting.sheets import HIDDEN_KINDS, contact_sheet
 
 from .host import files as host_files
 from .host.checkpoint import checkpoint_name

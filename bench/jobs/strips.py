@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.jobs.plan import Job
 from bench.protocol.layout import Layout
 from unlearn_core.files.pictures import to_image
-from unlearn_core.measuring.sheets import GAP, PAPER, TILE
+from unlearn_core.reporting.sheets import GAP, PAPER, TILE
 
 
 def save_strip(

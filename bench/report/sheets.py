@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.jobs.strips import strip_path
-from unlearn_core.measuring.sheets import FAINT, GAP, INK, PAPER, TILE
+from unlearn_core.reporting.sheets import FAINT, GAP, INK, PAPER, TILE
 
 LABEL, HEADER = 150, 76
 LETTERS = 17

@@ -34,12 +34,12 @@ from unlearn_core.forgetting.unlearn import learn_vectors, unlearn
 from unlearn_core.loaders.demo_model import load_demo_pipeline
 from unlearn_core.loaders.diffusers_model import DiffusersModel
 from unlearn_core.loaders.model_configs import published_configs
-from unlearn_core.measuring.report import run_lines
 from unlearn_core.models.denoising import BATCH_PIXELS
 from unlearn_core.models.families import SD2 as FULL_SIZE
 from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor
+from unlearn_core.reporting.report import run_lines
 from unlearn_core.settings import preset
 from unlearn_core.text.conditioning import Conditioning
 

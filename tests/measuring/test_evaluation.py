@@ -18,12 +18,12 @@ from unlearn_core.measuring.evaluation import (
     evaluate,
     forgotten_by_nearness,
 )
-from unlearn_core.measuring.report import main_numbers
 from unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from unlearn_core.measuring.strength_curve import CurvePoint
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.sampling import draw_pictures, paired_noise
 from unlearn_core.progress import SilentMonitor
+from unlearn_core.reporting.report import main_numbers
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.training.losses import drift
 from unlearn_core.words.prompts import whole_prompts

@@ -18,19 +18,19 @@ from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import load_lora, save_lora
 from ..lora.metadata import BASE_MODEL, Forgotten, all_from_metadata
 from ..lora.weights import LoraWeights
-from ..measuring.demo_judge import evaluation_judge
 from ..measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness
-from ..measuring.report import (
+from ..measuring.judge import evaluation_judge
+from ..measuring.scaled_encoder import ScaledEncoder
+from ..models.lent_model import build_encoder
+from ..names import split_typed
+from ..progress import RunMonitor, stop_if_asked
+from ..reporting.report import (
     check_report_folder,
     main_numbers,
     report_paths,
     run_lines,
     write_report,
 )
-from ..measuring.scaled_encoder import ScaledEncoder
-from ..models.lent_model import build_encoder
-from ..names import split_typed
-from ..progress import RunMonitor, stop_if_asked
 from ..settings import UnlearnSettings, preset, presets_where
 from ..text.embedding_file import check_embedding_file, save_embedding
 from .concepts import measured_concept, with_pictures

@@ -30,8 +30,8 @@ from ..files.tensor_file import write_whole
 from ..forgetting.unlearn import unlearn_together
 from ..loaders.demo_model import DEMOS
 from ..lora.file import save_lora
-from ..measuring.report import check_report_folder, report_paths
 from ..progress import stop_if_asked
+from ..reporting.report import check_report_folder, report_paths
 from ..settings import UnlearnSettings
 from .commands import Session
 from .concepts import Entry, pictures_of, read_list

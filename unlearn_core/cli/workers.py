@@ -17,11 +17,11 @@ from ..forgetting.unlearn import UnlearnResult, unlearn
 from ..loaders.demo_model import DEMOS
 from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import lora_bytes
-from ..measuring.demo_judge import evaluation_judge
 from ..measuring.evaluation import evaluate
-from ..measuring.report import report_files
+from ..measuring.judge import evaluation_judge
 from ..measuring.scaled_encoder import ScaledEncoder
 from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
+from ..reporting.report import report_files
 from ..settings import UnlearnSettings
 from .commands import Session
 from .concepts import Entry

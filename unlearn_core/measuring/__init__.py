@@ -1,1 +1,1 @@
-"""What a LoRA has done: numbers, strength curve, contact sheets, the report."""
+"""What a LoRA has done: numbers, strength curve, and who reads the pictures."""

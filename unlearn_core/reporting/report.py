@@ -15,8 +15,8 @@ from ..files.tensor_file import write_whole
 from ..forgetting.held_out import ENOUGH, WHAT_TO_TRY
 from ..forgetting.unlearn import UnlearnResult
 from ..lora.metadata import BASE_MODEL
+from ..measuring.evaluation import Evaluation, Group
 from ..words.naming import FoundWords
-from .evaluation import Evaluation, Group
 from .sheets import contact_sheet, loss_curve, strength_sheet
 
 NUMBERS = "report.json"

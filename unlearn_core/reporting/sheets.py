@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..files.pictures import to_image
-from .evaluation import Evaluation, Group
-from .strength_curve import CurvePoint
+from ..measuring.evaluation import Evaluation, Group
+from ..measuring.strength_curve import CurvePoint
 
 TILE = 96
 """Edge of one picture on a sheet, in pixels."""

@@ -1,0 +1,1 @@
+"""What people read: the report, its pictures, and the page that holds all of it."""
