@@ -11,7 +11,7 @@ from ..unlearn_core.errors import BadConcept
 from ..unlearn_core.forgetting.unlearn import UnlearnResult, unlearn
 from ..unlearn_core.measuring.drawing import draw_after
 from ..unlearn_core.progress import DRAWING, Progress, time_in_words
-from ..unlearn_core.reporting.report import run_lines
+from ..unlearn_core.reporting.lines import run_lines
 from ..unlearn_core.reporting.sheets import HIDDEN_KINDS
 from ..unlearn_core.settings import (
     DEFAULT_PRESET,

@@ -7,7 +7,7 @@ from typing import Any
 from ..unlearn_core.concept import Nameless
 from ..unlearn_core.files.pictures import to_tensor
 from ..unlearn_core.forgetting.unlearn import find_name, learn_vectors
-from ..unlearn_core.reporting.report import words_line
+from ..unlearn_core.reporting.lines import words_line
 from ..unlearn_core.reporting.sheets import HIDDEN_KINDS, loss_curve
 from ..unlearn_core.settings import UnlearnSettings, bounds_of, help_of
 from .comfy_model import ComfyModel

@@ -8,7 +8,7 @@ from ..unlearn_core.files.pictures import to_tensor
 from ..unlearn_core.measuring.evaluation import evaluate, forgotten_by_nearness
 from ..unlearn_core.measuring.judge import evaluation_judge
 from ..unlearn_core.measuring.scaled_encoder import ScaledEncoder
-from ..unlearn_core.reporting.report import main_numbers
+from ..unlearn_core.reporting.lines import main_numbers
 from ..unlearn_core.reporting.sheets import contact_sheet, strength_sheet
 from ..unlearn_core.settings import bounds_of
 from .comfy_clip import text_weights

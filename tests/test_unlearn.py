@@ -30,7 +30,7 @@ from unlearn_core.lora.weights import complete, round_to_half
 from unlearn_core.models.families import Prediction
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.unet_sizes import UnetSizes
-from unlearn_core.reporting.report import run_lines
+from unlearn_core.reporting.lines import run_lines
 from unlearn_core.settings import PRESETS, UnlearnSettings, preset
 from unlearn_core.text.frozen_layers import FrozenLinear
 from unlearn_core.text.text_encoder import TextEncoder

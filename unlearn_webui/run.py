@@ -27,7 +27,7 @@ from unlearn_core.progress import (
     Progress,
     stop_if_asked,
 )
-from unlearn_core.reporting.report import main_numbers, run_lines
+from unlearn_core.reporting.lines import main_numbers, run_lines
 from unlearn_core.reporting.sheets import HIDDEN_KINDS, contact_sheet
 
 from .host import files as host_files

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Z = 1.96
-"""Standard score of 95 %."""
+from unlearn_core.measuring.judge import wilson
+
 WEAK = 0.9
 """What the unchanged model draws in fewer of its pictures is marked: an absence proves little."""
 
@@ -57,16 +57,6 @@ class Difference:
     def interval(self) -> tuple[float, float]:
         """(low, high)."""
         return self.low, self.high
-
-
-def wilson(hits: int, count: int, z: float = Z) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927), 0 to 1."""
-    if count == 0:
-        return 0.0, 1.0
-    p = hits / count
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def paired_drop(before: str, after: str) -> Difference:

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from bench.jobs.rows import Row
 from bench.jobs.summary import Result, Table
 from bench.methods.find import BASE, METHODS
-from bench.protocol.metrics import wilson
 from bench.report.attack_summary import CONTROL, attack_curves, pooled
 from bench.report.curves import strength_curve
+from unlearn_core.measuring.judge import wilson
 
 COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8F7F00",

@@ -34,6 +34,7 @@ from unlearn_core.lora.file import load_lora
 from unlearn_core.measuring import drawing, evaluation, strength_curve
 from unlearn_core.models import denoising
 from unlearn_core.progress import Progress, stop_if_asked
+from unlearn_core.reporting import report
 from unlearn_core.settings import preset
 from unlearn_core.text.embedding_file import load_embedding
 from unlearn_core.training import inversion, preview
@@ -66,7 +67,7 @@ def small_and_fast(demo: tuple[DiffusersModel, str], monkeypatch: pytest.MonkeyP
     for name, changes in (("quick", SMALL), ("balanced", {**SMALL, **balanced})):
         monkeypatch.setitem(settings.PRESETS, name, settings.PRESETS[name].replace(**changes))
     for module, name, value in (
-        (evaluation, "JUDGED_PICTURES", 2),
+        (evaluation, "PICTURES", {"concept": 2, "synonym": 2}),
         (evaluation, "SHEET_COLUMNS", 2),
         (preview, "PREVIEW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),
@@ -212,8 +213,8 @@ def test_a_report_and_the_learned_vectors_are_written_when_asked(
     assert load_embedding(vectors).shape == (1, 192)
     assert f"written: {vectors}. It is a recipe" in said
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"report.json", "contact-sheet.png", "strength.png", "loss.png"}
-    assert re.search(r"forgotten: dog seen in \d+ of 2 pictures before, \d+ after; ", said)
+    assert names == {*report.FILES}
+    assert re.search(r"forgotten: .*a classifier .* before.*; its prompts moved", said)
     assert "kept: " in said
     assert "strength: use 1;" in said
     assert f"written: {tmp_path / 'report' / 'report.json'}" in said
@@ -632,27 +633,28 @@ def test_stopping_generate_says_how_many_pictures_there_are(
 def test_measure_reads_from_the_lora_what_it_forgets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lora, report = tmp_path / "a.safetensors", tmp_path / "report"
+    lora, folder = tmp_path / "a.safetensors", tmp_path / "report"
     forget = [*FORGET, *DOG, "--synonyms", "puppy", "--keep", "fox", "--out", str(lora)]
     assert main(forget) == 0
     capsys.readouterr()
-    command = ["measure", "--model", "demo", "--lora", str(lora), "--report", str(report)]
-    report.mkdir()
+    command = ["measure", "--model", "demo", "--lora", str(lora), "--report", str(folder)]
+    command += ["--also", "loyal pet", "--also", "Hund"]
+    folder.mkdir()
     older = {"concept": "cat", "strengths": [], "recommended_strength": 1.0}
-    (report / "report.json").write_text(json.dumps(older), "utf-8")
-    (report / "loss.png").write_bytes(b"of an older report")
+    (folder / "report.json").write_text(json.dumps(older), "utf-8")
+    (folder / "loss.png").write_bytes(b"of an older report")
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "stand-in: cat; kept first: fox, " in said
-    numbers = json.loads((report / "report.json").read_text("utf-8"))
+    numbers = json.loads((folder / "report.json").read_text("utf-8"))
     assert (numbers["concept"], numbers["stand_in"]) == ("dog", "cat")
     assert "puppy" in numbers["names"]
-    assert {path.name for path in report.iterdir()} == {
-        "report.json", "contact-sheet.png", "strength.png",
-    }  # fmt: skip
+    described = [p["word"] for p in numbers["pictures"] if p["role"] == "description"]
+    assert described == ["loyal pet", "Hund"]
+    assert {path.name for path in folder.iterdir()} == {*report.FILES} - {"loss.png"}
     assert main([*command, "--concept", "bee", "--stand-in", "owl", "--seed", "3"]) == 0
     assert "says that it forgets 'dog'" in capsys.readouterr().out
-    numbers = json.loads((report / "report.json").read_text("utf-8"))
+    numbers = json.loads((folder / "report.json").read_text("utf-8"))
     assert (numbers["concept"], numbers["stand_in"], numbers["seed"]) == ("bee", "owl", 3)
 
 
@@ -686,8 +688,8 @@ def test_the_judge_names_objects_or_styles() -> None:
     for kind, folder, name in (("object", "dog", "dog"), ("style", "sketch", "sketch")):
         judge = commands.evaluation_judge(kind)
         pictures = torch.stack(read_pictures(demo_folder() / "pictures" / folder))
-        assert judge.read(pictures) == [name] * 5
-        assert name in judge.names
+        assert judge.look(pictures, name) == (name,) * 5
+        assert judge.look(pictures, "qwertz") == ()
 
 
 # --- help, progress, Ctrl-C -----------------------------------------------------------------------
@@ -697,7 +699,7 @@ FLAGS = {
     "layers out report embedding list ray",
     "invert": "model images concept out kind steps seed prediction",
     "generate": "model prompt prompts lora embedding seed count size steps guidance negative out",
-    "measure": "model lora concept report kind synonyms stand-in seed prediction",
+    "measure": "model lora concept report kind synonyms stand-in also seed prediction",
     "demo": "out",
 }
 

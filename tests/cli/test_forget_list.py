@@ -44,6 +44,7 @@ def tiny_and_fast(monkeypatch: pytest.MonkeyPatch) -> tiny_model.TinyModel:
     monkeypatch.setattr(workers, "evaluation_judge", lambda _: None)
     monkeypatch.setitem(settings.PRESETS, "quick", settings.PRESETS["quick"].replace(**TINY))
     for module, name, value in (
+        (evaluation, "PICTURES", {"concept": 1}),
         (evaluation, "SHEET_COLUMNS", 1),
         (drawing, "DRAW_STEPS", 1),
         (strength_curve, "CURVE_PICTURES", 1),

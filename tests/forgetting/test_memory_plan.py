@@ -39,7 +39,7 @@ from unlearn_core.models.families import SD2 as FULL_SIZE
 from unlearn_core.models.lent_model import Stoppable
 from unlearn_core.models.unet_sizes import UnetSizes
 from unlearn_core.progress import SilentMonitor
-from unlearn_core.reporting.report import run_lines
+from unlearn_core.reporting.lines import run_lines
 from unlearn_core.settings import preset
 from unlearn_core.text.conditioning import Conditioning
 

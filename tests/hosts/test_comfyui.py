@@ -552,7 +552,7 @@ def test_measuring_shows_a_sheet_and_numbers(server: ComfyServer) -> None:
     graph["curve"] = node("PreviewImage", images=["measure", 1])
     shown = server.run(graph)
     assert shown["measure"]["images"]
-    assert "forgotten: dog, puppy seen in" in shown["measure"]["text"][0]
+    assert "forgotten: dog, puppy seen by a classifier in" in shown["measure"]["text"][0]
 
 
 def test_without_peft_the_log_and_forget_concept_say_how_to_install_it(

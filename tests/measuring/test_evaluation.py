@@ -14,16 +14,16 @@ from unlearn_core.measuring import drawing
 from unlearn_core.measuring.evaluation import (
     Evaluation,
     Group,
-    Judge,
     evaluate,
     forgotten_by_nearness,
 )
+from unlearn_core.measuring.judge import Judge
 from unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from unlearn_core.measuring.strength_curve import CurvePoint
 from unlearn_core.models.lent_model import build_encoder
 from unlearn_core.models.sampling import draw_pictures, paired_noise
 from unlearn_core.progress import SilentMonitor
-from unlearn_core.reporting.report import main_numbers
+from unlearn_core.reporting.lines import main_numbers
 from unlearn_core.text.text_encoder import TextEncoder
 from unlearn_core.training.losses import drift
 from unlearn_core.words.prompts import whole_prompts
@@ -75,20 +75,21 @@ def test_pictures_and_drift_are_those_of_the_two_encoders(model: TinyModel) -> N
 
 
 def test_a_judge_is_asked_only_about_what_it_can_name(model: TinyModel) -> None:
-    judge = Judge(frozenset({"dog"}), lambda pixels: ["dog"] * (len(pixels) - 4) + ["cat"] * 4)
+    seen = ("dog",) * 3 + (None,)
+    judge = Judge("a test", frozenset({"dog"}), lambda pixels, _: [*seen][: len(pixels)])
     groups = measured(model, judge).groups
-    assert [(g.word, g.judged, g.shown_after) for g in groups[:3]] == [
-        ("dog", 16, 0.75), ("puppy", 16, 0.75), ("fox", 0, None)
+    assert [(g.word, g.read_before, g.seen_after) for g in groups[:3]] == [
+        ("dog", seen, 3), ("puppy", seen, 3), ("fox", (), 0)
     ]  # fmt: skip
-    assert len(groups[0].before) == 4
 
 
-def numbers_of(way: float, before: float = 1.0, after: float = 0.0, judged: int = 0) -> str:
+def numbers_of(way: float, before: int = 0, after: int = 0, judged: int = 0) -> str:
     """The report's first line on a concept that moved so far, and that a judge saw so often."""
     pictures = torch.zeros(1, 3, 8, 8)
-    group = Group("concept", "dog", "a photo of a dog", pictures, pictures, before, after, judged)
+    read = [("dog",) * seen + (None,) * (judged - seen) for seen in (before, after)]
+    group = Group("concept", "dog", "a photo of a dog", pictures, pictures, "dog", *read)
     point = CurvePoint(1.0, way, 1.0, pictures, pictures)
-    return main_numbers(Evaluation(DOG, (group,), 0.0, {}, {}, (point,), 1.0, 0))[0]
+    return main_numbers(Evaluation(DOG, (group,), 0.0, {}, {}, (point,), 1.0, 0, "a test"))[0]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +98,22 @@ def numbers_of(way: float, before: float = 1.0, after: float = 0.0, judged: int 
         (numbers_of(0.97), "forgotten: its prompts moved 97% of the way to 'cat'", "not trained)"),
         (numbers_of(0.53), "not forgotten: its prompts moved 53% of the way", "or more steps."),
         (numbers_of(-1.0), "not forgotten: its prompts moved away from 'cat'", "or more steps."),
-        (numbers_of(0.97, 1.0, 0.5, 16), "not forgotten: dog seen in 16 of 16", "more steps."),
-        (numbers_of(0.7, 1.0, 0.0, 16), "forgotten: dog seen in 16 of 16", "not trained)"),
-        (numbers_of(0.7, 0.0, 0.0, 16), "not forgotten: dog seen in 0 of 16", "or more steps."),
+        (
+            numbers_of(0.97, 16, 8, 16),
+            "not forgotten: dog seen by a test in 16 of 16 pictures before, 8 after (28% to 72%)",
+            "or more steps.",
+        ),
+        (
+            numbers_of(0.7, 16, 0, 16),
+            "forgotten: dog seen by a test in 16 of 16 pictures before, 0 after (0% to 19%)",
+            "not trained)",
+        ),
+        (
+            numbers_of(0.9, 12, 0, 16),
+            "forgotten: pictures not readable, since a test sees dog in 12 of its 16 before; its",
+            "not trained)",
+        ),
+        (numbers_of(0.7, 12, 0, 16), "not forgotten: pictures not readable", "or more steps."),
     ],
 )
 def test_what_moved_too_little_or_is_still_seen_is_not_called_forgotten(

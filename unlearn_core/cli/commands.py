@@ -10,7 +10,7 @@ from typing import Literal
 
 from ..concept import Concept, Kind, Nameless
 from ..errors import BadFile, BadSettings, Cancelled
-from ..files.input_files import is_file
+from ..files.input_files import file_digest, is_file
 from ..files.output_files import check_apart, check_tensor_file, make_folder
 from ..forgetting.unlearn import UnlearnResult, learn_vectors, unlearn
 from ..loaders.demo_model import DEMOS, demo_folder, demo_model_folder
@@ -18,19 +18,14 @@ from ..loaders.diffusers_model import DiffusersModel, load_model
 from ..lora.file import load_lora, save_lora
 from ..lora.metadata import BASE_MODEL, Forgotten, all_from_metadata
 from ..lora.weights import LoraWeights
-from ..measuring.evaluation import Evaluation, Judge, evaluate, forgotten_by_nearness
-from ..measuring.judge import evaluation_judge
+from ..measuring.evaluation import Evaluation, evaluate, forgotten_by_nearness
+from ..measuring.judge import Judge, evaluation_judge
 from ..measuring.scaled_encoder import ScaledEncoder
 from ..models.lent_model import build_encoder
 from ..names import split_typed
 from ..progress import RunMonitor, stop_if_asked
-from ..reporting.report import (
-    check_report_folder,
-    main_numbers,
-    report_paths,
-    run_lines,
-    write_report,
-)
+from ..reporting.lines import main_numbers, run_lines
+from ..reporting.report import check_report_folder, report_paths, write_report
 from ..settings import UnlearnSettings, preset, presets_where
 from ..text.embedding_file import check_embedding_file, save_embedding
 from .concepts import measured_concept, with_pictures
@@ -60,8 +55,13 @@ class Session:
         self.say(line)
         return model
 
+    def say_notes(self, lora: LoraWeights) -> None:
+        """Say what was found while a LoRA file was read."""
+        for note in lora.notes:
+            self.say(f"note: {note}")
+
     def judge(self, kind: Kind) -> Judge | None:
-        """Who names what a picture shows: only the demo models have one."""
+        """A trained judge, which only the demo models have; None: the model itself reads."""
         return evaluation_judge(kind) if self.model in DEMOS else None
 
 
@@ -113,10 +113,9 @@ def forget(
     if report is None:
         return result, None
     scaled = ScaledEncoder.with_lora(model, result.lora)
+    seed, forgotten = settings.seed, result.forgotten
     try:
-        evaluation = _report(
-            session, model, result.forgotten, scaled, report, settings.seed, result
-        )
+        evaluation = _report(session, model, forgotten, scaled, out, report, seed, result)
     except Cancelled as error:
         raise Cancelled(f"Stopped while measuring: {out} is written, the report is not.") from error
     return result, evaluation
@@ -158,12 +157,16 @@ def measure(
     kind: Kind | None = None,
     synonyms: str = "",
     stand_in: str | None = None,
+    also: Sequence[str] = (),
 ) -> Evaluation:
-    """Compare the model with and without a LoRA; what is not given is read from the LoRA's file."""
+    """Compare the model with and without a LoRA; what is not given is read from the LoRA's file.
+
+    `also` describes the concept without naming it.
+    """
     check_report_folder(report)
     check_apart(report_paths(report), [lora_file], session.place, [report])
     lora = load_lora(lora_file)
-    say_notes(session, lora)
+    session.say_notes(lora)
     known = _said_of(session, lora, lora_file, name)
     concept = measured_concept(known, name, kind, synonyms, stand_in)
     model = session.load()
@@ -176,7 +179,7 @@ def measure(
         names = tuple(dict.fromkeys((*concept.names, *known.names)))
         forgotten = dataclasses.replace(forgotten, names=names, kept=known.kept)
     session.say(f"stand-in: {forgotten.stand_in}; kept first: {', '.join(forgotten.kept)}")
-    return _report(session, model, forgotten, scaled, report, seed, None)
+    return _report(session, model, forgotten, scaled, lora_file, report, seed, None, also)
 
 
 def _said_of(session: Session, lora: LoraWeights, file: Path, name: str | None) -> Forgotten | None:
@@ -202,18 +205,11 @@ def _said_of(session: Session, lora: LoraWeights, file: Path, name: str | None) 
     return known
 
 
-def say_notes(session: Session, lora: LoraWeights) -> None:
-    """Say what was found while a LoRA file was read."""
-    for note in lora.notes:
-        session.say(f"note: {note}")
-
-
 def demo(session: Session, out: Path) -> None:
     """Make the demo model forget its dog, and say in five lines where to look."""
     images = demo_folder() / "pictures" / "dog"
     settings = preset("balanced")
-    dog = Concept.from_text("dog", "object", "puppy")
-    concept = with_pictures(dog, images, settings, session.say)
+    concept = with_pictures(Concept("dog", ("puppy",)), images, settings, session.say)
     lora, report = out / "forget-dog.safetensors", out / "report"
     quiet = dataclasses.replace(session, say=lambda _: None)
     if is_file(lora):
@@ -233,14 +229,17 @@ def _report(
     model: DiffusersModel,
     forgotten: Forgotten,
     scaled: ScaledEncoder,
+    lora_file: Path,
     folder: Path,
     seed: int,
     result: UnlearnResult | None,
+    also: Sequence[str] = (),
 ) -> Evaluation:
     judge = session.judge(forgotten.concept.kind)
-    evaluation = evaluate(model, forgotten, scaled, seed, session.monitor, judge)
+    evaluation = evaluate(model, forgotten, scaled, seed, session.monitor, judge, also)
     stop_if_asked(session.monitor)
-    paths = write_report(folder, evaluation, result)
+    metadata = load_lora(lora_file).metadata
+    paths = write_report(folder, evaluation, result, metadata, file_digest(lora_file))
     for line in main_numbers(evaluation):
         session.say(line)
     for path in paths:

@@ -21,7 +21,7 @@ from ..models.lent_model import LentModel, build_encoder
 from ..text.embedding_file import load_embedding
 from ..text.text_encoder import TextEncoder
 from ..words.prompt_words import notes_on_embeddings, refuse_lora_tags
-from .commands import Session, say_notes
+from .commands import Session
 from .drawing import Drawing, DrawSettings, draw_prompts
 
 
@@ -119,7 +119,7 @@ def generate(
         refuse_lora_tags(text)
     model = session.load()
     for lora, _ in loaded:
-        say_notes(session, lora)
+        session.say_notes(lora)
     encoder = encoder_with_loras(model, loaded)
     vectors = load_embeddings(embeddings, encoder.width)
     read = prompts if settings.guidance == 1 else (*prompts, settings.negative)

@@ -153,6 +153,7 @@ def _measure(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
         chosen.kind,
         chosen.synonyms,
         chosen.stand_in,
+        chosen.also,
     )
 
 

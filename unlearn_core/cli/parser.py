@@ -171,10 +171,8 @@ def _add_generate(command: NewCommand) -> None:
     parser.add_argument(
         "--size", type=_size, metavar="WxH", help="pixels, such as 768x512 (default: the model's)"
     )
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="(default: %(default)s)")
-    parser.add_argument(
-        "--guidance", type=float, default=DEFAULT_GUIDANCE, help="(default: %(default)s)"
-    )
+    for flag, sort, usual in (("steps", int, DEFAULT_STEPS), ("guidance", float, DEFAULT_GUIDANCE)):
+        parser.add_argument(f"--{flag}", type=sort, default=usual, help="(default: %(default)s)")
     parser.add_argument("--negative", default="", metavar="TEXT", help="what should not be drawn")
     parser.add_argument(
         "--out", required=True, type=typed_path, metavar="DIR",
@@ -195,6 +193,10 @@ def _add_measure(command: NewCommand) -> None:
     parser.add_argument("--concept", metavar="NAME", help="what it forgets (default: what it says)")
     parser.add_argument("--kind", choices=KINDS, help="(default: what the LoRA says, or object)")
     _add_words(parser)
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="TEXT",
+        help="words that mean it without its name, such as 'a pet that barks'; may be repeated",
+    )  # fmt: skip
     _add_number(parser, "--seed", "seed", 0)
     parser.add_argument(
         "--report", required=True, type=typed_path, metavar="DIR", help="folder to write to"
@@ -216,11 +218,9 @@ def _add_demo(command: NewCommand) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=_model, metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument(
-        "--prediction",
-        choices=("auto", "epsilon", "v"),
-        default="auto",
+        "--prediction", choices=("auto", "epsilon", "v"), default="auto",
         help="what the UNet predicts; auto finds out and says why (default: auto)",
-    )
+    )  # fmt: skip
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:

@@ -155,7 +155,8 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
         result = unlearn(model, concept, settings, monitor, measures=order.reports)
         result.check_moved()
         lora = lora_bytes(result.lora, entry.stem)
-        report = _report(model, order, result, monitor) if order.reports else {}
+        digest = hashlib.sha256(lora).hexdigest()
+        report = _report(model, order, result, digest, monitor) if order.reports else {}
     except Cancelled:
         raise
     except Exception as error:
@@ -165,7 +166,7 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
     record = {
         **_beginning(order, entry),
         "file": f"{entry.stem}.safetensors",
-        "sha256": hashlib.sha256(lora).hexdigest(),
+        "sha256": digest,
         "stand_in": result.stand_in.word,
         "notes": list(result.notes),
         "seconds": round(time.monotonic() - started, 1),
@@ -188,10 +189,10 @@ def _beginning(order: Order, entry: Entry) -> Record:
 
 
 def _report(
-    model: DiffusersModel, order: Order, result: UnlearnResult, monitor: RunMonitor
+    model: DiffusersModel, order: Order, result: UnlearnResult, digest: str, monitor: RunMonitor
 ) -> dict[str, bytes]:
     forgotten = result.forgotten
     judge = evaluation_judge(forgotten.concept.kind) if order.model in DEMOS else None
     scaled = ScaledEncoder.with_lora(model, result.lora)
     evaluation = evaluate(model, forgotten, scaled, order.settings.seed, monitor, judge)
-    return report_files(evaluation, result)
+    return report_files(evaluation, result, result.lora.metadata, digest)

@@ -5,6 +5,7 @@ A FIFO waits for ever, /dev/zero never ends, and asking for the kind of a path c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -38,6 +39,15 @@ def require_file(path: Path, pipe: bool = False) -> None:
         raise BadFile(f"{path} is a folder: give the name of a file.")
     if not (stat.S_ISREG(status.st_mode) or (pipe and stat.S_ISFIFO(status.st_mode))):
         raise BadFile(f"{path} is no regular file but a device, a pipe or a socket.")
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits. Raises BadFile."""
+    require_file(path)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_text(path: Path, pipe: bool = False) -> str:

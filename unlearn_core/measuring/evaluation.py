@@ -1,18 +1,19 @@
 """How well the concept is forgotten and the rest is kept: numbers, and the pictures behind them.
 
 Distances are `losses.role_distance`: 1 is as far as two random prompts lie apart. Every picture
-before and after is drawn from the same noise.
+before and after is drawn from the same noise. A judge names what pictures show; without one the
+unchanged model reads them itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..concept import Concept, Kind
+from ..concept import Concept
 from ..forgetting.held_out import kept_prompts
 from ..forgetting.memory_plan import rows_that_fit
 from ..lora.metadata import Forgotten
@@ -20,47 +21,53 @@ from ..models.lent_model import LentModel, Stoppable
 from ..progress import DRAWING_BEFORE_AND_AFTER, Progress, RunMonitor, SilentMonitor, stop_if_asked
 from ..text.conditioning import Conditioning
 from ..text.text_encoder import TextEncoder
-from ..text.word_tables import nouns, styles
 from ..training.losses import drift
 from ..words.neighbours import KEPT_FIRST, look_around
 from ..words.prompt_templates import GUARD_PROMPTS
-from ..words.prompts import Name, Prompts, fill, make_prompts, whole_prompts
-from ..words.stand_in import choose_stand_in
+from ..words.prompts import Prompts, whole_prompts
+from ..words.stand_in import choose_stand_in, draws_in_seconds
+from .descriptions import known_descriptions
 from .drawing import draw_encoded, encode_prompt
+from .judge import Judge
 from .scaled_encoder import ScaledEncoder
+from .self_judge import SelfJudge
 from .strength_curve import CurvePoint, recommend, strength_curve
+from .subjects import NEAR, PICTURES, SHEET_COLUMNS, Role, Subject, subjects_of
 
-SHEET_COLUMNS = 4
-JUDGED_PICTURES = 16
-"""Pictures of each prompt group that a judge reads, where there is one."""
-NEIGHBOURS = 3
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A separate network that names what a picture shows."""
-
-    names: frozenset[str]
-    """Everything that it can name; other words it is not asked about."""
-    read: Callable[[Tensor], list[str]]
-    """(B, 3, h, w) float32 in [-1, 1] -> one of `names` for each picture."""
+READABLE = 0.8
+"""The share of its own pictures of the concept in which a model must see it to be its judge."""
 
 
 @dataclass(frozen=True)
 class Group:
     """Pictures of one prompt before and after, from the same noise."""
 
-    role: str
-    """concept, synonym, neighbour or unrelated."""
+    role: Role
     word: str
     prompt: str
     before: Tensor
-    """(n, 3, h, w) float32 in [-1, 1]."""
+    """(n, 3, h, w) float32 in [-1, 1]: the first SHEET_COLUMNS."""
     after: Tensor
-    shown_before: float | None = None
-    """Share of judged pictures that show the word itself (a synonym: the concept)."""
-    shown_after: float | None = None
-    judged: int = 0
+    asked: str = ""
+    """What the judge was asked about: the word itself, of OWN_ROLES the concept."""
+    read_before: tuple[str | None, ...] = ()
+    """What the judge saw in each picture, None for something else; empty where it was not asked."""
+    read_after: tuple[str | None, ...] = ()
+
+    @property
+    def judged(self) -> int:
+        """Pictures that a judge read, before and after each."""
+        return len(self.read_before)
+
+    @property
+    def seen_before(self) -> int:
+        """In how many of them the judge saw what it was asked about."""
+        return self.read_before.count(self.asked)
+
+    @property
+    def seen_after(self) -> int:
+        """The same after."""
+        return self.read_after.count(self.asked)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,14 @@ class Evaluation:
     curve: tuple[CurvePoint, ...]
     recommended_strength: float
     seed: int
+    judged_by: str = ""
+    """Who read the pictures."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the judge sees the concept in READABLE of its pictures before."""
+        own = self.groups[0]
+        return own.judged > 0 and own.seen_before >= READABLE * own.judged
 
 
 def forgotten_by_nearness(encoder: TextEncoder, concept: Concept, seed: int) -> Forgotten:
@@ -94,43 +109,50 @@ def evaluate(
     seed: int,
     monitor: RunMonitor,
     judge: Judge | None = None,
+    also: Sequence[str] = (),
 ) -> Evaluation:
-    """Compare the lent model before and after; raises WrongModel, BadSettings, Cancelled."""
+    """Compare the lent model before and after; raises WrongModel, BadSettings, Cancelled.
+
+    Descriptions that mean the concept without naming it are drawn too: those of `also`, and known
+    ones where drawing takes seconds. Without a judge the unchanged model reads the pictures.
+    """
     monitor.report(Progress(DRAWING_BEFORE_AND_AFTER))
-    model = Stoppable(model, monitor, rows_that_fit(model, 2 * JUDGED_PICTURES))
+    model = Stoppable(model, monitor, rows_that_fit(model, 2 * max(PICTURES.values())))
     kind = forgotten.concept.kind
-    subjects = _subjects(forgotten, scaled.set_strength(0.0))
-    prompts = [_prompt(word, kind) for _, word in subjects]
+    unchanged = scaled.set_strength(0.0)
+    if kind != "style" and draws_in_seconds(model):
+        also = (*also, *known_descriptions(unchanged, forgotten.names))
+    subjects = subjects_of(forgotten, unchanged, also)
     guard = whole_prompts(GUARD_PROMPTS).token_ids
     kept = kept_prompts(kind, forgotten.kept).token_ids
     before, after = (
-        _Texts.of(scaled.set_strength(strength), prompts, guard, kept) for strength in (0.0, 1.0)
+        _Texts.of(scaled.set_strength(strength), [s.prompt for s in subjects], guard, kept)
+        for strength in (0.0, 1.0)
     )
-    groups = []
-    for number, (role, word) in enumerate(subjects):
-        stop_if_asked(monitor)
-        texts = (before.prompts[number], after.prompts[number])
-        wanted = forgotten.concept.name if role == "synonym" else word
-        able = judge if judge is not None and wanted in judge.names else None
-        drawn = _draw(model, texts, seed, able, wanted)
-        groups.append(Group(role, word, prompts[number].texts[0], *drawn))
-        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, len(subjects)))
+    drawn = _draw_all(model, subjects, before, after, seed, monitor)
+    if judge is None:
+        texts = {s.word: text[:1] for s, text in zip(subjects, before.prompts, strict=True)}
+        always = (forgotten.concept.name, forgotten.stand_in, *forgotten.kept[:NEAR])
+        own_judge = SelfJudge(model, texts, before.prompts[0][1:], always, seed)
+        own_judge.see_own(drawn[0][0])
+        judge = own_judge.as_judge()
+    groups = _read_all(judge, subjects, drawn, monitor)
     guard_drift = _drift(after.guard, before.guard)
-    kept_drift = _drift(after.kept, before.kept)
     shown = tuple(
         next((group for group in groups if group.role == role), groups[0]).prompt
         for role in ("concept", "neighbour")
     )
-    curve = strength_curve(model, scaled, forgotten, (shown[0], shown[1]), seed, monitor)
+    curve = strength_curve(model, scaled, forgotten, (shown[0], shown[1]), seed, monitor, judge)
     return Evaluation(
         forgotten,
-        tuple(groups),
+        groups,
         guard_drift[0],
         dict(zip(GUARD_PROMPTS[1:], guard_drift[1:], strict=True)),
-        dict(zip(forgotten.kept, kept_drift, strict=True)),
+        dict(zip(forgotten.kept, _drift(after.kept, before.kept), strict=True)),
         tuple(curve),
         recommend(curve),
         seed,
+        judge.by,
     )
 
 
@@ -159,31 +181,42 @@ def _drift(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[float]:
     return greatest
 
 
-def _subjects(forgotten: Forgotten, encoder: TextEncoder) -> list[tuple[str, str]]:
-    concept = forgotten.concept
-    subjects = [("concept", concept.name)]
-    subjects += [("synonym", word) for word in concept.synonyms[:3]]
-    subjects += [("neighbour", word) for word in forgotten.kept[:NEIGHBOURS]]
-    table = styles() if concept.kind == "style" else nouns()
-    taken = {*forgotten.names, *forgotten.kept, forgotten.stand_in}
-    rest = [word for word in table if word not in taken and encoder.knows(word)]
-    step = max(1, len(rest) // NEIGHBOURS)
-    return subjects + [("unrelated", word) for word in rest[step // 2 :: step][:NEIGHBOURS]]
+def _draw_all(
+    model: LentModel,
+    subjects: Sequence[Subject],
+    before: _Texts,
+    after: _Texts,
+    seed: int,
+    monitor: RunMonitor,
+) -> list[tuple[Tensor, Tensor]]:
+    """Each subject's pictures before and after, (n, 3, h, w) both."""
+    drawn = []
+    for number, subject in enumerate(subjects):
+        stop_if_asked(monitor)
+        many = PICTURES.get(subject.role, SHEET_COLUMNS)
+        count = many if draws_in_seconds(model) else SHEET_COLUMNS
+        texts = (before.prompts[number], after.prompts[number])
+        first, second = (draw_encoded(model, text, count, seed) for text in texts)
+        drawn.append((first, second))
+        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, 2 * len(subjects)))
+    return drawn
 
 
-def _prompt(word: str, kind: Kind) -> Prompts:
-    template = "a picture of a house, {it} style" if kind == "style" else "a photo of {it}"
-    return make_prompts([fill(template, Name.of(word, kind))])
-
-
-def _draw(
-    model: LentModel, texts: Sequence[Conditioning], seed: int, judge: Judge | None, wanted: str
-) -> tuple[Tensor, Tensor, float | None, float | None, int]:
-    """What a Group holds behind its prompt; `wanted` is what the judge looks for."""
-    count = SHEET_COLUMNS if judge is None else JUDGED_PICTURES
-    pictures = [draw_encoded(model, text, count, seed) for text in texts]
-    before, after = (batch[:SHEET_COLUMNS] for batch in pictures)
-    if judge is None:
-        return before, after, None, None, 0
-    shown = [sum(name == wanted for name in judge.read(batch)) / count for batch in pictures]
-    return before, after, shown[0], shown[1], count
+def _read_all(
+    judge: Judge,
+    subjects: Sequence[Subject],
+    drawn: Sequence[tuple[Tensor, Tensor]],
+    monitor: RunMonitor,
+) -> tuple[Group, ...]:
+    groups = []
+    for number, (subject, pictures) in enumerate(zip(subjects, drawn, strict=True)):
+        stop_if_asked(monitor)
+        read = [judge.look(part, subject.asked) for part in pictures]
+        shown = [part[:SHEET_COLUMNS] for part in pictures]
+        role, word, prompt = subject.role, subject.word, subject.prompt.texts[0]
+        groups.append(
+            Group(role, word, prompt, shown[0], shown[1], subject.asked, read[0], read[1])
+        )
+        done = len(subjects) + number + 1
+        monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, done, 2 * len(subjects)))
+    return tuple(groups)

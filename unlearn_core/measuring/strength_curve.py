@@ -17,6 +17,7 @@ from ..training.examples import gather_targets
 from ..training.losses import RoleScales, role_distance
 from ..words.prompts import ROLE_POOLED, ForgetPrompts, Prompts, whole_prompts
 from .drawing import draw_encoded, encode_prompt
+from .judge import Judge
 from .scaled_encoder import ScaledEncoder
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -36,12 +37,18 @@ class CurvePoint:
     concept: Tensor
     """(n, 3, h, w): pictures of the concept's prompt."""
     neighbour: Tensor
+    seen: int = 0
+    """In how many of the concept's pictures a judge saw it."""
 
 
 def recommend(curve: Sequence[CurvePoint]) -> float:
-    """The positive strength with the greatest min(forgotten, kept); when equal, nearest to 1."""
+    """The positive strength with the greatest min(forgotten, kept); when equal, nearest to 1.
+
+    One at which a judge still sees the concept only where it does so at all of them.
+    """
     positive = [point for point in curve if point.strength > 0]
-    best = max(positive, key=lambda p: (round(min(p.forgotten, p.kept), 2), -abs(p.strength - 1)))
+    gone = [point for point in positive if not point.seen] or positive
+    best = max(gone, key=lambda p: (round(min(p.forgotten, p.kept), 2), -abs(p.strength - 1)))
     return best.strength
 
 
@@ -92,10 +99,11 @@ def strength_curve(
     shown: tuple[str, str],
     seed: int,
     monitor: RunMonitor,
+    judge: Judge,
 ) -> list[CurvePoint]:
     """One point for each of STRENGTHS; raises Cancelled.
 
-    `shown` are the prompts drawn for the concept and for a neighbour.
+    `shown` are the prompts drawn for the concept and for a neighbour. The judge reads the former.
     """
     monitor.report(Progress(DRAWING_THE_STRENGTH_CURVE))
     before = scaled.set_strength(0.0)
@@ -128,6 +136,7 @@ def strength_curve(
                 1 - moved,
                 concept_pictures,
                 neighbour_pictures,
+                judge.look(concept_pictures, asked.name).count(asked.name),
             )
         )
         monitor.report(Progress(DRAWING_THE_STRENGTH_CURVE, done + 1, len(STRENGTHS)))

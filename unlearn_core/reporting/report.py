@@ -1,9 +1,9 @@
-"""The report: its first lines, and its files beside a LoRA, report.json and the pictures."""
+"""The report's files beside a LoRA: numbers, pictures, and a page that holds all of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ from ..errors import BadFile
 from ..files.input_files import is_file, read_text
 from ..files.output_files import check_file, check_writable, make_folder, png_bytes, remove_file
 from ..files.tensor_file import write_whole
-from ..forgetting.held_out import ENOUGH, WHAT_TO_TRY
 from ..forgetting.unlearn import UnlearnResult
 from ..lora.metadata import BASE_MODEL
-from ..measuring.evaluation import Evaluation, Group
-from ..words.naming import FoundWords
+from ..measuring.evaluation import Evaluation
+from .lines import is_gone, main_numbers, tally
+from .page import html_page
 from .sheets import contact_sheet, loss_curve, strength_sheet
 
 NUMBERS = "report.json"
-FILES = (NUMBERS, "contact-sheet.png", "strength.png", "loss.png")
-SEEN_AT_MOST = 0.1
-"""Pictures that show the concept after, of those that did before, up to which it is forgotten."""
+FILES = (NUMBERS, "report.html", "contact-sheet.png", "strength.png", "loss.png")
 _KEYS = {"concept", "strengths", "recommended_strength"}
 
 
@@ -47,25 +45,44 @@ def check_report_folder(folder: Path) -> None:
         )
 
 
-def report_files(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str, bytes]:
-    """The names and bytes of report.json, contact-sheet.png, strength.png, after a run loss.png."""
+def report_files(
+    evaluation: Evaluation, result: UnlearnResult | None, metadata: Mapping[str, str], digest: str
+) -> dict[str, bytes]:
+    """The names and bytes of FILES; loss.png only after a run.
+
+    `metadata` is that of the LoRA that was measured, `digest` the SHA-256 of its file.
+    """
     numbers = json.dumps(numbers_of(evaluation, result), indent=1, ensure_ascii=False) + "\n"
+    sheet, curve = (
+        png_bytes(picture, optimize=True)
+        for picture in (contact_sheet(evaluation), strength_sheet(evaluation))
+    )
+    pictures = {"Before on the left, after on the right": sheet, "By strength": curve}
+    lines, facts = main_numbers(evaluation), _facts(metadata, digest)
+    page = html_page(evaluation, lines, is_gone(evaluation), pictures, facts)
     files = {
         NUMBERS: numbers.encode("utf-8", "backslashreplace"),
-        "contact-sheet.png": png_bytes(contact_sheet(evaluation), optimize=True),
-        "strength.png": png_bytes(strength_sheet(evaluation), optimize=True),
+        "report.html": page.encode("utf-8", "backslashreplace"),
+        "contact-sheet.png": sheet,
+        "strength.png": curve,
     }
     if result is not None:
         files["loss.png"] = png_bytes(loss_curve(result.losses), optimize=True)
     return files
 
 
-def write_report(folder: Path, evaluation: Evaluation, result: UnlearnResult | None) -> list[Path]:
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    result: UnlearnResult | None,
+    metadata: Mapping[str, str],
+    digest: str,
+) -> list[Path]:
     """Write `report_files`, and remove those of an older report; returns the paths.
 
     Raises BadFile as `check_report_folder` does, and when a file can't be written.
     """
-    files = report_files(evaluation, result)
+    files = report_files(evaluation, result, metadata, digest)
     check_report_folder(folder)
     make_folder(folder)
     for name, content in files.items():  # report.json first: what follows is then known as ours
@@ -73,6 +90,15 @@ def write_report(folder: Path, evaluation: Evaluation, result: UnlearnResult | N
     for name in set(FILES) - set(files):
         remove_file(folder / name)
     return [folder / name for name in files]
+
+
+def _facts(metadata: Mapping[str, str], digest: str) -> dict[str, str]:
+    """What a reader of the page can check the LoRA's file by, and how it was made."""
+    return {
+        "LoRA file, SHA-256": digest,
+        "made for the text encoder": metadata.get(BASE_MODEL, "not said"),
+        "settings": metadata.get("unlearn_settings", "not said"),
+    }
 
 
 def _is_report(path: Path) -> bool:
@@ -93,12 +119,20 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
         "stand_in": forgotten.stand_in,
         "kept_first": list(forgotten.kept),
         "seed": evaluation.seed,
+        "judged_by": evaluation.judged_by,
+        "readable": evaluation.is_readable,
         "drift_of_empty_prompt": evaluation.drift_of_empty,
         "drift_of_negative_prompts": evaluation.drift_of_negatives,
         "drift_of_kept_words": evaluation.drift_of_kept,
         "recommended_strength": evaluation.recommended_strength,
         "strengths": [
-            {"strength": p.strength, "forgotten": p.forgotten, "kept": p.kept}
+            {
+                "strength": p.strength,
+                "forgotten": p.forgotten,
+                "kept": p.kept,
+                "seen": p.seen,
+                "pictures": len(p.concept),
+            }
             for p in evaluation.curve
         ],
         "pictures": [
@@ -107,8 +141,11 @@ def numbers_of(evaluation: Evaluation, result: UnlearnResult | None) -> dict[str
                 "word": group.word,
                 "prompt": group.prompt,
                 "judged": group.judged,
-                "shown_before": group.shown_before,
-                "shown_after": group.shown_after,
+                "asked": group.asked,
+                "seen_before": group.seen_before,
+                "seen_after": group.seen_after,
+                "read_before": tally(group.read_before),
+                "read_after": tally(group.read_after),
             }
             for group in evaluation.groups
         ],
@@ -139,70 +176,3 @@ def _numbers_of_run(result: UnlearnResult) -> dict[str, Any]:
         "settings": result.settings.as_dict(),
         "base_model_hash": result.lora.metadata[BASE_MODEL],
     }
-
-
-def run_lines(result: UnlearnResult) -> list[str]:
-    """What a run has done: forgotten, drawn instead, kept; memory; what the user should know."""
-    stand_in = result.stand_in
-    return [
-        *([words_line(result.found)] if result.found else ()),
-        f"{_verdict(result.part.moved_doubt is None)}: {', '.join(result.names)}",
-        f"drawn in its place: {stand_in.word} (chosen by {stand_in.chosen_by})",
-        f"kept first: {', '.join(result.kept) or 'nothing in particular'}",
-        f"memory: {result.memory.in_words()}",
-        *(f"note: {note}" for note in result.notes),
-    ]
-
-
-def words_line(found: FoundWords) -> str:
-    """The model's words for the pictures, best first."""
-    return f"the model's words for these pictures: {found.in_words()}"
-
-
-def main_numbers(evaluation: Evaluation) -> list[str]:
-    """Three lines: how well the concept is forgotten, the rest kept, and which strength to use."""
-    point = min(evaluation.curve, key=lambda p: abs(p.strength - 1))
-    own = [group for group in evaluation.groups if group.role in ("concept", "synonym")]
-    rest = [group for group in evaluation.groups if group.role not in ("concept", "synonym")]
-    stand_in = evaluation.forgotten.stand_in
-    moved = (
-        f"moved {point.forgotten:.0%} of the way to" if point.forgotten >= 0 else "moved away from"
-    )
-    is_gone = _is_gone(own, point.forgotten)
-    advice = "" if is_gone else f". {WHAT_TO_TRY}"
-    return [
-        f"{_verdict(is_gone)}: {_seen(own)}its prompts {moved} {stand_in!r} "
-        f"(in prompts that were not trained){advice}",
-        f"kept: {_seen(rest)}prompts with kept words stay {point.kept:.1%} the same",
-        f"strength: use {evaluation.recommended_strength:g}; the empty prompt changes by "
-        f"{evaluation.drift_of_empty:.2%}",
-    ]
-
-
-def _verdict(is_gone: bool) -> str:
-    return "forgotten" if is_gone else "not forgotten"
-
-
-def _is_gone(groups: Sequence[Group], way: float) -> bool:
-    """By pictures in which a judge saw the concept before, else by the way to the stand-in."""
-    before, after = _shown(groups)
-    return after <= SEEN_AT_MOST * before if before else way >= ENOUGH
-
-
-def _seen(groups: Sequence[Group]) -> str:
-    """How many pictures showed their word before and after; nothing where no judge looked."""
-    judged = [group for group in groups if group.judged]
-    if not judged:
-        return ""
-    count = sum(group.judged for group in judged)
-    before, after = _shown(judged)
-    words = ", ".join(group.word for group in judged)
-    return f"{words} seen in {before:.0f} of {count} pictures before, {after:.0f} after; "
-
-
-def _shown(groups: Sequence[Group]) -> tuple[float, float]:
-    """Pictures in which the judge saw the concept before and after."""
-    judged = [group for group in groups if group.judged]
-    before = sum((group.shown_before or 0) * group.judged for group in judged)
-    after = sum((group.shown_after or 0) * group.judged for group in judged)
-    return before, after

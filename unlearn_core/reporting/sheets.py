@@ -10,6 +10,7 @@ from torch import Tensor
 from ..files.pictures import to_image
 from ..measuring.evaluation import Evaluation, Group
 from ..measuring.strength_curve import CurvePoint
+from ..measuring.subjects import OWN_ROLES
 
 TILE = 96
 """Edge of one picture on a sheet, in pixels."""
@@ -36,7 +37,7 @@ def contact_sheet(evaluation: Evaluation) -> Image.Image:
     for row, group in enumerate(groups):
         top = HEADER + row * (TILE + GAP)
         _label(pen, group, top)
-        hidden = hide and group.role in ("concept", "synonym")
+        hidden = hide and group.role in OWN_ROLES
         _paste_row(sheet, group.before, LABEL, top, hidden)
         _paste_row(sheet, group.after, LABEL + half + 3 * GAP, top, False)
     return sheet
@@ -127,12 +128,12 @@ def _curves(
 
 
 def _label(pen: ImageDraw.ImageDraw, group: Group, top: int) -> None:
-    ink = FORGOTTEN_INK if group.role in ("concept", "synonym") else INK
+    ink = FORGOTTEN_INK if group.role in OWN_ROLES else INK
     _write(pen, (6, top + 14), group.word, ink, 16)
     pen.text((6, top + 36), group.role, FAINT, _font(13))
-    if group.shown_before is not None and group.shown_after is not None:
-        shown = f"seen {group.shown_before:.0%} > {group.shown_after:.0%}"
-        pen.text((6, top + 54), shown, ink, _font(13))
+    if group.judged:
+        seen = f"seen in {group.seen_before} > {group.seen_after} of {group.judged}"
+        pen.text((6, top + 54), seen, ink, _font(13))
 
 
 def _paste_row(sheet: Image.Image, pictures: Tensor, left: int, top: int, hidden: bool) -> None:

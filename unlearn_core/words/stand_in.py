@@ -77,13 +77,16 @@ class Drawings:
 
 def pictures_to_draw(settings: UnlearnSettings, model: LentModel) -> int:
     """How many test a stand-in; where settings can do without the UNet, none that take minutes."""
-    if settings.needs_unet:
-        return settings.stand_in_pictures
+    return settings.stand_in_pictures if settings.needs_unet or draws_in_seconds(model) else 0
+
+
+def draws_in_seconds(model: LentModel) -> bool:
+    """Whether a few pictures take seconds rather than minutes: on CUDA, or of a small model."""
     if model.unet_sizes is None:
-        return 0
+        return False
     edge = model.native_size // 8
     is_small = model.unet_sizes.drawing(edge, edge) <= SECONDS_ON_CPU
-    return settings.stand_in_pictures if is_small or model.device.type == "cuda" else 0
+    return is_small or model.device.type == "cuda"
 
 
 def choose_stand_in(
