@@ -77,6 +77,13 @@ def memory(words: Words) -> None:
     memory.main(words)
 
 
+def verify(words: Words) -> None:
+    """What a LoRA does to a model, on one page to hand on with it."""
+    from bench.verify import command
+
+    command.main(words)
+
+
 def world(words: Words) -> None:
     """Make the demo's world, model and judges anew."""
     helps = {
@@ -104,6 +111,7 @@ COMMANDS: dict[str, Callable[[Words], None]] = {
     "full-size": full_size,
     "gpu": gpu,
     "memory": memory,
+    "verify": verify,
     "world": world,
 }
 

@@ -1,4 +1,4 @@
-"""The files of a run: the LoRA, its card for the WebUI, a picture, and the embedding."""
+"""The files of a run: the LoRA, its card for the WebUI, a picture, a page, and the embedding."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pathlib import Path
 from torch import Tensor
 
 from unlearn_core.files.file_names import safe_file_name, unused_name
+from unlearn_core.files.input_files import file_digest
 from unlearn_core.files.output_files import make_folder, png_bytes
 from unlearn_core.files.tensor_file import write_whole
 from unlearn_core.lora.file import save_lora
 from unlearn_core.lora.metadata import hide_words
 from unlearn_core.lora.weights import LoraWeights
+from unlearn_core.measuring.evaluation import Evaluation
 from unlearn_core.models.families import Family
+from unlearn_core.reporting.report import page_bytes
 from unlearn_core.text.embedding_file import free_embedding_name, save_embedding
 from unlearn_core.training.inversion import LearnedVectors
 
 NEUTRAL_STEM = "unlearned"
-_ENDINGS = (".safetensors", ".json", ".png")
+_ENDINGS = (".safetensors", ".json", ".png", ".html")
 
 
 @dataclass(frozen=True)
 class LoraFiles:
-    """Where one LoRA and what stands beside it go: three names that nobody has."""
+    """Where one LoRA and what stands beside it go: names that nobody has."""
 
     folder: Path
     stem: str
@@ -75,6 +78,12 @@ class LoraFiles:
     def save_picture(self, pixels: Tensor) -> None:
         """Write the card's picture, (3, h, w) float32 in [-1, 1]."""
         write_whole(self.folder / f"{self.stem}.png", png_bytes(pixels))
+
+    def save_page(self, evaluation: Evaluation, lora: LoraWeights) -> Path:
+        """Write the report's page beside the LoRA that was saved; its path."""
+        page = self.folder / f"{self.stem}.html"
+        write_whole(page, page_bytes(evaluation, lora.metadata, file_digest(self.lora)))
+        return page
 
 
 def save_vectors(learned: LearnedVectors, concept: str, private: bool, folder: Path) -> str:

@@ -27,7 +27,7 @@ from unlearn_core.progress import (
     Progress,
     stop_if_asked,
 )
-from unlearn_core.reporting.lines import main_numbers, run_lines
+from unlearn_core.reporting.lines import headline, main_numbers, run_lines
 from unlearn_core.reporting.sheets import HIDDEN_KINDS, contact_sheet
 
 from .host import files as host_files
@@ -138,6 +138,11 @@ def _finish(
     outcome.numbers = main_numbers(evaluation)
     outcome.recommended_strength = evaluation.recommended_strength
     outcome.sheet = contact_sheet(evaluation)
+    lora = result.lora.noting(headline(evaluation))
+    files.save_lora(lora, request.private)
+    if not request.private:
+        page = files.save_page(evaluation, lora)
+        outcome.lines.append(f"a page to hand on with the LoRA: {page.name}, beside it")
     _save_card(request, lent, result, files, outcome)
 
 

@@ -17,6 +17,7 @@ ROOMS = (
     "jobs",  # a run
     "report",  # what its rows say
     "trials",
+    "verify",  # a page for one LoRA
     "demo_cost",
     "cost",
     "emoji_canvas.training",

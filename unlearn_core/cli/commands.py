@@ -24,7 +24,7 @@ from ..measuring.scaled_encoder import ScaledEncoder
 from ..models.lent_model import build_encoder
 from ..names import split_typed
 from ..progress import RunMonitor, stop_if_asked
-from ..reporting.lines import main_numbers, run_lines
+from ..reporting.lines import headline, main_numbers, run_lines
 from ..reporting.report import check_report_folder, report_paths, write_report
 from ..settings import UnlearnSettings, preset, presets_where
 from ..text.embedding_file import check_embedding_file, save_embedding
@@ -238,6 +238,8 @@ def _report(
     judge = session.judge(forgotten.concept.kind)
     evaluation = evaluate(model, forgotten, scaled, seed, session.monitor, judge, also)
     stop_if_asked(session.monitor)
+    if result is not None:
+        save_lora(result.lora.noting(headline(evaluation)), lora_file)
     metadata = load_lora(lora_file).metadata
     paths = write_report(folder, evaluation, result, metadata, file_digest(lora_file))
     for line in main_numbers(evaluation):

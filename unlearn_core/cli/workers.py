@@ -21,6 +21,7 @@ from ..measuring.evaluation import evaluate
 from ..measuring.judge import evaluation_judge
 from ..measuring.scaled_encoder import ScaledEncoder
 from ..progress import Progress, RunMonitor, SilentMonitor, stop_if_asked
+from ..reporting.lines import headline
 from ..reporting.report import report_files
 from ..settings import UnlearnSettings
 from .commands import Session
@@ -154,9 +155,7 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
         concept, settings = entry.read(order.settings), order.settings
         result = unlearn(model, concept, settings, monitor, measures=order.reports)
         result.check_moved()
-        lora = lora_bytes(result.lora, entry.stem)
-        digest = hashlib.sha256(lora).hexdigest()
-        report = _report(model, order, result, digest, monitor) if order.reports else {}
+        lora, report = _files(model, order, entry, result, monitor)
     except Cancelled:
         raise
     except Exception as error:
@@ -166,7 +165,7 @@ def forget_entry(model: DiffusersModel, order: Order, entry: Entry, monitor: Run
     record = {
         **_beginning(order, entry),
         "file": f"{entry.stem}.safetensors",
-        "sha256": digest,
+        "sha256": hashlib.sha256(lora).hexdigest(),
         "stand_in": result.stand_in.word,
         "notes": list(result.notes),
         "seconds": round(time.monotonic() - started, 1),
@@ -188,11 +187,17 @@ def _beginning(order: Order, entry: Entry) -> Record:
     }
 
 
-def _report(
-    model: DiffusersModel, order: Order, result: UnlearnResult, digest: str, monitor: RunMonitor
-) -> dict[str, bytes]:
+def _files(
+    model: DiffusersModel, order: Order, entry: Entry, result: UnlearnResult, monitor: RunMonitor
+) -> tuple[bytes, dict[str, bytes]]:
+    """The LoRA's file, and its report's where one is asked for."""
+    if not order.reports:
+        return lora_bytes(result.lora, entry.stem), {}
     forgotten = result.forgotten
     judge = evaluation_judge(forgotten.concept.kind) if order.model in DEMOS else None
     scaled = ScaledEncoder.with_lora(model, result.lora)
     evaluation = evaluate(model, forgotten, scaled, order.settings.seed, monitor, judge)
-    return report_files(evaluation, result, result.lora.metadata, digest)
+    lora = result.lora.noting(headline(evaluation))
+    content = lora_bytes(lora, entry.stem)
+    digest = hashlib.sha256(content).hexdigest()
+    return content, report_files(evaluation, result, lora.metadata, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class LoraWeights:
     """Sentences for the user about how the file was read."""
     family: Family | None = None
     """Of the model that it was made for; None where its file does not say."""
+
+    def noting(self, notes: Mapping[str, str]) -> LoraWeights:
+        """The same with further notes in its file."""
+        return dataclasses.replace(self, metadata={**self.metadata, **notes})
 
 
 def apply_lora(

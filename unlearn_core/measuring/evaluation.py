@@ -7,7 +7,7 @@ unchanged model reads them itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,14 +110,19 @@ def evaluate(
     monitor: RunMonitor,
     judge: Judge | None = None,
     also: Sequence[str] = (),
+    pictures: Mapping[Role, int] | None = None,
 ) -> Evaluation:
     """Compare the lent model before and after; raises WrongModel, BadSettings, Cancelled.
 
     Descriptions that mean the concept without naming it are drawn too: those of `also`, and known
     ones where drawing takes seconds. Without a judge the unchanged model reads the pictures.
+    `pictures` says how many of each role are read instead of PICTURES.
     """
     monitor.report(Progress(DRAWING_BEFORE_AND_AFTER))
-    model = Stoppable(model, monitor, rows_that_fit(model, 2 * max(PICTURES.values())))
+    if pictures is None:
+        pictures = PICTURES if draws_in_seconds(model) else {}
+    at_once = 2 * max(pictures.values(), default=SHEET_COLUMNS)
+    model = Stoppable(model, monitor, rows_that_fit(model, at_once))
     kind = forgotten.concept.kind
     unchanged = scaled.set_strength(0.0)
     if kind != "style" and draws_in_seconds(model):
@@ -129,13 +134,9 @@ def evaluate(
         _Texts.of(scaled.set_strength(strength), [s.prompt for s in subjects], guard, kept)
         for strength in (0.0, 1.0)
     )
-    drawn = _draw_all(model, subjects, before, after, seed, monitor)
+    drawn = _draw_all(model, subjects, pictures, before, after, seed, monitor)
     if judge is None:
-        texts = {s.word: text[:1] for s, text in zip(subjects, before.prompts, strict=True)}
-        always = (forgotten.concept.name, forgotten.stand_in, *forgotten.kept[:NEAR])
-        own_judge = SelfJudge(model, texts, before.prompts[0][1:], always, seed)
-        own_judge.see_own(drawn[0][0])
-        judge = own_judge.as_judge()
+        judge = _self_judge(model, forgotten, subjects, before, drawn[0][0], seed)
     groups = _read_all(judge, subjects, drawn, monitor)
     guard_drift = _drift(after.guard, before.guard)
     shown = tuple(
@@ -154,6 +155,22 @@ def evaluate(
         seed,
         judge.by,
     )
+
+
+def _self_judge(
+    model: LentModel,
+    forgotten: Forgotten,
+    subjects: Sequence[Subject],
+    before: _Texts,
+    own: Tensor,
+    seed: int,
+) -> Judge:
+    """The unchanged model, which has seen its own pictures of the concept."""
+    texts = {s.word: text[:1] for s, text in zip(subjects, before.prompts, strict=True)}
+    always = (forgotten.concept.name, forgotten.stand_in, *forgotten.kept[:NEAR])
+    judge = SelfJudge(model, texts, before.prompts[0][1:], always, seed)
+    judge.see_own(own)
+    return judge.as_judge()
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,7 @@ def _drift(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[float]:
 def _draw_all(
     model: LentModel,
     subjects: Sequence[Subject],
+    counts: Mapping[Role, int],
     before: _Texts,
     after: _Texts,
     seed: int,
@@ -193,8 +211,7 @@ def _draw_all(
     drawn = []
     for number, subject in enumerate(subjects):
         stop_if_asked(monitor)
-        many = PICTURES.get(subject.role, SHEET_COLUMNS)
-        count = many if draws_in_seconds(model) else SHEET_COLUMNS
+        count = counts.get(subject.role, SHEET_COLUMNS)
         texts = (before.prompts[number], after.prompts[number])
         first, second = (draw_encoded(model, text, count, seed) for text in texts)
         drawn.append((first, second))

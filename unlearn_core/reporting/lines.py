@@ -64,6 +64,17 @@ def is_gone(evaluation: Evaluation) -> bool:
     return min(evaluation.curve, key=lambda p: abs(p.strength - 1)).forgotten >= ENOUGH
 
 
+def headline(evaluation: Evaluation) -> dict[str, str]:
+    """The main numbers as notes in a LoRA's file; no word of the concept is in them."""
+    judged, before, after = counts(_parts(evaluation)[0])
+    seen = {
+        "unlearn_seen_before": f"{before} of {judged}",
+        "unlearn_seen_after": f"{after} of {judged}",
+        "unlearn_judged_by": evaluation.judged_by,
+    }
+    return {"unlearn_verdict": verdict(is_gone(evaluation)), **(seen if judged else {})}
+
+
 def verdict(gone: bool) -> str:
     """In words."""
     return "forgotten" if gone else "not forgotten"

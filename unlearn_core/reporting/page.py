@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from ..measuring.evaluation import Evaluation, Group
@@ -31,10 +31,13 @@ def html_page(
     is_gone: bool,
     pictures: Mapping[str, bytes],
     facts: Mapping[str, str],
+    more: Mapping[str, Mapping[str, str]] | None = None,
+    beside: Sequence[Evaluation] = (),
 ) -> str:
     """The page. `lines` say what was found, `pictures` are PNG files by their captions.
 
-    `facts` are what else a reader may check: hashes, settings.
+    `facts` are what else a reader may check: hashes, settings. `more` are further tables by their
+    captions, `beside` the same pictures as other judges read them.
     """
     name = evaluation.forgotten.concept.name
     found = verdict(is_gone)
@@ -49,7 +52,11 @@ def html_page(
         f"<title>{escape(name)}: {found}</title><style>{_STYLE}</style></head><body>"
         f'<h1>{escape(name)}: <span class="{"gone" if is_gone else "there"}">{found}</span></h1>'
         + "".join(f"<p>{escape(line)}</p>" for line in lines)
-        + f"<h2>What the pictures show</h2>{_pictures(evaluation)}"
+        + f"<h2>What the pictures show</h2>{''.join(map(_pictures, (evaluation, *beside)))}"
+        + "".join(
+            f"<h2>{escape(caption)}</h2>{_table((), rows.items())}"
+            for caption, rows in (more or {}).items()
+        )
         + images
         + f"<h2>What else changed</h2>{_drift(evaluation)}"
         + f"<h2>What was measured</h2>{_table((), [*_own_facts(evaluation), *facts.items()])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,22 +53,38 @@ def report_files(
     `metadata` is that of the LoRA that was measured, `digest` the SHA-256 of its file.
     """
     numbers = json.dumps(numbers_of(evaluation, result), indent=1, ensure_ascii=False) + "\n"
-    sheet, curve = (
-        png_bytes(picture, optimize=True)
-        for picture in (contact_sheet(evaluation), strength_sheet(evaluation))
-    )
-    pictures = {"Before on the left, after on the right": sheet, "By strength": curve}
-    lines, facts = main_numbers(evaluation), _facts(metadata, digest)
-    page = html_page(evaluation, lines, is_gone(evaluation), pictures, facts)
     files = {
         NUMBERS: numbers.encode("utf-8", "backslashreplace"),
-        "report.html": page.encode("utf-8", "backslashreplace"),
-        "contact-sheet.png": sheet,
-        "strength.png": curve,
+        "report.html": page_bytes(evaluation, metadata, digest),
+        "contact-sheet.png": png_bytes(contact_sheet(evaluation), optimize=True),
+        "strength.png": png_bytes(strength_sheet(evaluation), optimize=True),
     }
     if result is not None:
         files["loss.png"] = png_bytes(loss_curve(result.losses), optimize=True)
     return files
+
+
+def page_bytes(
+    evaluation: Evaluation,
+    metadata: Mapping[str, str],
+    digest: str,
+    more: Mapping[str, Mapping[str, str]] | None = None,
+    beside: Sequence[Evaluation] = (),
+) -> bytes:
+    """The page to hand on with a LoRA; see `report_files` and `html_page`."""
+    pictures = {
+        "Before on the left, after on the right": contact_sheet(evaluation),
+        "By strength": strength_sheet(evaluation),
+    }
+    pngs = {caption: png_bytes(picture, optimize=True) for caption, picture in pictures.items()}
+    facts = {
+        "LoRA file, SHA-256": digest,
+        "made for the text encoder": metadata.get(BASE_MODEL, "not said"),
+        "settings": metadata.get("unlearn_settings", "not said"),
+    }
+    lines = main_numbers(evaluation)
+    page = html_page(evaluation, lines, is_gone(evaluation), pngs, facts, more, beside)
+    return page.encode("utf-8", "backslashreplace")
 
 
 def write_report(
@@ -90,15 +106,6 @@ def write_report(
     for name in set(FILES) - set(files):
         remove_file(folder / name)
     return [folder / name for name in files]
-
-
-def _facts(metadata: Mapping[str, str], digest: str) -> dict[str, str]:
-    """What a reader of the page can check the LoRA's file by, and how it was made."""
-    return {
-        "LoRA file, SHA-256": digest,
-        "made for the text encoder": metadata.get(BASE_MODEL, "not said"),
-        "settings": metadata.get("unlearn_settings", "not said"),
-    }
 
 
 def _is_report(path: Path) -> bool:
