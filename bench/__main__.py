@@ -37,12 +37,13 @@ def ablate(words: Words) -> None:
 
 
 def trial(words: Words) -> None:
-    """Answer one question: found_words, typed_names, what_is_meant, stand_in_floor, self_judge."""
+    """Answer one question: the command lists them."""
     helps = {
         "found_words": "Are the words found for pictures the right ones?",
         "typed_names": "Is a concept gone however its name is typed?",
         "what_is_meant": "What does a general word take with it, and a name of two words leave?",
         "self_judge": "Does the model itself read pictures as a trained judge does?",
+        "self_judge_cost": "What does it cost that a model reads its own pictures?",
         "stand_in_floor": "What is the stand-in's doing, not the training's?",
     }
     name, rest = choose("python -m bench trial", "Answer one question.", helps, words)

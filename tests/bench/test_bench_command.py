@@ -22,7 +22,7 @@ from bench.jobs.plan import Plan
 from bench.protocol import task_pictures
 from bench.protocol.layout import Sizes
 from bench.protocol.setup import ModelChoice
-from bench.trials import ablations, found_words, stand_in_floor, typed_names
+from bench.trials import ablations, found_words, self_judge, stand_in_floor, typed_names
 from unlearn_core.models.families import SD2
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -33,6 +33,7 @@ FEW = Sizes(name=2, near=1, other=1, pair=1)
     "words",
     [
         *COMMANDS, "trial found_words", "trial typed_names", "trial stand_in_floor",
+        "trial self_judge", "trial self_judge_cost",
         "world rebuild", "world families", "world strips",
     ],
 )  # fmt: skip
@@ -117,6 +118,24 @@ def test_trial_stand_in_floor(
     monkeypatch.setattr(stand_in_floor, "FULL", FEW)
     main(["trial", "stand_in_floor", "--rows", str(RESULTS / "run"), "--concepts", "bus"])
     assert "| bus | airplane | " in capsys.readouterr().out
+
+
+def test_trial_self_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(self_judge, "COUNTS", {"concept": 3, "synonym": 1, "near": 1, "far": 1})
+    monkeypatch.setattr(self_judge, "FAR", 1)
+    main(["trial", "self_judge", "--concepts", "car", "--methods", "base", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "| concept | 4 | 0 | 0 | 0 |" in said
+    numbers = json.loads((tmp_path / "demo.json").read_text("utf-8"))
+    assert numbers["read"]["car, base"]["concept / concept"] == 4
+    assert numbers["misread"] == []
+
+
+def test_trial_self_judge_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["trial", "self_judge_cost", "--pictures", "1", "--rounds", "1"])
+    assert "reading / drawing: " in capsys.readouterr().out
 
 
 def test_cost_goes_on_from_the_kept_numbers(

@@ -16,10 +16,10 @@ ROOMS = (
     "attacks",
     "jobs",  # a run
     "report",  # what its rows say
-    "trials",
-    "verify",  # a page for one LoRA
     "demo_cost",
     "cost",
+    "trials",
+    "verify",  # a page for one LoRA
     "emoji_canvas.training",
     "emoji_canvas.families",
 )

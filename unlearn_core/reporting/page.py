@@ -21,7 +21,7 @@ h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .gone { color: #1b7f4b; } .there { color: #c83c32; } .faint { color: #74747c; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem .9rem .2rem 0;
   vertical-align: top; } th { font-weight: 600; } code { overflow-wrap: anywhere; }
-img { max-width: 100%; } svg { vertical-align: middle; }
+img { max-width: 100%; } svg { vertical-align: middle; } td:has(svg) { white-space: nowrap; }
 """
 
 
