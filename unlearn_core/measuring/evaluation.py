@@ -112,7 +112,7 @@ def evaluate(
         texts = (before.prompts[number], after.prompts[number])
         wanted = forgotten.concept.name if role == "synonym" else word
         able = judge if judge is not None and wanted in judge.names else None
-        drawn = _draw(model, texts, seed, able, wanted)
+        drawn = _draw(model, scaled, texts, seed, able, wanted)
         groups.append(Group(role, word, prompts[number].texts[0], *drawn))
         monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, len(subjects)))
     guard_drift = _drift(after.guard, before.guard)
@@ -177,11 +177,18 @@ def _prompt(word: str, kind: Kind) -> Prompts:
 
 
 def _draw(
-    model: LentModel, texts: Sequence[Conditioning], seed: int, judge: Judge | None, wanted: str
+    model: LentModel,
+    scaled: ScaledEncoder,
+    texts: tuple[Conditioning, Conditioning],
+    seed: int,
+    judge: Judge | None,
+    wanted: str,
 ) -> tuple[Tensor, Tensor, float | None, float | None, int]:
     """What a Group holds behind its prompt; `wanted` is what the judge looks for."""
     count = SHEET_COLUMNS if judge is None else JUDGED_PICTURES
-    pictures = [draw_encoded(model, text, count, seed) for text in texts]
+    pictures = [draw_encoded(model, texts[0], count, seed)]
+    with scaled.unet_at(1.0):
+        pictures.append(draw_encoded(model, texts[1], count, seed))
     before, after = (batch[:SHEET_COLUMNS] for batch in pictures)
     if judge is None:
         return before, after, None, None, 0
