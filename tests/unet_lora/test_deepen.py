@@ -84,6 +84,20 @@ def test_a_stop_leaves_nothing_behind(lent: tuple[DiffusersModel, UnlearnResult]
     assert monitor.reports[-1].step < SMALL.steps
 
 
+def test_blocks_that_run_again_change_little(
+    lent: tuple[DiffusersModel, UnlearnResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, quick = lent
+    found = []
+    for again in (False, True):
+        monkeypatch.setattr(deepening, "_needs_checkpointing", lambda *_, again=again: again)
+        found.append(deepen(model, quick, dataclasses.replace(SMALL, steps=1), SilentMonitor()))
+        assert model.checkpointing is False
+    plain, checkpointed = (result.lora.unet for result in found)
+    for name, pair in plain.items():
+        torch.testing.assert_close(checkpointed[name].up, pair.up, rtol=0.1, atol=1e-4)
+
+
 def test_what_it_is_not_made_for_is_refused(
     lent: tuple[DiffusersModel, UnlearnResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from ..concept import Kind
 from ..errors import BadConcept, NotEnoughMemory, WrongModel
 from ..forgetting.building import write_prompts
 from ..forgetting.memory_estimate import GAPS, UnetUse
-from ..forgetting.memory_plan import gigabytes
+from ..forgetting.memory_plan import CHECKPOINT_FROM, gigabytes, rows_that_fit
 from ..forgetting.prompt_plan import PromptPlan, plan_prompts
 from ..forgetting.unlearn import UnlearnResult
 from ..lora.weights import LoraPair, LoraWeights, apply_lora, round_to_half
@@ -28,7 +28,7 @@ from ..text.tokenizer import VOCABULARY, token_ids
 from ..training.preview import draw_concept
 from ..words.neighbours import look_around
 from .adversaries import Adversary, Field, FreeState
-from .examples import RANDOM_WORDS, Painter, forget_set, retain_set
+from .examples import RANDOM_WORDS, TOGETHER, Painter, forget_set, retain_set
 from .settings import TEXT_PRESET, DeepSettings
 from .training import DeepTraining, new_pairs
 
@@ -65,9 +65,12 @@ def deepen(
     Raises BadConcept, WrongModel, NotEnoughMemory, TrainingFailed or Cancelled.
     """
     check_deep(model, result.concept.kind)
-    _check_memory(model, settings)
-    started = time.monotonic()
-    pairs, losses = _Deepening(model, result, settings, monitor).train()
+    started, own = time.monotonic(), model.checkpointing
+    model.checkpointing = _needs_checkpointing(model, settings)
+    try:
+        pairs, losses = _Deepening(model, result, settings, monitor).train()
+    finally:
+        model.checkpointing = own
     lora = dataclasses.replace(
         round_to_half(LoraWeights({}, unet=pairs)),
         pairs=result.lora.pairs, family=result.lora.family,
@@ -77,24 +80,28 @@ def deepen(
     return dataclasses.replace(result, lora=lora, losses=(*result.losses, *losses), seconds=seconds)
 
 
-def _check_memory(model: ModelAdapter, settings: DeepSettings) -> None:
-    free = model.free_memory()
-    if free is None or model.unet_sizes is None:
-        return
+def _needs_checkpointing(model: ModelAdapter, settings: DeepSettings) -> bool:
+    """Whether blocks have to run again on the way back; raises NotEnoughMemory.
+
+    Where free memory is not known, from the size on that the other presets take.
+    """
+    free, sizes = model.free_memory(), model.unet_sizes
+    if free is None or sizes is None:
+        return model.native_size // model.family.vae_factor >= CHECKPOINT_FROM
     rows = max(settings.keep_rows, settings.forget_rows * settings.adversaries)
-    use = UnetUse(
-        model.unet_sizes, model.native_size, model.compute_dtype.itemsize, rows, rows,
-        model.checkpointing,
-    )  # fmt: skip
     # The factors, their gradients and Adam's two moments, in float32.
     pairs = new_pairs(model.unet, settings.rank, torch.Generator())
-    numbers = sum(pair.down.numel() + pair.up.numel() for pair in pairs.values())
-    needed = int(GAPS * (use.gradient_bytes + 4 * 4 * numbers))
-    if needed > free:
-        raise NotEnoughMemory(
-            f"The preset deep needs about {gigabytes(needed)} beside the model, and "
-            f"{gigabytes(free)} are free: choose the preset robust, which leaves the UNet alone."
-        )
+    factors = 4 * 4 * sum(pair.down.numel() + pair.up.numel() for pair in pairs.values())
+    needed = 0
+    for again in (False, True):
+        use = UnetUse(sizes, model.native_size, model.compute_dtype.itemsize, rows, TOGETHER, again)
+        needed = int(GAPS * (max(use.gradient_bytes, use.drawing_bytes) + factors))
+        if needed <= free:
+            return again
+    raise NotEnoughMemory(
+        f"The preset deep needs about {gigabytes(needed)} beside the model, and {gigabytes(free)} "
+        "are free: choose the preset robust, which leaves the UNet alone."
+    )
 
 
 @dataclass
@@ -108,7 +115,8 @@ class _Deepening:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        self.lent = Stoppable(self.model, self.monitor)
+        drawn = rows_that_fit(self.model, 2 * TOGETHER)
+        self.lent = Stoppable(self.model, self.monitor, drawn)
         self.before = build_encoder(self.model)
         weights = self.model.text_encoder_weights()
         self.after = build_encoder(self.model, apply_lora(weights, self.result.lora))

@@ -80,7 +80,7 @@ class DeepTraining:
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * _rate(step, settings.steps)
                 optimizer.zero_grad()
-                loss = self._add_gradients()
+                loss = self._add_gradients(factors)
                 if not math.isfinite(loss):
                     raise TrainingFailed(
                         f"The UNet's loss is {loss} at step {step + 1}: this model can't be "
@@ -92,7 +92,7 @@ class DeepTraining:
                 reports.one_more(loss, preview)
         return losses
 
-    def _add_gradients(self) -> float:
+    def _add_gradients(self, factors: Sequence[Tensor]) -> float:
         """The loss; the adversaries have taken a step then, and the factors have gradients."""
         rows = torch.cat(
             [
@@ -108,11 +108,11 @@ class DeepTraining:
         chased = (output - forget.concept[rows]).pow(2).mean()
         gradients = torch.autograd.grad(chased, vectors, retain_graph=True)
         lost = (output - forget.wanted[rows]).pow(2).mean()
-        lost.backward()
+        lost.backward(inputs=factors)
         for adversary, gradient in zip(self.adversaries, gradients, strict=True):
             adversary.step(gradient)
         kept = self._kept()
-        (self.settings.keep_weight * kept).backward()
+        (self.settings.keep_weight * kept).backward(inputs=factors)
         return float(lost.detach() + self.settings.keep_weight * kept.detach())
 
     def _kept(self) -> Tensor:
