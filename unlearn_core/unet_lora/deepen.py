@@ -77,7 +77,14 @@ def deepen(
         metadata={**result.lora.metadata, UNET_SETTINGS: json.dumps(dataclasses.asdict(settings))},
     )  # fmt: skip
     seconds = {**result.seconds, FORGETTING_IN_THE_UNET: time.monotonic() - started}
-    return dataclasses.replace(result, lora=lora, losses=(*result.losses, *losses), seconds=seconds)
+    note = f"The file changes {len(pairs)} layers of the UNet too, at rank {settings.rank}."
+    return dataclasses.replace(
+        result,
+        lora=lora,
+        losses=(*result.losses, *losses),
+        notes=(*result.notes, note),
+        seconds=seconds,
+    )
 
 
 def _needs_checkpointing(model: ModelAdapter, settings: DeepSettings) -> bool:
