@@ -24,11 +24,11 @@ class DeepSettings:
     """How the UNet's LoRA is trained. Raises BadSettings on construction."""
 
     seed: int = 0
-    steps: int = 220
+    steps: int = 240
     rank: int = 16
     learning_rate: float = 3e-3
     """Peak rate of Adam on the factors."""
-    keep_weight: float = 2.0
+    keep_weight: float = 4.0
     """Of what is kept, beside what is forgotten."""
     push: float = 1.0
     """How far beyond the stand-in the prediction goes, away from the concept."""
