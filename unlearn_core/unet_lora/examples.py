@@ -17,7 +17,7 @@ from ..models.sampling import denoise
 from ..text.conditioning import Conditioning
 
 COPIES = 4
-"""Noised copies of each picture; of the concept's, for each of DEPTH pictures."""
+"""Noised copies of each kept picture with its own prompt."""
 DRAWN_STEPS, GUIDANCE = 8, 5.0
 TOGETHER = 64
 """Pictures that are drawn at once."""

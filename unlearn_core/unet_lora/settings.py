@@ -18,6 +18,10 @@ OFFERED_HELP = {
     DEEP: "quick, and a LoRA of the UNet trained against learned vectors; slow, one object.",
 }
 
+MAY_BE_ZERO = (
+    "seed", "steps", "learning_rate", "keep_weight", "push", "words", "fours", "states",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class DeepSettings:
@@ -50,13 +54,10 @@ class DeepSettings:
     """Drawn of what is kept."""
 
     def __post_init__(self) -> None:
-        """Check that every count is positive."""
+        """Check every value."""
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            lowest = 0 if item.name in ("seed", "steps", "push", "words", "fours", "states") else 1
-            if item.name in ("learning_rate", "keep_weight"):
-                lowest = 0
-            if not lowest <= value < 2**31:
+            value, lowest = getattr(self, item.name), 0 if item.name in MAY_BE_ZERO else 1
+            if not lowest <= value < 2**31:  # also refuses NaN
                 raise BadSettings(f"{item.name} is {value}; it must be at least {lowest}.")
         if not self.adversaries:
             raise BadSettings("The preset deep needs an adversary: words, fours or states.")
