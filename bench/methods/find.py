@@ -2,7 +2,8 @@
 
 A rival's plain name means its `FITTED` settings; "NAME:published" and "NAME:newest" are those of
 its paper and of its repository today, "NAME:0", "NAME:1", ... those of its SWEEP. A preset's plain
-name means the preset, "quick:steps=12+layers=last:2" the same with other settings.
+name means the preset, "quick:steps=12+layers=last:2" the same with other settings. "deep" is asked
+for by name; it is not among METHODS, for it takes minutes a concept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import importlib
 from typing import Any
 
+from bench.methods import deep
 from bench.methods.preset import OURS, Preset, parsed_changes
 from bench.protocol.erased import Method
 from unlearn_core.errors import BadSettings
@@ -29,13 +31,15 @@ def find_method(name: str) -> Method:
     rival, _, variant = name.partition(":")
     if name == BASE:
         return lambda base, task: base
+    if name == deep.NAME:
+        return deep.Deep()
     if rival in OURS:
         return _changed_preset(rival, variant)
     if rival in RIVALS:
         found = _variants(rival).get(variant or "fitted")
         if found is not None:
             return found
-    known = ", ".join((*METHODS, *(f"{rival}:published" for rival in RIVALS)))
+    known = ", ".join((*METHODS, deep.NAME, *(f"{rival}:published" for rival in RIVALS)))
     raise BadSettings(f"There is no method {name!r}. Known: {known}.")
 
 

@@ -59,7 +59,7 @@ def main(words: Sequence[str]) -> None:
     model_place = demo_model_folder(chosen.model) if chosen.model in DEMOS else Path(chosen.model)
     check_file(chosen.out)
     check_apart([chosen.out], [chosen.lora], model_place)
-    lora = load_lora(chosen.lora)
+    lora = load_lora(chosen.lora, with_unet=True)
     forgotten = said_by(lora.metadata, chosen.concept)
     with ProgressBar() as monitor:
         model, line = load_model(chosen.model)
@@ -98,10 +98,10 @@ def composed(
     kept = [word for word in forgotten.kept if word != forgotten.stand_in]
     if forgotten.concept.kind == "style" or len(kept) < 2:
         return {}
-    before, after = build_encoder(model), scaled.set_strength(1.0)
+    before = build_encoder(model)
     careful = Stoppable(model, monitor)
     return {
-        f"{it.asks}: {it.prompt}": read_composition(careful, before, after, it, seed)
+        f"{it.asks}: {it.prompt}": read_composition(careful, before, scaled, it, seed)
         for it in compositions(kept[0], kept[1])
     }
 

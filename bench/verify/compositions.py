@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from unlearn_core.measuring.drawing import draw_encoded, encode_prompt
 from unlearn_core.measuring.evaluation import READABLE
+from unlearn_core.measuring.scaled_encoder import ScaledEncoder
 from unlearn_core.measuring.self_judge import SelfJudge
 from unlearn_core.models.lent_model import LentModel
 from unlearn_core.text.text_encoder import TextEncoder
@@ -46,12 +47,14 @@ def compositions(first: str, second: str) -> Iterator[Composition]:
 
 
 def read_composition(
-    model: LentModel, before: TextEncoder, after: TextEncoder, it: Composition, seed: int
+    model: LentModel, before: TextEncoder, changed: ScaledEncoder, it: Composition, seed: int
 ) -> str:
     """In how many of PICTURES it is right before and after, in words."""
     ids = whole_prompts([it.prompt]).token_ids
-    encoded = [encode_prompt(encoder, ids) for encoder in (before, after)]
-    drawn = [draw_encoded(model, text, PICTURES, seed) for text in encoded]
+    encoded = [encode_prompt(encoder, ids) for encoder in (before, changed.set_strength(1.0))]
+    drawn = [draw_encoded(model, encoded[0], PICTURES, seed)]
+    with changed.unet_at(1.0):
+        drawn.append(draw_encoded(model, encoded[1], PICTURES, seed))
     labels = (RIGHT, *it.others)
     texts = {
         label: encode_prompt(before, whole_prompts([prompt]).token_ids)[:1]

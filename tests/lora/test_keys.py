@@ -13,6 +13,8 @@ from unlearn_core.lora.keys import (
     kohya_name,
     peft_name,
     text_module,
+    unet_entry,
+    unet_name,
     weight_name,
 )
 
@@ -136,3 +138,22 @@ def test_every_parameter_that_peft_adds_is_understood() -> None:
     assert set(names) == {
         peft_name(entry.key, entry.part, prefix) for entry in entries if entry is not None
     }
+
+
+@pytest.mark.parametrize("part", ["down", "up", "alpha"])
+def test_a_name_of_the_unet_is_read_as_it_was_written(part: LoraPart) -> None:
+    module = "up_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    assert unet_entry(unet_name(module, part)) == (module, part)
+    assert unet_name(module, "down") == f"lora_unet_{module}.lora_down.weight"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_unet_input_blocks_1_1_proj_in.lora_down.weight",
+        "lora_unet_mid_block_attentions_0_proj_in.lora_mid.weight",
+        "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_down.weight",
+    ],
+)
+def test_another_name_is_none_of_the_unets(name: str) -> None:
+    assert unet_entry(name) is None

@@ -8,7 +8,7 @@ import pytest
 
 FLOORS = (
     "errors", "settings", "progress", "files", "text", "names", "concept", "models", "loaders",
-    "words", "lora", "training", "forgetting", "measuring", "reporting", "cli",
+    "words", "lora", "training", "forgetting", "unet_lora", "measuring", "reporting", "cli",
 )  # fmt: skip
 """Rooms and single files from the bottom up: each imports what stands before it, and itself."""
 DOORS = ("__init__", "__main__")

@@ -28,6 +28,8 @@ from ..reporting.lines import headline, main_numbers, run_lines
 from ..reporting.report import check_report_folder, report_paths, write_report
 from ..settings import UnlearnSettings, preset, presets_where
 from ..text.embedding_file import check_embedding_file, save_embedding
+from ..unet_lora.deepen import check_deep, deepen
+from ..unet_lora.settings import DeepSettings
 from .concepts import measured_concept, with_pictures
 
 DEMO = "demo"
@@ -73,10 +75,11 @@ def forget(
     report: Path | None = None,
     embedding: Path | None = None,
     inputs: Sequence[Path] = (),
+    deep: DeepSettings | None = None,
 ) -> tuple[UnlearnResult, Evaluation | None]:
     """Make a model forget a concept; write the LoRA, and if asked a report and the vectors.
 
-    `inputs` are the files and folders that `concept` was read from.
+    `inputs` are the files and folders that `concept` was read from; with `deep` the UNet too.
     """
     check_tensor_file(out)
     if report is not None:
@@ -91,21 +94,20 @@ def forget(
     files = [out, *([embedding] if embedding else ()), *(report_paths(report) if report else ())]
     check_apart(files, inputs, session.place, [report] if report else [])
     model = session.load()
+    if deep is not None:
+        check_deep(model, concept.kind)
     result = unlearn(
-        model,
-        concept,
-        settings,
-        session.monitor,
-        measures=report is not None,
+        model, concept, settings, session.monitor, measures=report is not None,
         wants_vectors=embedding is not None,
-    )
+    )  # fmt: skip
     result.check_moved()
+    if deep is not None:
+        result = deepen(model, result, deep, session.monitor)
     stop_if_asked(session.monitor)
     make_folder(out.parent)
     save_lora(result.lora, out)
-    for line in run_lines(result):
+    for line in (*run_lines(result), f"written: {out.absolute()}"):
         session.say(line)
-    session.say(f"written: {out.absolute()}")
     if embedding is not None and result.learned is not None:
         make_folder(embedding.parent)
         save_embedding(result.learned.vectors, embedding, result.learned.widths)
@@ -159,13 +161,10 @@ def measure(
     stand_in: str | None = None,
     also: Sequence[str] = (),
 ) -> Evaluation:
-    """Compare the model with and without a LoRA; what is not given is read from the LoRA's file.
-
-    `also` describes the concept without naming it.
-    """
+    """Compare the model before and after; the file says what isn't given, `also` describes it."""
     check_report_folder(report)
     check_apart(report_paths(report), [lora_file], session.place, [report])
-    lora = load_lora(lora_file)
+    lora = load_lora(lora_file, with_unet=True)
     session.say_notes(lora)
     known = _said_of(session, lora, lora_file, name)
     concept = measured_concept(known, name, kind, synonyms, stand_in)
@@ -240,7 +239,7 @@ def _report(
     stop_if_asked(session.monitor)
     if result is not None:
         save_lora(result.lora.noting(headline(evaluation)), lora_file)
-    metadata = load_lora(lora_file).metadata
+    metadata = load_lora(lora_file, with_unet=True).metadata
     paths = write_report(folder, evaluation, result, metadata, file_digest(lora_file))
     for line in main_numbers(evaluation):
         session.say(line)

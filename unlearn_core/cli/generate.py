@@ -20,6 +20,7 @@ from ..lora.weights import LoraWeights, apply_lora, check_family
 from ..models.lent_model import LentModel, build_encoder
 from ..text.embedding_file import load_embedding
 from ..text.text_encoder import TextEncoder
+from ..unet_lora.hooks import unet_with_loras
 from ..words.prompt_words import notes_on_embeddings, refuse_lora_tags
 from .commands import Session
 from .drawing import Drawing, DrawSettings, draw_prompts
@@ -52,7 +53,7 @@ class ChosenLora:
 
 def load_loras(chosen: Sequence[ChosenLora]) -> list[tuple[LoraWeights, float]]:
     """The LoRAs with their strengths; raises BadFile."""
-    return [(load_lora(one.path), one.strength) for one in chosen]
+    return [(load_lora(one.path, with_unet=True), one.strength) for one in chosen]
 
 
 def encoder_with_loras(model: LentModel, loras: Sequence[tuple[LoraWeights, float]]) -> TextEncoder:
@@ -130,10 +131,11 @@ def generate(
     total, done = len(prompts) * settings.count, 0
     make_folder(out)
     try:
-        for drawn in drawings:
-            name = picture_name(drawn, len(prompts), settings.count)
-            write_whole(out / name, png_bytes(drawn.pixels))
-            done += 1
+        with unet_with_loras(model, loaded):
+            for drawn in drawings:
+                name = picture_name(drawn, len(prompts), settings.count)
+                write_whole(out / name, png_bytes(drawn.pixels))
+                done += 1
     except Cancelled as error:
         raise Cancelled(
             f"Stopped as you asked: {done} of {total} pictures are in {out}."

@@ -17,6 +17,7 @@ from ..errors import BadConcept, BadSettings, Cancelled, UnlearnError
 from ..models.lent_model import build_encoder
 from ..progress import RunMonitor
 from ..settings import UnlearnSettings, preset
+from ..unet_lora.settings import DEEP, TEXT_PRESET, DeepSettings
 from ..words.neighbours import known_kinds
 from . import commands
 from .concepts import asked_concept, with_pictures
@@ -70,7 +71,11 @@ def _session(chosen: argparse.Namespace, monitor: RunMonitor) -> commands.Sessio
 def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
     given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank", "layers")}
     changes = {name: value for name, value in given.items() if value is not None}
-    settings = preset(chosen.preset, **changes)
+    deep = None
+    if chosen.preset == DEEP:
+        deep = _deep(chosen)
+        changes = {"seed": deep.seed}
+    settings = preset(TEXT_PRESET if deep else chosen.preset, **changes)
     session = _session(chosen, monitor)
     if chosen.list is not None:
         _forget_list(chosen, session, settings)
@@ -92,7 +97,21 @@ def _forget(chosen: argparse.Namespace, monitor: RunMonitor) -> None:
         return
     concept = with_pictures(asked, chosen.images, settings, session.say)
     inputs = [chosen.images] if chosen.images else []
-    commands.forget(session, concept, settings, chosen.out, chosen.report, chosen.embedding, inputs)
+    commands.forget(
+        session, concept, settings, chosen.out, chosen.report, chosen.embedding, inputs, deep
+    )
+
+
+def _deep(chosen: argparse.Namespace) -> DeepSettings:
+    """What --preset deep trains the UNet with; raises BadSettings."""
+    if chosen.list is not None:
+        raise BadSettings(
+            "The preset deep forgets one object at a time: leave --list out, or choose another."
+        )
+    if chosen.layers is not None:
+        raise BadSettings("--layers is of the text encoder, and deep trains the UNet: leave it.")
+    given = {name: getattr(chosen, name) for name in ("seed", "steps", "rank")}
+    return DeepSettings(**{name: value for name, value in given.items() if value is not None})
 
 
 def _list_kinds(session: commands.Session, concept: Concept | Nameless) -> None:

@@ -11,7 +11,8 @@ from ..concept import COVERS, KINDS
 from ..files.file_names import typed_path
 from ..loaders.demo_model import DEMOS
 from ..models.sampling import DEFAULT_GUIDANCE, DEFAULT_STEPS
-from ..settings import DEFAULT_PRESET, PRESET_HELP, PRESETS, UnlearnSettings, bounds_of, help_of
+from ..settings import DEFAULT_PRESET, UnlearnSettings, bounds_of, help_of
+from ..unet_lora.settings import OFFERED, OFFERED_HELP
 
 NewCommand = Callable[[str, str, str], argparse.ArgumentParser]
 """Its name, what it does and an example, to its parser."""
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_forget(command: NewCommand) -> None:
-    presets = "".join(f"\n  {name:10}{text}" for name, text in PRESET_HELP.items())
+    presets = "".join(f"\n  {name:10}{text}" for name, text in OFFERED_HELP.items())
     parser = command(
         "forget",
         "make a model forget a concept, or one after the other those of a list",
@@ -85,9 +86,7 @@ def _add_forget(command: NewCommand) -> None:
         "kinds the model knows (default: word)",
     )  # fmt: skip
     parser.add_argument("--kind", choices=KINDS, help=f"{_KIND_HELP} (default: object)")
-    parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET, help="how (see below)"
-    )
+    parser.add_argument("--preset", choices=OFFERED, default=DEFAULT_PRESET, help="how (see below)")
     for name in ("seed", "steps", "rank"):
         _add_number(parser, f"--{name}", name, None)
     parser.add_argument("--layers", help=f"{help_of('layers')} (default: the preset's)")

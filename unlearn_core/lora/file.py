@@ -1,4 +1,4 @@
-"""LoRA of a text encoder: its weights, and the safetensors file that all three hosts load."""
+"""A LoRA's weights, and the safetensors file that all three hosts load."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from .keys import (
     entry_of_tensor,
     kohya_name,
     of_two_towers,
+    unet_entry,
+    unet_name,
 )
 from .kinds import is_of_text_encoder, kind_of
 from .strength import AdapterConfig, find_config
@@ -49,6 +51,10 @@ def lora_bytes(lora: LoraWeights, name: str = "unlearn") -> bytes:
         tensors[kohya_name(key, "down")] = _half(pair.down)
         tensors[kohya_name(key, "up")] = _half(pair.up)
         tensors[kohya_name(key, "alpha")] = _single(pair.alpha)
+    for module, pair in sorted(whole.unet.items()):
+        tensors[unet_name(module, "down")] = _half(pair.down)
+        tensors[unet_name(module, "up")] = _half(pair.up)
+        tensors[unet_name(module, "alpha")] = _single(pair.alpha)
     return file_bytes(tensors, {**whole.metadata, **_host_metadata(whole, family, name)})
 
 
@@ -62,18 +68,20 @@ def save_lora(lora: LoraWeights, path: Path) -> None:
     write_whole(path, lora_bytes(lora, path.stem))
 
 
-def load_lora(path: Path) -> LoraWeights:
-    """Read a text encoder LoRA, float32 on the CPU.
+def load_lora(path: Path, with_unet: bool = False) -> LoraWeights:
+    """Read a text encoder LoRA, float32 on the CPU; `with_unet`: one that changes the UNet too.
 
     Takes kohya's names and PEFT's, any float type. Where the file holds no alpha, it is that of
     peft's config in the file or beside it, else the rank, and a note says so. Raises BadFile for a
     file that is missing, damaged, a pickle, no LoRA, or one that changes more than the text
-    encoder.
+    encoder, unless it is asked for and named as the preset deep names it.
     """
     path = Path(path)
     names = read_names(path)
-    _refuse_other_tensors(path, names)
+    of_unet = {name for name in names if with_unet and unet_entry(name)}
+    _refuse_other_tensors(path, [name for name in names if name not in of_unet])
     tensors, metadata = read_tensors(path)
+    unet = _unet_pairs(path, {name: tensors.pop(name) for name in sorted(of_unet)})
     family = _family_of(names, metadata)
     parts: dict[ModuleKey, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -91,7 +99,30 @@ def load_lora(path: Path) -> LoraWeights:
             f"{path.name} does not say its alpha, so its rank is taken for it; if it was trained "
             "with another one, it acts here at another strength than there.",
         )
-    return LoraWeights(pairs, metadata, notes, family)
+    return LoraWeights(pairs, metadata, notes, family, unet)
+
+
+def _unet_pairs(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, LoraPair]:
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        entry = unet_entry(name)
+        assert entry is not None  # the caller looked at every name
+        modules.setdefault(entry[0], {})[entry[1]] = tensor
+    return {module: _unet_pair(path, module, parts) for module, parts in modules.items()}
+
+
+def _unet_pair(path: Path, module: str, parts: Mapping[str, Tensor]) -> LoraPair:
+    down, up, alpha = (parts.get(part) for part in ("down", "up", "alpha"))
+    whole = down is not None and up is not None and down.dim() == up.dim()
+    if down is None or up is None or not whole or down.dim() not in (2, 4):
+        raise BadFile(f"{path} is not a whole LoRA: {module} of the UNet lacks a matrix.")
+    rank, one = down.shape[0], up.shape[2:].numel() == 1
+    if up.shape[1] != rank or not rank or not one or (alpha is not None and alpha.numel() != 1):
+        raise BadFile(
+            f"{path}: the matrices of {module} of the UNet don't fit each other: down is "
+            f"{tuple(down.shape)}, up is {tuple(up.shape)}."
+        )
+    return LoraPair(down, up, float(rank if alpha is None else alpha))
 
 
 def _family_of(names: Sequence[str], metadata: Mapping[str, str]) -> Family | None:

@@ -87,6 +87,27 @@ def peft_name(key: ModuleKey, part: LoraPart, prefix: str = "", adapter: str = "
     return f"{prefix}{key.path}.lora_{letter}.{adapter}.weight"
 
 
+def unet_name(module: str, part: LoraPart) -> str:
+    """A UNet layer's tensor in a LoRA file, under kohya's name: see `LoraWeights.unet`.
+
+    "lora_unet_mid_block_resnets_0_conv1.lora_down.weight"; `.lora_up.weight`; `.alpha`.
+    """
+    name = f"lora_unet_{module}"
+    return f"{name}.alpha" if part == "alpha" else f"{name}.lora_{part}.weight"
+
+
+def unet_entry(name: str) -> tuple[str, LoraPart] | None:
+    """The UNet layer and the part that a tensor's kohya name says; None if it is another name.
+
+    Only diffusers' names of layers are known, not latent diffusion's ("input_blocks_").
+    """
+    found = _UNET.fullmatch(name)
+    if found is None:
+        return None
+    parts: dict[str, LoraPart] = {"lora_down.weight": "down", "lora_up.weight": "up"}
+    return found["module"], parts.get(found["part"], "alpha")
+
+
 _MODULE = (
     r"encoder\.layers\.(?P<layer>[0-9]{1,4})\."
     r"(?:self_attn\.(?P<attention>[qkv]_proj|out_proj)|mlp\.(?P<mlp>fc[12]))"
@@ -96,6 +117,10 @@ _KOHYA = re.compile(
     r"lora_(?P<tower>te[12]?)_text_model_"
     + _MODULE.replace(r"\.", "_")
     + r"\.(?P<part>lora_down\.weight|lora_up\.weight|alpha)"
+)
+_UNET = re.compile(
+    r"lora_unet_(?P<module>(?:(?:down|up)_blocks_[0-9]|mid_block)_[a-z0-9_]{1,200})"
+    r"\.(?P<part>lora_down\.weight|lora_up\.weight|alpha)"
 )
 _PEFT = re.compile(
     r"(?:base_model\.model\.)?"

@@ -18,12 +18,15 @@ from .keys import ATTENTION, ModuleKey, text_module, weight_name
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The change of one Linear: `up @ down * alpha / rank` is added to its weight."""
+    """The change of one Linear: `up @ down * alpha / rank` is added to its weight.
+
+    That of a convolution is a convolution of its own size, and then one of size 1.
+    """
 
     down: Tensor
-    """(rank, in) float."""
+    """(rank, in) float; of a convolution (rank, in, k, k)."""
     up: Tensor
-    """(out, rank) float."""
+    """(out, rank) float; of a convolution (out, rank, 1, 1)."""
     alpha: float
 
     @property
@@ -37,21 +40,24 @@ class LoraPair:
         return self.alpha / self.rank
 
     def delta(self) -> Tensor:
-        """The whole change, (out, in) float32."""
+        """The whole change of a Linear, (out, in) float32."""
         return self.up.float() @ self.down.float() * self.scale
 
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """A LoRA of a text encoder."""
+    """A LoRA of a text encoder, and with the preset deep of the UNet too."""
 
     pairs: dict[ModuleKey, LoraPair]
+    """Of the text encoder."""
     metadata: dict[str, str] = field(default_factory=dict)
     """The file's notes; ours are named `unlearn_*`, kohya's `ss_*`."""
     notes: tuple[str, ...] = ()
     """Sentences for the user about how the file was read."""
     family: Family | None = None
     """Of the model that it was made for; None where its file does not say."""
+    unet: dict[str, LoraPair] = field(default_factory=dict)
+    """Of the UNet, by diffusers' names of its layers with "_" for ".": "mid_block_..."."""
 
     def noting(self, notes: Mapping[str, str]) -> LoraWeights:
         """The same with further notes in its file."""
@@ -104,7 +110,7 @@ def complete(lora: LoraWeights) -> LoraWeights:
             for module in ATTENTION:
                 pairs.setdefault(text_module(key.layer, module, key.part), nothing)
     ordered = {key: pairs[key] for key in sorted(pairs, key=_place)}
-    return LoraWeights(ordered, dict(lora.metadata), family=lora.family)
+    return LoraWeights(ordered, dict(lora.metadata), family=lora.family, unet=dict(lora.unet))
 
 
 def round_to_half(lora: LoraWeights) -> LoraWeights:
@@ -112,11 +118,9 @@ def round_to_half(lora: LoraWeights) -> LoraWeights:
 
     Numbers for a report are taken on this one. Raises BadFile if a number is not finite in float16.
     """
-    pairs = {
-        key: LoraPair(_half(pair.down).float(), _half(pair.up).float(), float(_single(pair.alpha)))
-        for key, pair in lora.pairs.items()
-    }
-    return LoraWeights(pairs, dict(lora.metadata), family=lora.family)
+    pairs = {key: _rounded(pair) for key, pair in lora.pairs.items()}
+    unet = {name: _rounded(pair) for name, pair in lora.unet.items()}
+    return LoraWeights(pairs, dict(lora.metadata), family=lora.family, unet=unet)
 
 
 def _check_pair(weights: Mapping[str, Tensor], key: ModuleKey, pair: LoraPair) -> None:
@@ -165,6 +169,10 @@ def check_family(lora: LoraWeights, family: Family) -> None:
 def _check_strength(strength: float) -> None:
     if not math.isfinite(strength):
         raise BadSettings(f"The strength of a LoRA is {strength}: it must be a finite number.")
+
+
+def _rounded(pair: LoraPair) -> LoraPair:
+    return LoraPair(_half(pair.down).float(), _half(pair.up).float(), float(_single(pair.alpha)))
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -32,5 +32,6 @@ def draw_encoded(model: LentModel, text: Conditioning, count: int, seed: int) ->
 
 def draw_after(model: LentModel, lora: LoraWeights, concept: Concept, seed: int) -> Tensor:
     """What the concept's prompt draws with the LoRA, (3, h, w) float32 in [-1, 1]."""
-    encoder = ScaledEncoder.with_lora(model, lora).set_strength(1.0)
-    return draw_concept(model, encoder, concept, seed) * 2 - 1
+    scaled = ScaledEncoder.with_lora(model, lora)
+    with scaled.unet_at(1.0):
+        return draw_concept(model, scaled.set_strength(1.0), concept, seed) * 2 - 1

@@ -134,7 +134,7 @@ def evaluate(
         _Texts.of(scaled.set_strength(strength), [s.prompt for s in subjects], guard, kept)
         for strength in (0.0, 1.0)
     )
-    drawn = _draw_all(model, subjects, pictures, before, after, seed, monitor)
+    drawn = _draw_all(model, scaled, subjects, pictures, before, after, seed, monitor)
     if judge is None:
         judge = _self_judge(model, forgotten, subjects, before, drawn[0][0], seed)
     groups = _read_all(judge, subjects, drawn, monitor)
@@ -200,6 +200,7 @@ def _drift(after: Sequence[Tensor], before: Sequence[Tensor]) -> list[float]:
 
 def _draw_all(
     model: LentModel,
+    scaled: ScaledEncoder,
     subjects: Sequence[Subject],
     counts: Mapping[Role, int],
     before: _Texts,
@@ -212,8 +213,9 @@ def _draw_all(
     for number, subject in enumerate(subjects):
         stop_if_asked(monitor)
         count = counts.get(subject.role, SHEET_COLUMNS)
-        texts = (before.prompts[number], after.prompts[number])
-        first, second = (draw_encoded(model, text, count, seed) for text in texts)
+        first = draw_encoded(model, before.prompts[number], count, seed)
+        with scaled.unet_at(1.0):
+            second = draw_encoded(model, after.prompts[number], count, seed)
         drawn.append((first, second))
         monitor.report(Progress(DRAWING_BEFORE_AND_AFTER, number + 1, 2 * len(subjects)))
     return drawn

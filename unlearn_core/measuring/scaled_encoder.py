@@ -1,8 +1,12 @@
-"""One text encoder with a change, a LoRA or another encoder's weights, at any strength."""
+"""One text encoder with a change, a LoRA or another encoder's weights, at any strength.
+
+What a LoRA changes in the UNet goes with it while pictures are drawn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,7 @@ from ..models.devices import give_memory_back
 from ..models.lent_model import LentModel, build_encoder
 from ..text.text_encoder import TextEncoder
 from ..text.tower_encoder import PROJECTION
+from ..unet_lora.hooks import UnetPart
 
 Changed = Callable[[float], Iterator[tuple[str, Tensor]]]
 """Names and weights of all that is changed, at a strength: 0 is before, 1 after. One at a time."""
@@ -32,13 +37,16 @@ class ScaledEncoder:
         self.encoder = build_encoder(model, weights)
         self._parameters = _parameters(self.encoder)
         self._changed = changed
+        self._unet: UnetPart | None = None
 
     @classmethod
     def with_lora(cls, model: LentModel, lora: LoraWeights) -> ScaledEncoder:
         """The strength is the LoRA's; raises WrongModel if it doesn't fit the model."""
         check_family(lora, model.family)
         weights = model.text_encoder_weights()
-        return cls(model, weights, changed_by_lora(weights, lora))
+        scaled = cls(model, weights, changed_by_lora(weights, lora))
+        scaled._unet = UnetPart.of(model, lora)
+        return scaled
 
     @classmethod
     def between(cls, model: LentModel, after: Mapping[str, Tensor]) -> ScaledEncoder:
@@ -55,6 +63,10 @@ class ScaledEncoder:
                 parameter.data = parameter.data.float()
                 parameter.copy_(weight)
         return self.encoder
+
+    def unet_at(self, strength: float) -> AbstractContextManager[None]:
+        """The lent UNet with the LoRA's part for it, for the time of a `with` block."""
+        return nullcontext() if self._unet is None else self._unet.at(strength)
 
 
 def changed_by_lora(weights: Mapping[str, Tensor], lora: LoraWeights) -> Changed:

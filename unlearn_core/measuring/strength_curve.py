@@ -125,10 +125,11 @@ def strength_curve(
         now, kept_now = encoder.states(concept.token_ids), encoder.states(kept.token_ids)
         left = _mean(t.to_stand_in(states) for t, states in zip(targets, now, strict=True))
         moved = _mean(t.from_kept(states) for t, states in zip(targets, kept_now, strict=True))
-        concept_pictures, neighbour_pictures = (
-            draw_encoded(model, encode_prompt(encoder, ids), CURVE_PICTURES, seed)
-            for ids in prompts
-        )
+        with scaled.unet_at(strength):
+            concept_pictures, neighbour_pictures = (
+                draw_encoded(model, encode_prompt(encoder, ids), CURVE_PICTURES, seed)
+                for ids in prompts
+            )
         points.append(
             CurvePoint(
                 strength,
