@@ -5,7 +5,11 @@ What ComfyModel measures on the demo model of a family, beside diffusers and bes
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +30,9 @@ comfy_model, comfy_run = ours("nodes.comfy_model"), ours("nodes.comfy_run")
 engine, errors = ours("unlearn_core.forgetting.unlearn"), ours("unlearn_core.errors")
 Concept = ours("unlearn_core.concept").Concept
 preset = ours("unlearn_core.settings").preset
-apply_lora = ours("unlearn_core.lora.weights").apply_lora
+lora_weights, lora_file = ours("unlearn_core.lora.weights"), ours("unlearn_core.lora.file")
+apply_lora = lora_weights.apply_lora
+deep, hooks = ours("unlearn_core.unet_lora.training"), ours("unlearn_core.unet_lora.hooks")
 DiffusersModel = ours("unlearn_core.loaders.diffusers_model").DiffusersModel
 load_demo_pipeline = ours("unlearn_core.loaders.demo_model").load_demo_pipeline
 build_encoder = ours("unlearn_core.models.lent_model").build_encoder
@@ -92,6 +98,8 @@ def main() -> dict[str, Any]:
         for name, node in (("epsilon", ("eps", False)), ("ztsnr", ("v_prediction", True)))
     }
     found["orders"] = beside_another_lora(model, clip, vae, lora)
+    if FAMILY == "sd2":
+        found["deep"] = with_a_unet_part(model, clip, theirs, lora)
     return found
 
 
@@ -183,6 +191,53 @@ def beside_another_lora(model: Any, clip: Any, vae: Any, lora: Any) -> dict[str,
         "alone": all(weights[name].equal(bare[name]) for name in weights),
         "told": [comfy_clip.has_loras(clip), comfy_clip.has_loras(below)],
     }
+
+
+def with_a_unet_part(model: Any, clip: Any, theirs: Any, lora: Any) -> dict[str, Any]:
+    """A file as the preset deep writes it, in ComfyUI's own LoRA loader, beside our hooks."""
+    import comfy.sd
+    import comfy.utils
+
+    generator, said = torch.Generator().manual_seed(6), Said()
+    pairs = {
+        name: type(pair)(
+            pair.down.detach(), torch.randn(pair.up.shape, generator=generator) * 0.1, pair.alpha
+        )
+        for name, pair in deep.new_pairs(theirs.unet, 2, generator).items()
+    }
+    whole = lora_weights.round_to_half(dataclasses.replace(lora, unet=pairs))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        file = Path(folder) / "deep.safetensors"
+        lora_file.save_lora(whole, file)
+        read = comfy.utils.load_torch_file(str(file), safe_load=True)
+        logging.getLogger().addHandler(said)
+        changed, text = comfy.sd.load_lora_for_models(model, clip, read, 1.0, 1.0)
+        logging.getLogger().removeHandler(said)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    steps, states = torch.tensor([10, 700]), own_encode(build_encoder(theirs), PROMPTS[0]).expand(2)
+    with torch.inference_mode(), comfy_run.training_allowed(text, changed):
+        there = comfy_model.ComfyModel(text, changed).predict(latents, steps, states)
+    with torch.no_grad():
+        plain = theirs.predict(latents, steps, states)
+        with hooks.hooked(theirs.unet, whole.unet):
+            here = theirs.predict(latents, steps, states)
+    return {
+        "not loaded": [line for line in said.lines if "not loaded" in line],
+        "error": greatest(there, here),
+        "moves": greatest(here, plain),
+    }
+
+
+class Said(logging.Handler):
+    """What is logged meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the line."""
+        self.lines.append(record.getMessage())
 
 
 print("MEASURED", json.dumps(main()))

@@ -59,6 +59,9 @@ def test_comfy_model_keeps_the_lent_models_contract(family: str) -> None:
     assert found["orders"]["on_top"] <= 1e-4 < found["orders"]["moves"]
     assert found["orders"]["alone"]
     assert found["orders"]["told"] == [False, True]
+    if family == "sd2":
+        assert found["deep"]["not loaded"] == []
+        assert found["deep"]["error"] <= 1e-3 < found["deep"]["moves"]
     for name, expected in (("epsilon", "epsilon"), ("ztsnr", "v")):
         prediction, difference, _ = found["sampling"][name]
         assert (prediction, difference <= 1e-3) == (expected, True), name
