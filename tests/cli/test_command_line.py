@@ -217,6 +217,7 @@ def test_a_report_and_the_learned_vectors_are_written_when_asked(
     assert re.search(r"forgotten: .*a classifier .* before.*; its prompts moved", said)
     assert "kept: " in said
     assert "strength: use 1;" in said
+    assert load_lora(out).metadata["unlearn_judged_by"] == "a classifier"
     assert f"written: {tmp_path / 'report' / 'report.json'}" in said
 
 

@@ -29,6 +29,7 @@ from unlearn_core.lora.file import load_lora
 from unlearn_core.lora.metadata import all_from_metadata
 from unlearn_core.measuring import drawing, evaluation, strength_curve
 from unlearn_core.progress import RunMonitor
+from unlearn_core.reporting.report import FILES
 from unlearn_core.settings import UnlearnSettings, preset
 
 TINY = {"forget_prompts": 8, "keep_prompts": 8, "steps": 2, "batch_size": 2, "rank": 2}
@@ -170,9 +171,12 @@ def test_reports_lie_in_a_folder_for_each_concept_and_are_made_later_if_asked(
         assert run(tmp_path, "--report", str(report)) == 0
     assert begun == ["cat"]
     names = {file.name for file in (report / "forget-cat").iterdir()}
-    assert names == {"report.json", "contact-sheet.png", "strength.png", "loss.png"}
-    assert loras(tmp_path) == before
-    assert len(journal(tmp_path)) == 1
+    assert names == {*FILES}
+    assert loras(tmp_path).keys() == before.keys()
+    file = tmp_path / "out" / "forget-cat.safetensors"
+    assert load_lora(file).metadata["unlearn_judged_by"] == "a classifier"
+    (record,) = journal(tmp_path)
+    assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def test_measuring_gives_sheet_numbers_and_a_strength(server: WebuiServer) -> No
     assert answer["tag"].endswith(f":{answer['recommended_strength']:g}>")
     assert any(line in card["notes"] for line in answer["numbers"])
     assert f"use {answer['recommended_strength']:g}" in answer["numbers"][2]
+    assert " seen by the unchanged model in " in answer["numbers"][0]
+    page = (server.loras / f"{answer['name']}.html").read_text("utf-8")
+    assert "car: <span" in page
+    lora = load_lora(server.loras / f"{answer['name']}.safetensors")
+    assert lora.metadata["unlearn_judged_by"] == "the unchanged model"
 
 
 def test_pictures_are_learned_from_and_the_embedding_is_written(server: WebuiServer) -> None:
