@@ -174,7 +174,7 @@ def test_reports_lie_in_a_folder_for_each_concept_and_are_made_later_if_asked(
     assert names == {*FILES}
     assert loras(tmp_path).keys() == before.keys()
     file = tmp_path / "out" / "forget-cat.safetensors"
-    assert load_lora(file).metadata["unlearn_judged_by"] == "a classifier"
+    assert load_lora(file).metadata["unlearn_judged_by"] == "the unchanged model"
     (record,) = journal(tmp_path)
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
