@@ -9,7 +9,7 @@ from html import escape
 from ..measuring.evaluation import Evaluation, Group
 from ..measuring.judge import wilson
 from ..measuring.subjects import OWN_ROLES
-from .lines import verdict
+from .lines import tally, verdict
 
 BAR = 180
 """Width of a share's bar in pixels."""
@@ -69,9 +69,8 @@ def _pictures(evaluation: Evaluation) -> str:
     if not judged:
         return "<p>Nobody could read them.</p>"
     rows = [_row(group) for group in judged]
-    head = (
-        "<tr><th>drawn</th><th>looked for</th><th>before</th><th>after</th><th>seen after</th></tr>"
-    )
+    columns = ("drawn", "looked for", "before", "after", "seen after")
+    head = "".join(f"<th>{column}</th>" for column in columns)
     return (
         f"<p>Read by {escape(evaluation.judged_by)}. A bar is a share with its 95 % interval "
         f"(Wilson).</p><table><tr>{head}</tr>{''.join(rows)}</table>"
@@ -79,13 +78,10 @@ def _pictures(evaluation: Evaluation) -> str:
 
 
 def _row(group: Group) -> str:
-    shown = [(group.seen_before, group.judged), (group.seen_after, group.judged)]
-    seen = ", ".join(
-        f"{word or 'something else'} {group.read_after.count(word)}"
-        for word in dict.fromkeys(sorted(group.read_after, key=group.read_after.count)[::-1])
-    )
+    seen = ", ".join(f"{word} {count}" for word, count in tally(group.read_after).items())
     cells = "".join(
-        f"<td>{_bar(hits, count, group.role in OWN_ROLES)}</td>" for hits, count in shown
+        f"<td>{_bar(hits, group.judged, group.role in OWN_ROLES)}</td>"
+        for hits in (group.seen_before, group.seen_after)
     )
     role = f'<span class="faint">{escape(group.role)}</span>'
     return (
